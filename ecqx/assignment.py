@@ -31,6 +31,7 @@ from ecqx.centroids import (
 )
 
 RELEVANCE_EPSILON = 1e-12
+SMALLEST_FLOAT64 = 5e-324
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Envelope:
     def lookup(self, weight: Tensor) -> Tensor:
         """Index of the lowest parabola at each weight; int32, shape of ``weight``."""
         return self.owners[torch.bucketize(weight, self.bounds, out_int32=True)]
+
+    def count(self, weight: Tensor, owner: int) -> int:
+        """How many weights parabola ``owner`` is lowest at."""
+        place = torch.nonzero(self.owners == owner).flatten().tolist()
+        if not place:
+            return 0
+        edges = [-math.inf, *self.bounds.tolist(), math.inf]
+        low, high = edges[place[0]], edges[place[0] + 1]
+        return int(((weight > low) & (weight <= high)).sum())
 
 
 def lower_envelope(centers: Sequence[float], offsets: Sequence[float]) -> Envelope:
@@ -148,23 +158,27 @@ def ecqx_index(
     Tensor of int32, shape of ``weight``
         ECQ's assignment where the relevance says nothing: mean(R) is 0, or not below 1.
     """
-    plain = ecq_index(weight, grid, info_cost)
-    magnitude = relevance.abs().to(torch.float64)
-    R = magnitude / (magnitude.max() + RELEVANCE_EPSILON)
+    plain = _envelope_on(weight, grid, info_cost.tolist())
+    R = relative_relevance(relevance)
     mean = float(R.mean())
-    if not 0 < mean < 1:
-        return plain
     offsets = info_cost.tolist()
     offsets[grid.zero] = math.inf
-    if all(map(math.isinf, offsets)):
-        return torch.full_like(plain, grid.zero)
+    if not 0 < mean < 1 or all(map(math.isinf, offsets)):
+        return plain.lookup(weight)
     nonzero = _envelope_on(weight, grid, offsets).lookup(weight)
     t = zero_threshold(weight, grid, info_cost, nonzero, R)
-    n, ecq_zeros = weight.numel(), int((plain == grid.zero).sum())
+    n, ecq_zeros = weight.numel(), plain.count(weight, grid.zero)
+    # The allowance is for sums such as 0.1 * 30, which are a hair beside the whole number.
     fewest = math.ceil(ecq_zeros + band[0] * n - 1e-6)
     most = math.floor(ecq_zeros + band[1] * n + 1e-6)
     zeros = zero_set(t, math.log(0.5) / math.log(mean), fewest, most)
-    return torch.where(zeros, grid.zero, nonzero)
+    return nonzero.masked_fill_(zeros, grid.zero)
+
+
+def relative_relevance(relevance: Tensor) -> Tensor:
+    """R = |r| / (max|r| + 1e-12) in [0, 1]: float32 arithmetic, so that the largest R is one."""
+    magnitude = relevance.to(torch.float32).abs()
+    return magnitude.div_(magnitude.max() + RELEVANCE_EPSILON).to(torch.float64)
 
 
 def zero_threshold(
@@ -173,7 +187,7 @@ def zero_threshold(
     """The β above which each weight goes to the zero cluster.
 
     ``2 c₀ R^β < c₊`` iff ``β > t = ln(c₊ / 2c₀) / ln R``, with c₀ the cost at zero and c₊ the
-    lowest cost elsewhere; where R ≥ 1 the factor does not depend on β.
+    lowest cost elsewhere. Where R = 1 the factor does not depend on β, and t is beyond any β.
 
     Parameters
     ----------
@@ -190,12 +204,10 @@ def zero_threshold(
     """
     w = weight.to(torch.float64)
     values, cost = grid.values.to(torch.float64), info_cost.to(weight.device)
-    at_zero = 2 * (w**2 + cost[grid.zero])
-    elsewhere = (w - values[nonzero]) ** 2 + cost[nonzero]
-    log_R = torch.log(R + RELEVANCE_EPSILON)
-    t = torch.log(elsewhere / at_zero) / log_R
-    fixed = torch.where(at_zero < elsewhere, -math.inf, math.inf)
-    return torch.where(log_R >= 0, fixed, t)
+    at_zero = w.square().add_(cost[grid.zero]).mul_(2)
+    elsewhere = w.sub_(values[nonzero]).square_().add_(cost[nonzero])
+    log_R = R.add(RELEVANCE_EPSILON).log_().clamp_(max=-SMALLEST_FLOAT64)
+    return elsewhere.div_(at_zero).log_().div_(log_R)
 
 
 def zero_set(t: Tensor, beta: float, fewest: int, most: int) -> Tensor:
@@ -221,12 +233,14 @@ def zero_set(t: Tensor, beta: float, fewest: int, most: int) -> Tensor:
     if fewest <= count <= most:
         return neutral
     least, reachable = t < 0, t < 1
+    always = int(least.sum())
     wanted = fewest if count < fewest else most
-    if wanted >= int(reachable.sum()):
-        return reachable
-    if wanted <= int(least.sum()):
+    if wanted <= always:
         return least
-    cut = t.flatten().kthvalue(wanted).values
+    open_t = t[reachable & ~least]
+    if wanted - always >= open_t.numel():
+        return reachable
+    cut = open_t.kthvalue(wanted - always).values
     zeros = t <= cut
     return zeros if int(zeros.sum()) <= most else t < cut
 
@@ -283,24 +297,30 @@ def assign(
     >>> assign(weight, grid, lam=0.0) - grid.zero
     tensor([-1,  0,  0,  0,  1], dtype=torch.int32)
     """
-    weight = checked_weight(weight)
+    weight = checked_weight(weight).contiguous()
     check_settings(lam, p, sparsity_band, pmf, lambda_max)
     if largest_layer_size is not None and largest_layer_size < weight.numel():
         raise ValueError(
             f"largest_layer_size must be at least the layer's own {weight.numel()} elements, "
             f"not {largest_layer_size}"
         )
+    if relevance is not None:
+        check_relevance(relevance, weight)
     info_cost = information_cost(weight, grid, lam, largest_layer_size, pmf, lambda_max)
     if relevance is None or info_cost is None:
         return ecq_index(weight, grid, info_cost)
+    band = sparsity_band if sparsity_band is not None else (-p, 0.0)
+    return ecqx_index(weight, grid, info_cost, relevance.detach(), band)
+
+
+def check_relevance(relevance: Tensor, weight: Tensor) -> None:
+    """Raise ``ValueError`` if the relevance of a layer's weights is unusable."""
     if relevance.shape != weight.shape:
         raise ValueError(
             f"relevance has shape {tuple(relevance.shape)}, weight has {tuple(weight.shape)}"
         )
     if not torch.isfinite(relevance).all():
         raise ValueError("relevance holds NaN or infinite values")
-    band = sparsity_band if sparsity_band is not None else (-p, 0.0)
-    return ecqx_index(weight, grid, info_cost, relevance.detach(), band)
 
 
 def check_settings(

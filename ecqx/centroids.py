@@ -20,6 +20,8 @@ LambdaMax = Literal["published", "derived"]
 PMF_CHOICES: tuple[Pmf, ...] = ("published", "normalized")
 LAMBDA_MAX_CHOICES: tuple[LambdaMax, ...] = ("published", "derived")
 MIN_BITS, MAX_BITS = 2, 8
+# Beyond any cost of a float32 weight, and λ·I stays finite: only an empty cluster costs infinity.
+LARGEST_LAMBDA = 1e290
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +78,7 @@ class CentroidGrid:
         signed = bool((flat < 0).any())
         largest = half - 1 if signed else 2 * half - 1
         step = _step(flat.abs(), largest)
-        if not signed:
-            first = 0
-        else:
-            first = 1 - half if _extra_centroid_is_positive(flat) else -half
+        first = _lowest_integer(flat, half) if signed else 0
         if not math.isfinite(step * half):
             raise ValueError("weight is too large for a float32 grid; scale the layer down")
         return cls.from_step(step, first, 2 * half, weight.device)
@@ -110,7 +109,7 @@ def _step(magnitude: Tensor, largest: int) -> float:
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """Linear-interpolated quantile of a flat tensor of any size (``torch.quantile`` ends at 2^24)."""
+    """Linear-interpolated quantile of a flat tensor (``torch.quantile`` ends at 2^24 elements)."""
     position = q * (values.numel() - 1)
     below = math.floor(position)
     low = values.kthvalue(below + 1).values
@@ -120,11 +119,14 @@ def percentile(values: Tensor, q: float) -> Tensor:
     return torch.lerp(low, high, position - below)
 
 
-def _extra_centroid_is_positive(flat: Tensor) -> bool:
-    """Vote of five statistics of the positive against the negative magnitudes (published code)."""
+def _lowest_integer(flat: Tensor, half: int) -> int:
+    """Lowest k of a signed grid: the side that wins a vote of five statistics of the positive
+    against the negative magnitudes has the extra centroid (published code); ties count negative.
+    """
     positive = _side_statistics(flat[flat > 0])
     negative = _side_statistics(-flat[flat < 0])
-    return sum(p > n for p, n in zip(positive, negative, strict=True)) >= 3
+    votes = sum(p > n for p, n in zip(positive, negative, strict=True))
+    return 1 - half if votes >= 3 else -half
 
 
 def _side_statistics(magnitude: Tensor) -> tuple[float, ...]:
@@ -236,11 +238,8 @@ def lambda_max(
         if cluster == grid.zero or gain <= 0:
             continue
         rounding = (float(grid.values[cluster]) - extreme) ** 2
-        if formula == "published":
-            cost = (rounding + extreme) ** 2
-        else:
-            cost = extreme**2 - rounding
-        largest = max(largest, cost / gain)
+        published, derived = (rounding + extreme) ** 2, extreme**2 - rounding
+        largest = max(largest, (published if formula == "published" else derived) / gain)
     return largest
 
 
@@ -277,5 +276,5 @@ def information_cost(
     info = information(probabilities(counts, grid.zero, pmf))
     n = weight.numel()
     scale = (n / (largest_layer_size or n) + 0.05) / 1.05
-    lambda_ = lam * lambda_max(weight, grid, counts, info, formula) * scale
+    lambda_ = min(lam * lambda_max(weight, grid, counts, info, formula) * scale, LARGEST_LAMBDA)
     return lambda_ * info if lambda_ > 0 else None

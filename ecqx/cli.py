@@ -1,0 +1,364 @@
+"""The command ``ecqx``: models into small files and back, and what is in such a file.
+
+torch and everything built on it is imported inside the commands, so that ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from ecqx.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ecqx.bitstream import FileInfo, QuantizedTensor, TensorRecord
+
+_STATE_KEYS = ("state_dict", "model", "model_state_dict", "net")
+_PATH = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Run the command; bad input ends it with one line on stderr and exit code 2."""
+    try:
+        cli(prog_name="ecqx")
+    except (ValueError, OSError) as error:
+        click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
+        sys.exit(2)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename2 or error.filename}: {error.strerror}"
+    return str(error)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Explainability-driven, entropy-constrained quantization of neural networks."""
+
+
+@cli.command()
+@click.argument("checkpoint", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.option(
+    "--bitwidth", type=click.IntRange(2, 8), default=4, show_default=True, help="Bits per weight."
+)
+@click.option(
+    "--Lambda",
+    "lam",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="Strength of the entropy constraint: larger is smaller and less exact.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Leave tensors with this in their name unquantized. May be repeated.",
+)
+@click.option(
+    "--floats",
+    type=click.Choice(["raw", "published"]),
+    default="raw",
+    show_default=True,
+    help="How the other tensors are stored: as they are, or with loss by NNCodec.",
+)
+@click.pass_context
+def encode(
+    context: click.Context,
+    checkpoint: Path,
+    output: Path,
+    bitwidth: int,
+    lam: float,
+    exclude: tuple[str, ...],
+    floats: Any,
+) -> None:
+    """Write a model to one small file.
+
+    CHECKPOINT is a quantizer checkpoint, which is encoded as it is, or a state_dict (.safetensors,
+    .pt, .pth), whose weights are quantized by ECQ without training.
+
+    \b
+    Example:
+      ecqx encode resnet20.pt -o resnet20.ecqx --bitwidth 4 --Lambda 0.05
+    """
+    from ecqx import bitstream
+
+    bitstream.check_replaceable(output)
+    with checkpoint.open("rb"):
+        pass  # a missing file is told as such before a library words it in its own way
+    if _is_quantizer_checkpoint(checkpoint):
+        from ecqx.quantizer import coded_state_from_checkpoint
+
+        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
+        coded = _Coded(*coded_state_from_checkpoint(checkpoint))
+    else:
+        state = _load_state(checkpoint)
+        coded = _Coded(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+    try:
+        bitstream.save(output, coded, floats=floats)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    click.echo(_summary(output, bitstream.inspect(output, statistics=False)))
+
+
+@cli.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file to write.")
+def decode(file: Path, output: Path) -> None:
+    """Turn a file back into a state_dict.
+
+    \b
+    Example:
+      ecqx decode resnet20.ecqx -o resnet20.safetensors
+    """
+    from ecqx import bitstream
+    from ecqx.checkpoint import write_tensors
+
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: the name of the output must end in .safetensors")
+    bitstream.check_replaceable(output)
+    write_tensors(output, bitstream.load(file))
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@cli.command()
+@click.argument("file", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def info(file: Path, as_json: bool) -> None:
+    """Show what is in a file: its tensors, their sizes, sparsity and entropy.
+
+    \b
+    Example:
+      ecqx info resnet20.ecqx
+    """
+    from ecqx import bitstream
+
+    contents = bitstream.inspect(file)
+    if as_json:
+        click.echo(json.dumps(_as_json(file, contents), indent=2))
+    else:
+        click.echo(_table(contents))
+        click.echo(f"\n{_summary(file, contents)}")
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A state_dict with the integers of its quantized tensors."""
+
+    state: dict[str, Tensor]
+    quantized: dict[str, QuantizedTensor]
+
+    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+        return self.state, self.quantized
+
+
+def _is_quantizer_checkpoint(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    from ecqx.checkpoint import METADATA_KEY
+
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[str]) -> None:
+    """A quantized checkpoint is encoded as it is: settings that would change it are an error."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
+        if given and parameter.name in names:
+            raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
+
+
+def _load_state(path: Path) -> dict[str, Tensor]:
+    """The state_dict of a plain checkpoint, without the prefixes of DataParallel."""
+    from ecqx.checkpoint import read_tensors
+
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    state = _unwrapped(_load_pickle(path))
+    if not state or not all(isinstance(name, str) for name in state):
+        raise InputError(f"{path} holds no state_dict (a dict of names and tensors)")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _load_pickle(path: Path) -> object:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a file that is no checkpoint raises nearly anything
+        raise InputError(
+            f"{path} is no checkpoint that can be loaded safely; "
+            "save the model's state_dict with torch.save or as .safetensors"
+        ) from error
+
+
+def _unwrapped(content: object) -> dict[Any, Any] | None:
+    """The state_dict itself, or the one that a training checkpoint holds."""
+    if not isinstance(content, dict):
+        return None
+    for key in _STATE_KEYS:
+        if isinstance(content.get(key), dict):
+            return dict(content[key])
+    return dict(content)
+
+
+def _quantize(
+    path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
+) -> dict[str, QuantizedTensor]:
+    """Quantize every float tensor of two or more dimensions by ECQ, without training."""
+    from ecqx.assignment import assign
+    from ecqx.bitstream import QuantizedTensor
+    from ecqx.centroids import CentroidGrid
+
+    for part in exclude:
+        if not any(part in name for name in state):
+            raise InputError(f"{path}: no tensor has {part!r} in its name (--exclude)")
+    weights = {
+        name: tensor
+        for name, tensor in state.items()
+        if _is_weight(tensor) and not any(part in name for part in exclude)
+    }
+    if not weights:
+        raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
+    largest = max(weight.numel() for weight in weights.values())
+    quantized = {}
+    for name, weight in weights.items():
+        try:
+            grid = CentroidGrid.fit(weight, bits)
+            index = assign(weight, grid, lam, largest_layer_size=largest)
+        except ValueError as error:
+            raise InputError(f"{path}: tensor {name}: {error}") from error
+        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
+    return quantized
+
+
+def _is_weight(value: object) -> bool:
+    from torch import Tensor
+
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.dim() > 1
+        and value.numel() > 0
+    )
+
+
+def _summary(path: Path, contents: FileInfo) -> str:
+    size = contents.size
+    return (
+        f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
+        f"compression ratio {contents.compression_ratio:.2f}"
+    )
+
+
+def _quantized_totals(contents: FileInfo) -> dict[str, Any]:
+    """Elements, sparsity and entropy over all quantized weights together."""
+    counted = [
+        (record.elements, record.sparsity, record.entropy)
+        for record in contents.tensors
+        if record.sparsity is not None and record.entropy is not None
+    ]
+    elements = sum(n for n, _, _ in counted)
+    return {
+        "elements": elements,
+        "sparsity": sum(n * s for n, s, _ in counted) / elements if elements else None,
+        "entropy_bits_per_weight": sum(n * e for n, _, e in counted) / elements
+        if elements
+        else None,
+    }
+
+
+def _as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "bytes": contents.size.total,
+        "integer_bytes": contents.size.integers,
+        "other_bytes": contents.size.other,
+        "float_elements": contents.float_elements,
+        "compression_ratio": contents.compression_ratio,
+        "quantized": _quantized_totals(contents),
+        "tensors": [_record_as_json(record) for record in contents.tensors],
+    }
+
+
+def _record_as_json(record: TensorRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "dtype": str(record.dtype).removeprefix("torch."),
+        "shape": list(record.shape),
+        "bits": record.bits,
+        "step": record.step,
+        "sparsity": record.sparsity,
+        "entropy_bits_per_weight": record.entropy,
+        "coded_bytes": record.coded_bytes,
+    }
+
+
+def _table(contents: FileInfo) -> str:
+    from tabulate import tabulate
+
+    totals = _quantized_totals(contents)
+    rows = [
+        (
+            record.name,
+            "×".join(map(str, record.shape)) or "–",
+            record.bits or _stored_as(record),
+            _number(record.step, "g"),
+            _number(record.sparsity, ".1%"),
+            _number(record.entropy, ".3f"),
+            f"{record.coded_bytes:,}",
+            _ratio(record.elements, record.coded_bytes, record.dtype.is_floating_point),
+        )
+        for record in contents.tensors
+    ]
+    rows.append(
+        (
+            "total, with header",
+            f"{sum(record.elements for record in contents.tensors):,}",
+            "",
+            "",
+            _number(totals["sparsity"], ".1%"),
+            _number(totals["entropy_bits_per_weight"], ".3f"),
+            f"{contents.size.total:,}",
+            f"{contents.compression_ratio:.2f}",
+        )
+    )
+    headers = ("tensor", "shape", "bits", "step", "sparsity", "entropy", "bytes", "ratio")
+    alignment = ("left", "right", "right", "right", "right", "right", "right", "right")
+    return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
+
+
+def _stored_as(record: TensorRecord) -> str:
+    return "lossy" if record.kind == "lossy" else str(record.dtype).removeprefix("torch.")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _ratio(elements: int, coded_bytes: int, is_float: bool) -> str:
+    """Four bytes an element over the coded bytes; nothing where there is nothing to compare."""
+    return f"{4 * elements / coded_bytes:.2f}" if is_float and coded_bytes else ""

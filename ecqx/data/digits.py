@@ -1,0 +1,47 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels that ship with the package."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ecqx.data.tensors import Split, TensorData
+
+VALIDATION_SHARE = 0.15
+TEST_SHARE = 0.25
+
+
+def digits(seed: int = 0, limit: int | None = None) -> TensorData:
+    """Load the digits, split per class at random into 60 / 15 / 25 %.
+
+    Parameters
+    ----------
+    seed : int
+        Of the split.
+    limit : int, optional
+        Keep at most this many samples of each split (a slice for quick tests).
+
+    Returns
+    -------
+    TensorData
+        Inputs of shape (N, 1, 8, 8), float32, standardized by the training split's mean and
+        deviation; targets of shape (N,), int64.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=TEST_SHARE, random_state=seed, stratify=labels
+    )
+    train, validation = train_test_split(
+        rest,
+        test_size=VALIDATION_SHARE / (1 - TEST_SHARE),
+        random_state=seed,
+        stratify=labels[rest],
+    )
+    mean, deviation = images[train].mean(), images[train].std()
+    standardized = torch.from_numpy((images - mean) / deviation).to(torch.float32)
+    inputs, targets = standardized.reshape(-1, 1, 8, 8), torch.from_numpy(labels)
+    splits = (Split(inputs[chosen], targets[chosen]) for chosen in (train, validation, test))
+    return TensorData(*(split.take(limit or len(split)) for split in splits))

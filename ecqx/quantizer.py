@@ -1,0 +1,369 @@
+"""Attaches quantization to a torch model: full-precision copies, gradients, assignment.
+
+Paper: section 3, the training procedure of ECQ and ECQx. The model itself holds the quantized
+weights, so its forward pass, its state_dict and zennit see plain parameters; the full-precision
+copies that take the gradient steps live in the quantizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ecqx.assignment import assign, check_settings
+from ecqx.bitstream import QuantizedTensor, first_order_entropy
+from ecqx.centroids import MAX_BITS, CentroidGrid, LambdaMax, Pmf
+from ecqx.checkpoint import METADATA_KEY, read_tensors, write_tensors
+from ecqx.relevance import LRP, RelevanceAverage
+
+Gradient = Literal["magnitude", "published", "identity"]
+GRADIENTS: tuple[Gradient, ...] = ("magnitude", "published", "identity")
+
+
+class ECQx:
+    """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
+
+    Every parameter with more than one dimension is quantized, input and output layers included.
+    Its grid is fitted once, on the weights the model comes with, and the first assignment is ECQ.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place: from now on its quantized parameters hold centroids.
+    bits : int
+        Bit width, 2 to 8.
+    lam : float
+        Λ ≥ 0, strength of the entropy constraint.
+    relevance : LRP, optional
+        Settings of the relevance; None for ECQ.
+    p : float
+        Width of the sparsity band, short for ``sparsity_band=(-p, 0)``.
+    sparsity_band : (float, float), optional
+        Lowest and highest sparsity of ECQx relative to ECQ's.
+    gradient : {"magnitude", "published", "identity"}
+        How the gradient of a weight in a non-zero cluster is scaled on its way to the
+        full-precision copy: by the magnitude of its centroid, by the signed centroid (published;
+        it turns the gradient round in negative clusters), or not.
+    exclude : sequence of str
+        Parameters whose name contains one of these stay as they are.
+    pmf, lambda_max
+        See `ecqx.assign`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, nothing is left to quantize, or a weight is not finite.
+
+    Examples
+    --------
+    >>> import torch, ecqx
+    >>> model = ecqx.models.build("mlp_gsc", in_features=64, num_classes=10)
+    >>> q = ecqx.ECQx(model, bits=4, lam=0.05, relevance=ecqx.LRP())
+    >>> optimizer = torch.optim.Adam(q.parameter_groups(), lr=1e-3)
+    >>> x, y = torch.rand(8, 64), torch.arange(8)
+    >>> optimizer.zero_grad()
+    >>> torch.nn.functional.cross_entropy(model(x), y).backward()
+    >>> q.transfer_gradients()
+    >>> optimizer.step()
+    >>> q.update(x, y)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bits: int = 4,
+        lam: float = 0.05,
+        relevance: LRP | None = None,
+        p: float = 0.1,
+        sparsity_band: tuple[float, float] | None = None,
+        gradient: Gradient = "magnitude",
+        exclude: Sequence[str] = (),
+        pmf: Pmf = "published",
+        lambda_max: LambdaMax = "published",
+    ) -> None:
+        check_settings(lam, p, sparsity_band, pmf, lambda_max)
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, not {gradient!r}")
+        self.model = model
+        self.bits = bits
+        self.lam = lam
+        self.gradient = gradient
+        self.relevance = None if relevance is None else RelevanceAverage(relevance)
+        self._assignment = {
+            "p": p,
+            "sparsity_band": sparsity_band,
+            "pmf": pmf,
+            "lambda_max": lambda_max,
+        }
+        self.weights: dict[str, nn.Parameter] = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and not any(part in name for part in exclude)
+        }
+        if not self.weights:
+            raise ValueError("the model has no parameter of more than one dimension to quantize")
+        self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
+        self.full_precision: dict[str, nn.Parameter] = {}
+        self.grids: dict[str, CentroidGrid] = {}
+        self.index: dict[str, Tensor] = {}
+        for name, weight in self.weights.items():
+            copy = weight.detach().clone()
+            self.full_precision[name] = nn.Parameter(copy, requires_grad=weight.requires_grad)
+            with _naming(name):
+                self.grids[name] = CentroidGrid.fit(copy, bits)
+        self._assign_all(relevances=None)
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer.
+
+        Parameters
+        ----------
+        weight_decay : float
+            For the parameters that are not quantized; the quantized ones have none (published:
+            5e-6).
+
+        Returns
+        -------
+        list of dict
+            The full-precision copies, everything that is not quantized and, for relevance of the
+            ``stepped`` weights, the quantized weights, whose step `update` throws away.
+        """
+        quantized = {id(weight) for weight in self.weights.values()}
+        rest = [p for p in self.model.parameters() if id(p) not in quantized and p.requires_grad]
+        copies = [p for p in self.full_precision.values() if p.requires_grad]
+        groups = [
+            {"params": copies, "weight_decay": 0.0},
+            {"params": rest, "weight_decay": weight_decay},
+        ]
+        if self._steps_quantized:
+            stepped = [w for w in self.weights.values() if w.requires_grad]
+            groups.append({"params": stepped, "weight_decay": 0.0})
+        return groups
+
+    @property
+    def _steps_quantized(self) -> bool:
+        """Whether the optimizer also steps the quantized weights, for relevance of ``stepped``."""
+        return self.relevance is not None and self.relevance.lrp.of == "stepped"
+
+    @torch.no_grad()
+    def transfer_gradients(self) -> None:
+        """Hand the gradients at the quantized weights, scaled, to the full-precision copies."""
+        for name, weight in self.weights.items():
+            copy = self.full_precision[name]
+            copy.grad = None if weight.grad is None else weight.grad * self._scale(name)
+            if not self._steps_quantized:
+                # No optimizer holds these, so none would set them to zero for the next batch.
+                weight.grad = None
+
+    def _scale(self, name: str) -> Tensor | float:
+        """Factor on a layer's gradient: its centroids, one in the zero cluster."""
+        if self.gradient == "identity":
+            return 1.0
+        grid = self.grids[name]
+        factors = grid.values.clone() if self.gradient == "published" else grid.values.abs()
+        factors[grid.zero] = 1.0
+        return factors[self.index[name]]
+
+    def start_epoch(self) -> None:
+        """Forget the averaged relevance where the settings ask for it (published)."""
+        if self.relevance is not None and self.relevance.lrp.restart:
+            self.relevance.restart()
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Measure relevance on a batch (ECQx), assign, and put the centroids into the model.
+
+        Call it after the optimizer's step.
+
+        Parameters
+        ----------
+        inputs, targets : Tensor
+            The batch, as for `ecqx.weight_relevance`; not looked at by ECQ.
+
+        Raises
+        ------
+        ValueError
+            If a layer that is quantized has no rule of relevance, or a weight is not finite.
+        """
+        if self.relevance is None:
+            self._assign_all(relevances=None)
+            return
+        with self._judged_weights():
+            relevances = self.relevance.update(self.model, inputs, targets)
+        missing = [name for name in self.weights if name not in relevances]
+        if missing:
+            raise ValueError(
+                f"LRP has no rule for {missing[0]}; exclude it or use ECQ (relevance=None)"
+            )
+        self._assign_all(relevances)
+
+    @contextmanager
+    def _judged_weights(self) -> Iterator[None]:
+        """The model with the weights that relevance is asked of (`LRP.of`).
+
+        The optimizer has stepped the quantized weights already, so ``stepped`` finds them in place.
+        """
+        assert self.relevance is not None
+        of = self.relevance.lrp.of
+        quantized = {name: weight.data for name, weight in self.weights.items()}
+        try:
+            if of == "full_precision":
+                for name, weight in self.weights.items():
+                    weight.data = self.full_precision[name].data
+            yield
+        finally:
+            for name, weight in self.weights.items():
+                weight.data = quantized[name]
+
+    @torch.no_grad()
+    def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
+        for name, weight in self.weights.items():
+            with _naming(name):
+                self.index[name] = assign(
+                    self.full_precision[name],
+                    self.grids[name],
+                    self.lam,
+                    None if relevances is None else relevances[name],
+                    largest_layer_size=self.largest_layer_size,
+                    **self._assignment,  # type: ignore[arg-type]
+                )
+            weight.copy_(self.grids[name].values[self.index[name]])
+
+    def integers(self) -> dict[str, Tensor]:
+        """The integers k of the weights ``k * step``, int16, by parameter name."""
+        return {
+            name: (index - self.grids[name].zero).to(torch.int16)
+            for name, index in self.index.items()
+        }
+
+    def sparsity(self) -> float:
+        """Share of quantized weights that are zero, in [0, 1]."""
+        zeros = sum(
+            int((index == self.grids[name].zero).sum()) for name, index in self.index.items()
+        )
+        return zeros / sum(index.numel() for index in self.index.values())
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One record a quantized tensor: name, elements, sparsity, entropy in bits per weight."""
+        return [
+            {
+                "layer": name,
+                "elements": k.numel(),
+                "sparsity": float((k == 0).double().mean()),
+                "entropy_bits_per_weight": first_order_entropy(k),
+            }
+            for name, k in self.integers().items()
+        ]
+
+    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+        """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
+        quantized = {
+            name: QuantizedTensor(integers=k, step=self.grids[name].step, bits=self.bits)
+            for name, k in self.integers().items()
+        }
+        return self.model.state_dict(), quantized
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training changes, as flat tensors, to be resumed from.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``model.*``, ``full_precision.*``, ``integers.*``, ``step.*`` (float64), ``first.*``
+            (lowest integer of the grid) and, where there is one, ``relevance.*``.
+        """
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, k in self.integers().items():
+            grid = self.grids[name]
+            state[f"full_precision.{name}"] = self.full_precision[name].detach()
+            state[f"integers.{name}"] = k
+            state[f"step.{name}"] = torch.tensor(grid.step, dtype=torch.float64)
+            state[f"first.{name}"] = torch.tensor(-grid.zero)
+        if self.relevance is not None:
+            for name, tensor in self.relevance.values.items():
+                state[f"relevance.{name}"] = tensor
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a state of the same model with the same settings.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing or has another shape.
+        """
+        try:
+            self.model.load_state_dict(_section(state, "model"))
+            for name, copy in self.full_precision.items():
+                copy.copy_(state[f"full_precision.{name}"])
+                self.grids[name] = CentroidGrid.from_step(
+                    float(state[f"step.{name}"]),
+                    int(state[f"first.{name}"]),
+                    2**self.bits,
+                    copy.device,
+                )
+                k = state[f"integers.{name}"].to(copy.device, torch.int32)
+                self.index[name] = (k + self.grids[name].zero).reshape(copy.shape)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"the state is not one of this quantizer: {error}") from error
+        if self.relevance is not None:
+            self.relevance.values = {k: v.clone() for k, v in _section(state, "relevance").items()}
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write the quantized model to a safetensors file that ``ecqx encode`` takes as it is.
+
+        Integers, steps and what is not quantized: enough to encode, not to train on (that is
+        `state_dict`).
+        """
+        state = self.model.state_dict()
+        tensors = {f"model.{name}": t for name, t in state.items() if name not in self.weights}
+        for name, k in self.integers().items():
+            small = k.to(torch.int8) if self.bits < MAX_BITS else k
+            tensors[f"integers.{name}"] = small
+            tensors[f"step.{name}"] = torch.tensor(self.grids[name].step, dtype=torch.float64)
+        about = {"bits": self.bits, "names": list(state)}
+        write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
+
+
+def coded_state_from_checkpoint(
+    path: str | Path,
+) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+    """`ECQx.coded_state` of a file written by `ECQx.save_checkpoint`, without the model.
+
+    Raises
+    ------
+    InputError
+        If the file is not such a checkpoint.
+    """
+    state, metadata = read_tensors(path, METADATA_KEY)
+    about = json.loads(metadata)
+    model, integers, steps = (_section(state, key) for key in ("model", "integers", "step"))
+    quantized = {
+        name: QuantizedTensor(integers[name], step=float(steps[name]), bits=about["bits"])
+        for name in about["names"]
+        if name in integers
+    }
+    for name, tensor in quantized.items():
+        model[name] = tensor.integers.to(torch.float32) * torch.tensor(tensor.step).float()
+    return {name: model[name] for name in about["names"]}, quantized
+
+
+def _section(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of a flat state whose names start with ``prefix`` and a dot, without it."""
+    start = f"{prefix}."
+    return {key.removeprefix(start): t for key, t in state.items() if key.startswith(start)}
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the parameter's name in front of an error about its values."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,135 @@
+"""The published canonizers by name: how a network is rewritten before relevance runs through it.
+
+BatchNorm stays a layer of its own with a rule of its own: its running statistics are folded into
+its own scale and shift, not into the layer before it as zennit's canonizers do. Residual
+additions become a `Sum` with a rule, so that each branch receives its share: the published code
+leaves ResNet20's additions unsplit, and relevance grows at each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.mobilenetv2 import InvertedResidual
+from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
+from zennit.layer import Sum
+from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
+from zennit.types import BatchNorm
+
+
+class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
+    """Fold BatchNorm's running statistics into its own scale and shift.
+
+    Afterwards the layer is ``γ/√(σ² + ε) · x + (β - μ·γ/√(σ² + ε))`` with statistics 0 and 1, so
+    that rules which modify its parameters see the linear map it computes.
+    """
+
+    def apply(self, root_module: torch.nn.Module) -> list[Canonizer]:
+        """Fold every BatchNorm with running statistics and parameters below ``root_module``."""
+        instances = []
+        for module in root_module.modules():
+            if isinstance(module, BatchNorm) and _is_foldable(module):
+                instance = self.copy()
+                instance.register(module)
+                instances.append(instance)
+        return instances
+
+    def register(self, module: Any) -> None:
+        """Fold one BatchNorm layer and remember its state."""
+        self.module = module
+        keys = ("weight", "bias", "running_mean", "running_var")
+        self.original = {key: getattr(module, key).data for key in keys}
+        self.eps = module.eps
+        weight, bias, mean, var = self.original.values()
+        scale = weight / torch.sqrt(var + module.eps)
+        folded = (scale, bias - mean * scale, torch.zeros_like(mean), torch.ones_like(var))
+        for key, value in zip(keys, folded, strict=True):
+            getattr(module, key).data = value
+        module.eps = 0.0
+
+    def remove(self) -> None:
+        """Restore the layer."""
+        for key, value in self.original.items():
+            getattr(self.module, key).data = value
+        self.module.eps = self.eps
+
+
+def _is_foldable(module: Any) -> bool:
+    return module.affine and module.running_mean is not None
+
+
+class InvertedResidualCanonizer(AttributeCanonizer):  # type: ignore[misc]
+    """Split the residual addition of MobileNetV2's blocks by a `Sum`."""
+
+    def __init__(self) -> None:
+        super().__init__(self._attributes)
+
+    def copy(self) -> InvertedResidualCanonizer:
+        """Return a fresh canonizer."""
+        return InvertedResidualCanonizer()
+
+    @staticmethod
+    def _attributes(name: str, module: torch.nn.Module) -> dict[str, Any] | None:
+        if isinstance(module, InvertedResidual) and module.use_res_connect:
+            return {"forward": _residual_forward.__get__(module), "canonizer_sum": Sum()}
+        return None
+
+
+def _residual_forward(self: Any, x: Tensor) -> Tensor:
+    total: Tensor = self.canonizer_sum(torch.stack([x, self.conv(x)], dim=-1))
+    return total
+
+
+class ResNetCanonizer(CompositeCanonizer):  # type: ignore[misc]
+    """BatchNorm folded into itself, residual additions of torchvision's ResNets split."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            (
+                FoldBatchNormStatistics(),
+                ResNetBasicBlockCanonizer(),
+                ResNetBottleneckCanonizer(),
+            )
+        )
+
+
+class MobileNetCanonizer(CompositeCanonizer):  # type: ignore[misc]
+    """BatchNorm folded into itself, residual additions of MobileNetV2 split."""
+
+    def __init__(self) -> None:
+        super().__init__((FoldBatchNormStatistics(), InvertedResidualCanonizer()))
+
+
+_CANONIZERS = {
+    "vgg": FoldBatchNormStatistics,
+    "resnet": ResNetCanonizer,
+    "resnetcifar": FoldBatchNormStatistics,
+    "mobilenet": MobileNetCanonizer,
+}
+CANONIZERS = tuple(_CANONIZERS)
+DEFAULT_CANONIZER = "resnet"
+
+
+def build_canonizer(name: str) -> Canonizer:
+    """Build a canonizer of the published code by name.
+
+    Parameters
+    ----------
+    name : str
+        One of `CANONIZERS`. This suite's own networks need no more than ``vgg``, which is the same
+        as ``resnetcifar``: their residual additions are a `Sum` already.
+
+    Returns
+    -------
+    zennit.canonizers.Canonizer
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name not in _CANONIZERS:
+        raise ValueError(f"canonizer must be one of {', '.join(CANONIZERS)}, not {name!r}")
+    return _CANONIZERS[name]()

@@ -1,0 +1,67 @@
+"""The published composites by name: which LRP rule each kind of layer has."""
+
+from __future__ import annotations
+
+from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
+from zennit.core import Composite, Hook
+from zennit.layer import Sum
+from zennit.rules import AlphaBeta, Epsilon, Flat, Norm, Pass
+from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
+
+from ecqx.models.layers import PaddedShortcut
+from ecqx.relevance.rules import GammaAdapt, GammaBnConv, GammaPlus, ZPlus
+
+# name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)
+_ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
+    "epsilon_plus_flat_bn_pass": (ZPlus(), Pass(), True),
+    "epsilon_plus_flat": (ZPlus(), ZPlus(), True),
+    "alpha2_beta1_flat_bn_pass": (AlphaBeta(2, 1), Pass(), True),
+    "alpha2_beta1_flat": (AlphaBeta(2, 1), AlphaBeta(2, 1), True),
+    "epsilon_plus": (ZPlus(), ZPlus(), False),
+    "epsilon_alpha2_beta1": (AlphaBeta(2, 1), AlphaBeta(2, 1), False),
+    "epsilon_flat": (Epsilon(), Epsilon(), True),
+    "epsilon_flat_bn": (GammaBnConv(0.05), GammaAdapt(0.1), True),
+    "epsilon_gamma_flat": (GammaPlus(0.1), None, True),
+    "epsilon_gamma_flat_bn": (GammaAdapt(0.25), GammaAdapt(0.25), True),
+    "epsilon_gamma_flat_bn_pass": (GammaAdapt(0.25), Pass(), True),
+}
+
+COMPOSITES = tuple(_ROWS)
+DEFAULT_COMPOSITE = "epsilon_plus_flat_bn_pass"
+
+
+def build_composite(name: str) -> Composite:
+    """Build a composite of the published code by name.
+
+    Linear layers have the epsilon rule (1e-6), activations Pass; residual sums, average pooling
+    and the parameter-free shortcut of ResNet20 have Norm.
+
+    Parameters
+    ----------
+    name : str
+        One of `COMPOSITES`.
+
+    Returns
+    -------
+    zennit.core.Composite
+        Without canonizers.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name not in _ROWS:
+        raise ValueError(f"composite must be one of {', '.join(COMPOSITES)}, not {name!r}")
+    convolution, batch_norm, first_flat = _ROWS[name]
+    layer_map: list[tuple[object, Hook]] = [
+        (Activation, Pass()),
+        ((Sum, AvgPool, PaddedShortcut), Norm()),
+        (Convolution, convolution),
+        (Linear, Epsilon()),
+    ]
+    if batch_norm is not None:
+        layer_map.append((BatchNorm, batch_norm))
+    if first_flat:
+        return SpecialFirstLayerMapComposite(layer_map, first_map=[(Linear, Flat())])
+    return LayerMapComposite(layer_map)

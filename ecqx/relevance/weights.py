@@ -1,0 +1,308 @@
+"""How much each weight matters: relevance of weights by Layer-wise Relevance Propagation.
+
+Paper: section on LRP for weights. For a layer with input x, weight W, its own output z and the
+relevance R_out of that output, the epsilon weight rule is
+``R_W = W ⊙ ∂⟨z, R_out / (z + ε·sign z)⟩ / ∂W`` with the quotient held constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList, stabilize
+from zennit.rules import GammaMod
+
+from ecqx.relevance.canonizers import DEFAULT_CANONIZER, build_canonizer
+from ecqx.relevance.composites import DEFAULT_COMPOSITE, build_composite
+
+Output = Literal["output", "probability", "ones"]
+WeightRule = Literal["epsilon", "gamma"]
+OUTPUTS: tuple[Output, ...] = ("output", "probability", "ones")
+WEIGHT_RULES: tuple[WeightRule, ...] = ("epsilon", "gamma")
+IGNORED_LABEL = 255
+WEIGHT_GAMMA = 0.25
+
+Sink = Callable[[nn.Parameter, Tensor], None]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module: what its attribution needs, kept until relevance arrives."""
+
+    hook: WeightRelevanceHook
+    module: nn.Module
+    input: Tensor
+    output: Tensor
+
+
+class _Attribution(torch.autograd.Function):
+    """Identity on a module's output whose gradient is the module's relevance of its input.
+
+    It takes the place of the module in the autograd graph, so the module's own backward pass,
+    which zennit runs and throws away, is not computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, call: _Call) -> Tensor:
+        ctx.call = call
+        return call.output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+        return ctx.call.hook.attribute(ctx.call, relevance), None
+
+
+class WeightRelevanceHook(Hook):  # type: ignore[misc]
+    """Adds the relevance of weights to any zennit rule.
+
+    Parameters
+    ----------
+    rule : zennit.core.Hook
+        Rule that distributes relevance from the module's output to its input.
+    weight_rule : {"epsilon", "gamma"}
+        Rule for the module's parameters of more than one dimension; ``gamma`` takes
+        W + 0.25·W⁺ (bias likewise) in place of W everywhere.
+    sink : callable
+        Receives ``(parameter, relevance)`` once per call of the module.
+
+    Notes
+    -----
+    Modules with exactly one tensor input are supported. The rule sees the module as zennit would
+    show it: ``stored_tensors["input"]``, and relevance as gradient of the output.
+    """
+
+    def __init__(self, rule: Hook, weight_rule: WeightRule, sink: Sink) -> None:
+        super().__init__()
+        self.rule = rule
+        self.weight_rule = weight_rule
+        self.sink = sink
+        self.input: Tensor | None = None
+
+    def copy(self) -> WeightRelevanceHook:
+        """Return a hook for another module, with a copy of the rule."""
+        return WeightRelevanceHook(self.rule.copy(), self.weight_rule, self.sink)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach to ``module``; the returned handles detach again."""
+        return RemovableHandleList(
+            [
+                RemovableHandle(self),
+                module.register_forward_pre_hook(self.pre_forward),
+                module.register_forward_hook(self.post_forward),
+            ]
+        )
+
+    def pre_forward(self, module: nn.Module, input: tuple[Any, ...]) -> Tensor:
+        """Cut the graph in front of the module."""
+        if len(input) != 1 or not isinstance(input[0], Tensor):
+            raise ValueError(
+                f"LRP has no rule for a {type(module).__name__} with {len(input)} inputs; "
+                "use ECQ (relevance=None) or exclude the layers around it"
+            )
+        self.input = input[0]
+        return self.input.detach()
+
+    def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
+        """Connect the output to the uncut input by `_Attribution`."""
+        assert self.input is not None
+        uncut, self.input = self.input, None
+        attributed: Tensor = _Attribution.apply(uncut, _Call(self, module, uncut.detach(), output))
+        return attributed
+
+    def attribute(self, call: _Call, relevance: Tensor) -> Tensor:
+        """Give the parameters their relevance, return that of the input."""
+        parameters = [p for p in call.module.parameters(recurse=False) if p.requires_grad]
+        if parameters:
+            for parameter, r in zip(
+                parameters, self._parameter_relevance(call, parameters, relevance), strict=True
+            ):
+                self.sink(parameter, r)
+        self.rule.stored_tensors["input"] = (call.input,)
+        arriving = self.rule.backward(call.module, (call.input,), (relevance,))
+        self.rule.stored_tensors.clear()
+        return arriving[0]  # type: ignore[no-any-return]
+
+    def _parameter_relevance(
+        self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
+    ) -> list[Tensor]:
+        """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` shares the call's forward pass."""
+        if self.weight_rule == "epsilon":
+            return _weight_times_gradient(parameters, call.output, relevance)
+        names = {id(p): name for name, p in call.module.named_parameters(recurse=False)}
+        with GammaMod(WEIGHT_GAMMA, min=0.0)(call.module), torch.enable_grad():
+            modified = [getattr(call.module, names[id(p)]) for p in parameters]
+            output = call.module.forward(call.input)
+        return _weight_times_gradient(modified, output, relevance)
+
+
+def _weight_times_gradient(
+    parameters: list[nn.Parameter], output: Tensor, relevance: Tensor
+) -> list[Tensor]:
+    quotient = relevance / stabilize(output.detach())
+    gradients = torch.autograd.grad(output, parameters, quotient)
+    return [p.detach() * g for p, g in zip(parameters, gradients, strict=True)]
+
+
+def with_weight_relevance(
+    composite: Composite, sink: Sink, weight_rule: WeightRule = "epsilon"
+) -> Composite:
+    """Return a composite whose every rule also gives the weights their relevance.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+        Any composite; its rules and canonizers are kept.
+    sink : callable
+        Receives ``(parameter, relevance)`` for each call of a module whose parameter requires a
+        gradient.
+    weight_rule : {"epsilon", "gamma"}
+        See `WeightRelevanceHook`.
+
+    Returns
+    -------
+    zennit.core.Composite
+    """
+
+    def module_map(ctx: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
+        rule = composite.module_map(ctx, name, module)
+        return None if rule is None else WeightRelevanceHook(rule, weight_rule, sink)
+
+    return Composite(module_map=module_map, canonizers=composite.canonizers)
+
+
+def weight_relevance(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    composite: str = DEFAULT_COMPOSITE,
+    canonizer: str = DEFAULT_CANONIZER,
+    output: Output = "output",
+    weight_rule: WeightRule = "epsilon",
+) -> dict[str, Tensor]:
+    """Relevance of a model's weights for the decisions on one batch.
+
+    Parameters
+    ----------
+    model : Module
+        Returns logits, shape (B, C) or (B, C, H, W), or a dict with them under ``"out"``. Used in
+        eval mode; its modes and flags are restored.
+    inputs : Tensor, shape (B, …)
+    targets : Tensor
+        Classes, shape (B,); several labels, shape (B, C) of 0 and 1; or a label per pixel, shape
+        (B, H, W), where 255 is ignored.
+    composite : str
+        One of `ecqx.relevance.COMPOSITES`.
+    canonizer : str
+        One of `ecqx.relevance.CANONIZERS`.
+    output : {"output", "probability", "ones"}
+        Relevance the target's logit starts with: the logit, its softmax (for several labels its
+        sigmoid), or one; each divided by the batch size.
+    weight_rule : {"epsilon", "gamma"}
+        See `WeightRelevanceHook`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Signed relevance by parameter name, summed over the batch, shape of the parameter; for the
+        parameters of more than one dimension in layers that the composite has a rule for.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, shapes do not fit, or a layer has no rule.
+    """
+    if output not in OUTPUTS:
+        raise ValueError(f"lrp_output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+    if weight_rule not in WEIGHT_RULES:
+        raise ValueError(
+            f"weight_rule must be one of {', '.join(WEIGHT_RULES)}, not {weight_rule!r}"
+        )
+    names = {id(p): name for name, p in model.named_parameters()}
+    result: dict[str, Tensor] = {}
+
+    def sink(parameter: nn.Parameter, relevance: Tensor) -> None:
+        name = names[id(parameter)]
+        result[name] = result[name] + relevance if name in result else relevance
+
+    base = build_composite(composite)
+    base.canonizers = [build_canonizer(canonizer)]
+    attributing = with_weight_relevance(base, sink, weight_rule)
+    start = inputs.detach().clone().requires_grad_()
+    with _prepared(model), torch.enable_grad(), attributing.context(model) as attributed:
+        logits = _logits(attributed(start))
+        torch.autograd.grad(logits, start, output_relevance(logits.detach(), targets, output))
+    return {name: result[name] for name in names.values() if name in result}
+
+
+def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
+    """Relevance at the output of the network: at the targets' logits, divided by the batch size.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, C) or (B, C, H, W)
+    targets : Tensor
+        As for `weight_relevance`.
+    output : {"output", "probability", "ones"}
+
+    Returns
+    -------
+    Tensor, shape of ``logits``
+
+    Raises
+    ------
+    ValueError
+        If the shapes of logits and targets do not belong together.
+    """
+    several_labels = targets.shape == logits.shape
+    if several_labels:
+        present = targets.to(logits.dtype)
+    elif targets.shape == logits.shape[:1] + logits.shape[2:]:
+        valid = targets != IGNORED_LABEL
+        classes = torch.where(valid, targets, 0).unsqueeze(1).long()
+        present = torch.zeros_like(logits).scatter_(1, classes, 1.0) * valid.unsqueeze(1)
+    else:
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}"
+        )
+    if output == "output":
+        start = logits
+    elif output == "probability":
+        start = logits.sigmoid() if several_labels else logits.softmax(dim=1)
+    else:
+        start = torch.ones_like(logits)
+    return present * start / logits.shape[0]
+
+
+def _logits(output: Any) -> Tensor:
+    logits = output["out"] if isinstance(output, dict) else output
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+@contextmanager
+def _prepared(model: nn.Module) -> Iterator[None]:
+    """Eval mode, gradients for the weights alone, no module that overwrites its input."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    inplace = [module for module in modules if getattr(module, "inplace", False)]
+    parameters = list(model.parameters())
+    flags = [p.requires_grad for p in parameters]
+    try:
+        model.eval()
+        for module in inplace:
+            module.inplace = False  # type: ignore[assignment]
+        for p in parameters:
+            p.requires_grad_(p.ndim > 1)
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for module in inplace:
+            module.inplace = True  # type: ignore[assignment]
+        for p, flag in zip(parameters, flags, strict=True):
+            p.requires_grad_(flag)

@@ -1,0 +1,293 @@
+"""The paper's four claims, judged from the runs of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ecqx.report.correlations import Correlation
+from ecqx.report.formats import Cell, Column, Row, Table
+from ecqx.report.records import GRID, METHODS, Evidence, Method, Setting, source_of
+from ecqx.report.selection import (
+    flat,
+    gain_at_equal_sparsity,
+    most_accurate,
+    over_seeds,
+    smallest_file,
+)
+from ecqx.report.tables import (
+    ACCURACY,
+    BITS,
+    FULL_PRECISION,
+    GAIN,
+    LAMBDA,
+    METHOD,
+    RATIO,
+    SHARED_RANGE,
+    TASK,
+    gain_cells,
+    relevance_and_magnitude,
+)
+from ecqx.report.verdicts import (
+    MARGIN_TEXT,
+    RANK_BOUND,
+    Claim,
+    Part,
+    Verdict,
+    combine,
+    in_points,
+    judge_below,
+    judge_drop,
+    judge_gain,
+    tally,
+)
+
+PAPER_RATIO = 103
+PAPER_BITS = range(2, 6)
+PAPER_METHOD: Method = "ECQx"
+
+DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
+VERDICT = Column("verdict", "verdict")
+
+
+def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> list[Claim]:
+    """All claims of the paper, judged."""
+    return [
+        file_size(evidence),
+        low_bit_width(evidence),
+        equal_sparsity(evidence),
+        not_magnitude(evidence, correlations),
+    ]
+
+
+def _table(evidence: Evidence, name: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
+    return Table(name, "Evidence", "", evidence.suite, evidence.tasks, columns, rows)
+
+
+def _cases(evidence: Evidence) -> Iterator[tuple[str, int, str]]:
+    """Every task and bit width of the paper that was measured, and its name."""
+    for task in evidence.tasks:
+        for bits in evidence.bits(task):
+            if bits in PAPER_BITS:
+                yield task, bits, f"{evidence.tasks[task]}, {bits} bit"
+
+
+def file_size(evidence: Evidence) -> Claim:
+    """Claim 1: how small a file may be while the accuracy is kept."""
+    settings = [s for task in evidence.tasks for s in evidence.of(task, GRID, PAPER_METHOD)]
+    rows = [
+        row
+        for task in evidence.tasks
+        for method in METHODS
+        for row in _ratio_rows(evidence, task, evidence.of(task, GRID, method))
+    ]
+    columns = (
+        *(TASK, METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
+        Column("overhead_percent", "file without weights (%)", "number", 1, 100),
+    )
+    return Claim(
+        key="file-size",
+        title=f"Files are up to {PAPER_RATIO} times smaller without loss of accuracy.",
+        verdict=_ratio_verdict(settings),
+        findings=tuple(_ratio_findings(evidence, settings)),
+        rule=(
+            "A setting keeps the accuracy if the 95 % interval of its drop against full precision "
+            f"(paired per seed) lies below {MARGIN_TEXT}. The claim holds if an ECQx setting with "
+            f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
+            "ECQx setting has the interval of its ratio wholly below that or the interval of its "
+            "drop wholly above the margin. The largest of many ratios is picked in view of the "
+            "test accuracy; the rows by validation show what a choice without it gives. The ratio "
+            "depends on the size of the network: names, step sizes, biases and BatchNorm do not "
+            "shrink with the weights."
+        ),
+        table=_table(evidence, "claim_file_size", columns, rows),
+    )
+
+
+def _ratio(setting: Setting) -> float:
+    return setting.mean("compression_ratio").mean
+
+
+def _kept(settings: Sequence[Setting]) -> list[Setting]:
+    return [s for s in settings if judge_drop(s.drop()) is Verdict.HOLDS]
+
+
+def _ratio_verdict(settings: Sequence[Setting]) -> Verdict:
+    if any(_ratio(s) >= PAPER_RATIO for s in _kept(settings)):
+        return Verdict.HOLDS
+    possible = [s for s in settings if judge_drop(s.drop()) is not Verdict.FAILS]
+    too_large = [s.mean("compression_ratio").lies_below(PAPER_RATIO) for s in possible]
+    return Verdict.FAILS if settings and all(too_large) else Verdict.OPEN
+
+
+def _ratio_findings(evidence: Evidence, settings: Sequence[Setting]) -> Iterator[str]:
+    if not settings:
+        yield "No ECQx runs were measured."
+        return
+    if kept := _kept(settings):
+        best = _ratio_text(evidence, max(kept, key=_ratio))
+        yield f"Largest ratio of ECQx with the accuracy kept: {best}"
+    else:
+        yield f"No ECQx setting is certain to keep the accuracy within {MARGIN_TEXT}."
+    largest = _ratio_text(evidence, max(settings, key=_ratio))
+    yield f"Largest ratio of ECQx at any accuracy: {largest}"
+
+
+def _ratio_text(evidence: Evidence, setting: Setting) -> str:
+    ratio = RATIO.text(setting.mean("compression_ratio"))
+    where = f"{evidence.tasks[setting.task]}, {setting.bits} bit, Λ {setting.lam:g}"
+    return f"{ratio} ({where}), drop {in_points(setting.drop())}."
+
+
+def _ratio_rows(evidence: Evidence, task: str, settings: Sequence[Setting]) -> list[Row]:
+    if not settings:
+        return []
+    kept = _kept(settings)
+    choices: list[tuple[str, Setting | None]] = [
+        ("largest ratio, accuracy kept", max(kept, key=_ratio) if kept else None),
+        ("smallest file by validation", smallest_file(settings)),
+        ("largest ratio, any accuracy", max(settings, key=_ratio)),
+    ]
+    rows = []
+    for words, setting in choices:
+        label = (evidence.tasks[task], settings[0].method, words)
+        numbers: tuple[Cell, ...] = ("none", None, None, None, None)
+        if setting is not None:
+            ratio = setting.mean("compression_ratio")
+            lam = f"{setting.lam:g}"
+            numbers = (setting.bits, lam, ratio, setting.drop(), _overhead(setting))
+        rows.append(Row(task, (*label, *numbers), source_of(flat(settings))))
+    return rows
+
+
+def _overhead(setting: Setting) -> float | None:
+    """Share of the file that does not hold the integers of weights."""
+    if any(run.bytes_other is None for run in setting.runs):
+        return None
+    return setting.mean("bytes_other").mean / setting.mean("bytes").mean
+
+
+def low_bit_width(evidence: Evidence) -> Claim:
+    """Claim 2: whether accuracy is kept at each bit width."""
+    rows, parts = [], []
+    for task, bits, name in _cases(evidence):
+        for method in METHODS:
+            settings = evidence.of(task, GRID, method, bits)
+            if not settings:
+                continue
+            chosen = most_accurate(settings)
+            drop = chosen.drop()
+            part = Part(name, drop, judge_drop(drop))
+            if method == PAPER_METHOD:
+                parts.append(part)
+            cells = (
+                *(evidence.tasks[task], bits, method, f"{chosen.lam:g}"),
+                *(over_seeds(chosen.runs, "accuracy_fp32"), chosen.mean("accuracy")),
+                *(drop, part.verdict.value),
+            )
+            rows.append(Row(task, cells, source_of(chosen.runs)))
+    columns = (TASK, BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
+    findings = [tally(parts, "tasks and bit widths with ECQx")]
+    if parts:
+        worst = max(parts, key=lambda part: part.value.mean if part.value else 0.0)
+        if worst.value:
+            findings.append(f"Largest drop of ECQx: {in_points(worst.value)} ({worst.name}).")
+    return Claim(
+        key="bit-width",
+        title="Weights of 2 to 5 bit cost no accuracy.",
+        verdict=combine(parts),
+        findings=tuple(findings),
+        rule=(
+            "Per task, bit width and method the setting of highest mean validation accuracy is "
+            "taken. The row holds if the 95 % interval of its drop against full precision (paired "
+            f"per seed) lies below {MARGIN_TEXT}, and does not hold if the interval lies wholly "
+            "above. The claim goes by the rows of ECQx: it holds if all of them do, and does not "
+            "hold if one does not."
+        ),
+        table=_table(evidence, "claim_bit_width", columns, rows),
+    )
+
+
+def equal_sparsity(evidence: Evidence) -> Claim:
+    """Claim 3: ECQx against ECQ at equal sparsity."""
+    rows, parts = [], []
+    for task, bits, name in _cases(evidence):
+        ecq, ecqx = (evidence.of(task, GRID, method, bits) for method in METHODS)
+        if not ecq or not ecqx:
+            continue
+        gain = gain_at_equal_sparsity(ecqx, ecq)
+        part = Part(name, gain.difference, judge_gain(gain.difference))
+        parts.append(part)
+        seeds = f"{gain.compared} of {gain.seeds}"
+        cells = (evidence.tasks[task], bits, *gain_cells(gain), seeds, part.verdict.value)
+        rows.append(Row(task, cells, source_of(flat([*ecq, *ecqx]))))
+    columns = (TASK, BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
+    return Claim(
+        key="equal-sparsity",
+        title="ECQx is at least as accurate as ECQ at equal sparsity.",
+        verdict=combine(parts),
+        findings=tuple(_gain_findings(parts)),
+        rule=(
+            "Per task, bit width and seed, accuracy is interpolated linearly over sparsity along "
+            "Λ, and the difference ECQx − ECQ is averaged over the range of sparsity that both "
+            "methods cover. A row holds if the 95 % interval over seeds lies above "
+            f"−{MARGIN_TEXT}, and does not hold if it lies wholly below. Without a common range, "
+            "or with one seed only, it cannot be told. The claim holds if all rows do, and does "
+            "not hold if one does not."
+        ),
+        table=_table(evidence, "claim_equal_sparsity", columns, rows),
+    )
+
+
+def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
+    yield tally(parts, "tasks and bit widths")
+    known = [(part.value.mean, part) for part in parts if part.value]
+    if known:
+        for words, choose in (("Smallest", min), ("Largest", max)):
+            _, part = choose(known, key=lambda item: item[0])
+            if part.value:
+                yield f"{words} difference ECQx − ECQ: {in_points(part.value)} ({part.name})."
+    better = [part for part in parts if part.value and part.value.lies_above(0.0)]
+    if parts:
+        yield f"ECQx is more accurate, with an interval above 0, in {len(better)} of {len(parts)}."
+    apart = [part.name for part in parts if part.value is None]
+    if apart:
+        yield f"Without a common range of sparsity: {'; '.join(apart)}."
+
+
+def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Claim:
+    """Claim 4: relevance ranks weights otherwise than magnitude does."""
+    parts = [
+        Part(
+            f"{evidence.tasks[found.task]}, {found.layer}",
+            found.spearman,
+            judge_below(found.spearman, RANK_BOUND),
+        )
+        for found in correlations
+    ]
+    table = relevance_and_magnitude(evidence, correlations)
+    rows = [
+        Row(row.task, (*row.cells, part.verdict.value), row.source)
+        for row, part in zip(table.rows, parts, strict=True)
+    ]
+    return Claim(
+        key="relevance-is-not-magnitude",
+        title="The relevance of a weight is not its magnitude.",
+        verdict=combine(parts),
+        findings=tuple(_rank_findings(parts)),
+        rule=(
+            "Rank correlation of |w| and |r| in the first and the last layer of each network, with "
+            "a 95 % bootstrap interval over weights. A layer holds if the upper end stays below "
+            f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
+            "layers do, and does not hold if one does not."
+        ),
+        table=_table(evidence, "claim_not_magnitude", (*table.columns, VERDICT), rows),
+    )
+
+
+def _rank_findings(parts: Sequence[Part]) -> Iterator[str]:
+    yield tally(parts, "layers")
+    known = [(part.value.mean, part) for part in parts if part.value and part.value.high]
+    if known:
+        _, part = max(known, key=lambda item: item[0])
+        text = Column("", "", "interval", 3).text(part.value)
+        yield f"Highest rank correlation: {text} ({part.name})."

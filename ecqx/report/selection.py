@@ -1,0 +1,99 @@
+"""Choosing among settings, by validation accuracy only, and comparing them at equal sparsity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ecqx.report.records import Run, Setting
+from ecqx.report.statistics import (
+    Curve,
+    Estimate,
+    estimate,
+    group_means,
+    interpolate_at_equal_sparsity,
+    pareto_front,
+)
+
+# How far below the best mean validation accuracy a small file may lie and still be chosen.
+VALIDATION_SLACK = 0.01
+
+
+def flat(settings: Iterable[Setting]) -> list[Run]:
+    """All runs of some settings."""
+    return [run for setting in settings for run in setting.runs]
+
+
+def over_seeds(runs: Iterable[Run], name: str) -> Estimate:
+    """Estimate over seeds of a number that belongs to the seed, such as ``accuracy_fp32``."""
+    per_seed = group_means((run.seed, getattr(run, name)) for run in runs)
+    return estimate(seed.mean for seed in per_seed.values())
+
+
+def most_accurate(settings: Sequence[Setting]) -> Setting:
+    """The setting of highest mean validation accuracy; of equals the smallest file."""
+    return max(settings, key=lambda s: (_validation(s), -s.mean("bytes").mean))
+
+
+def smallest_file(settings: Sequence[Setting]) -> Setting:
+    """The smallest file whose mean validation accuracy is within a point of the best."""
+    floor = _validation(most_accurate(settings)) - VALIDATION_SLACK
+    # Means of equal fractions may differ at rounding.
+    near = [s for s in settings if _validation(s) >= floor - 1e-12]
+    return min(near, key=lambda s: (s.mean("bytes").mean, -_validation(s)))
+
+
+def _validation(setting: Setting) -> float:
+    return setting.mean("accuracy_validation").mean
+
+
+def curves(settings: Iterable[Setting]) -> dict[int, Curve]:
+    """Accuracy over sparsity along Λ, per seed."""
+    points: dict[int, list[tuple[float, float]]] = {}
+    for setting in settings:
+        for run in setting.runs:
+            points.setdefault(run.seed, []).append((run.sparsity, run.accuracy))
+    return dict(points)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much more accurate one method is at equal sparsity, over the seeds of both."""
+
+    difference: Estimate | None
+    low: float
+    high: float
+    seeds: int
+    compared: int
+
+
+def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:
+    """Accuracy of the first settings minus that of the second ones at equal sparsity.
+
+    Returns
+    -------
+    Gain
+        Its difference is None where no seed has a range of sparsity in common; ``low`` and
+        ``high`` are the ends of that range, averaged over the ``compared`` seeds that have one,
+        out of the ``seeds`` that both were run with.
+    """
+    from_first, from_second = curves(first), curves(second)
+    seeds = [seed for seed in from_first if seed in from_second]
+    met = {
+        seed: equal
+        for seed in seeds
+        if (equal := interpolate_at_equal_sparsity(from_first[seed], from_second[seed]))
+    }
+    if not met:
+        return Gain(None, math.nan, math.nan, len(seeds), 0)
+    difference = estimate(equal.difference for equal in met.values())
+    low = estimate(equal.low for equal in met.values()).mean
+    high = estimate(equal.high for equal in met.values()).mean
+    return Gain(difference, low, high, len(seeds), len(met))
+
+
+def front(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings that no other one beats in both mean file size and mean validation accuracy."""
+    points = [(s.mean("bytes").mean, _validation(s)) for s in settings]
+    return [settings[index] for index in pareto_front(points)]

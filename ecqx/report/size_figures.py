@@ -1,0 +1,211 @@
+"""The figures of file size, and of what Λ does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from ecqx.report.curves import (
+    Quantity,
+    accuracy,
+    accuracy_axis,
+    curve,
+    in_words,
+    method_handles,
+    method_style,
+    ratio,
+    reference_line,
+    size,
+    sparsity,
+    subtitle,
+)
+from ecqx.report.records import GRID, METHODS, Evidence, Method, Setting
+from ecqx.report.selection import front
+from ecqx.report.statistics import Estimate
+from ecqx.report.style import (
+    COLOURS,
+    LINES,
+    NEUTRAL,
+    Picture,
+    Style,
+    finish,
+    heading,
+    legend_below,
+    panels,
+    reference_handle,
+)
+
+BIT_MARKERS = {2: "v", 3: "D", 4: "o", 5: "s", 6: "^", 7: "P", 8: "X"}
+
+
+def build_size_figures(evidence: Evidence) -> list[Picture]:
+    """All figures of file size and Λ for which there are runs."""
+    made = [
+        accuracy_against_size(evidence),
+        along_lambda(evidence, "sparsity", sparsity, "sparsity (%)"),
+        along_lambda(evidence, "ratio", ratio, "compression ratio (times)"),
+    ]
+    return [picture for picture in made if picture is not None]
+
+
+def accuracy_against_size(evidence: Evidence) -> Picture | None:
+    """Every setting of the grid and the Pareto fronts, chosen by validation accuracy."""
+    tasks = [task for task in evidence.tasks if evidence.of(task)]
+    if not tasks:
+        return None
+    figure, all_axes = panels(len(tasks))
+    for axes, task in zip(all_axes, tasks, strict=True):
+        settings = evidence.of(task)
+        ranges = [reference_line(axes, settings)]
+        for method in METHODS:
+            of_method = [s for s in settings if s.method == method]
+            if of_method:
+                ranges += _cloud(axes, method, of_method)
+        accuracy_axis(axes, evidence, task, ranges)
+        _size_axis(axes, settings)
+        full = settings[0].runs[0].bytes_fp32 / 1000
+        axes.set_title(f"{evidence.title(task)}\nfull precision: {full:,.0f} kB")
+    shown = [s for task in tasks for s in evidence.of(task)]
+    widths = sorted({s.bits for s in shown})
+    title = "Accuracy against file size"
+    heading(figure, title, subtitle(evidence, shown))
+    handles: list[Line2D | Patch] = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[m],
+            linestyle=LINES[m],
+            linewidth=2,
+            marker="o",
+            markerfacecolor=_face(m),
+            label=f"{m}, line: Pareto front",
+        )
+        for m in METHODS
+        if any(s.method == m for s in shown)
+    ]
+    handles += [
+        Line2D([], [], color=NEUTRAL, marker=BIT_MARKERS[b], linestyle="", label=f"{b} bit")
+        for b in widths
+    ]
+    legend_below(figure, [*handles, reference_handle()], columns=4)
+    return finish(
+        figure,
+        "accuracy_size",
+        title,
+        "Every setting of the grid: shape is the bit width, filled is ECQx, hollow is ECQ. The "
+        "fronts join the settings that no other one beats in both size and validation accuracy; "
+        "shown is their test accuracy.",
+        "Accuracy over file size on a logarithmic axis. "
+        + " ".join(f"{evidence.title(task)}: {_front_words(evidence, task)}." for task in tasks),
+    )
+
+
+def _face(method: Method) -> str:
+    """Markers of ECQ are hollow, as their shape already tells the bit width."""
+    return COLOURS[method] if method == "ECQx" else "white"
+
+
+def _cloud(axes: Axes, method: Method, settings: list[Setting]) -> list[tuple[float, float]]:
+    """All settings of a method, hollow for ECQ, and the line through its Pareto front."""
+    best = front(settings)
+    axes.plot(
+        [size(s).mean for s in best],
+        [accuracy(s).mean for s in best],
+        color=COLOURS[method],
+        linestyle=LINES[method],
+        linewidth=2,
+    )
+    ranges = []
+    for bits in sorted({s.bits for s in settings}):
+        style: Style = {
+            "color": COLOURS[method],
+            "marker": BIT_MARKERS[bits],
+            "linestyle": "none",
+            "markerfacecolor": _face(method),
+            "markersize": 5,
+        }
+        of_width = [s for s in settings if s.bits == bits]
+        ranges.append(curve(axes, of_width, size, accuracy, **style))
+    return ranges
+
+
+def _size_axis(axes: Axes, settings: Sequence[Setting]) -> None:
+    sizes = [size(s).mean for s in settings]
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
+    subs = (1.0, 2.0, 5.0) if max(sizes) / min(sizes) < 60 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("file size (kB)")
+
+
+def _front_words(evidence: Evidence, task: str) -> str:
+    texts = []
+    for method in METHODS:
+        best = front(evidence.of(task, GRID, method))
+        if best:
+            small, large = best[0], best[-1]
+            texts.append(
+                f"front of {method} from {accuracy(small).mean:.1f} % at {size(small).mean:.1f} kB "
+                f"to {accuracy(large).mean:.1f} % at {size(large).mean:.1f} kB"
+            )
+    return "; ".join(texts)
+
+
+def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Picture | None:
+    """A quantity over Λ, one panel per task."""
+    chosen = [
+        (task, evidence.of(task, bits=bits))
+        for task in evidence.tasks
+        if (bits := evidence.reference_bits(task)) is not None
+    ]
+    chosen = [(task, s) for task, s in chosen if len({setting.lam for setting in s}) > 1]
+    if not chosen:
+        return None
+    figure, all_axes = panels(len(chosen))
+    for axes, (task, settings) in zip(all_axes, chosen, strict=True):
+        for method in METHODS:
+            of_method = [s for s in settings if s.method == method]
+            if of_method:
+                curve(axes, of_method, lambda s: Estimate(s.lam), y, **method_style(method))
+        _lambda_axis(axes, sorted({s.lam for s in settings}))
+        axes.set_ylabel(label)
+        axes.set_title(f"{evidence.title(task)}, {settings[0].bits} bit")
+    shown = [s for _, settings in chosen for s in settings]
+    title = f"{label.split(' (')[0].capitalize()} along Λ"
+    heading(figure, title, subtitle(evidence, shown))
+    legend_below(figure, method_handles(shown))
+    unit = " %" if "%" in label else ""
+    return finish(
+        figure,
+        f"{name}_lambda",
+        title,
+        "Λ weighs information against distance: the larger, the sparser and smaller.",
+        f"Curves of {label} over Λ. "
+        + " ".join(in_words(evidence, settings, y, unit) for _, settings in chosen),
+    )
+
+
+def _lambda_axis(axes: Axes, lambdas: Sequence[float]) -> None:
+    """Λ on a logarithmic axis that is linear below the smallest one, ticks at the values."""
+    positive = [lam for lam in lambdas if lam > 0]
+    if not positive or max(positive) / min(positive) < 4:
+        axes.set_xlabel("Λ")
+        return
+    axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
+    to_axis = axes.xaxis.get_transform().transform
+    ends = to_axis([lambdas[0], lambdas[-1]])
+    ticks: list[float] = []
+    for lam in lambdas:
+        # Labels closer than a tenth of the axis would run into each other.
+        if not ticks or to_axis([lam])[0] - to_axis([ticks[-1]])[0] > 0.1 * (ends[1] - ends[0]):
+            ticks.append(lam)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("Λ (logarithmic)")

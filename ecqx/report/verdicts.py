@@ -1,0 +1,119 @@
+"""How a claim is judged: parts, each by an interval against a margin, and the verdict over all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ecqx.report.formats import Column, Table, markdown_body
+from ecqx.report.statistics import Estimate
+
+MARGIN = 0.005
+MARGIN_TEXT = "0.5 points"
+RANK_BOUND = 0.9
+
+
+class Verdict(StrEnum):
+    """What the runs say about a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "cannot be told"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One case that a claim is judged by: a task and bit width, or a layer."""
+
+    name: str
+    value: Estimate | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its verdict and the numbers behind it.
+
+    Attributes
+    ----------
+    key : str
+        Short name, also the anchor on the page.
+    title : str
+        What the paper claims.
+    verdict : Verdict
+    findings : tuple of str
+        The numbers, in sentences.
+    rule : str
+        How the verdict follows from the numbers.
+    table : Table
+        The parts that the claim was judged by; without rows where nothing was measured.
+    """
+
+    key: str
+    title: str
+    verdict: Verdict
+    findings: tuple[str, ...]
+    rule: str
+    table: Table
+
+
+def judge_below(value: Estimate | None, bound: float) -> Verdict:
+    """Verdict that a value lies below a bound, by its whole interval; open without interval."""
+    if value is None:
+        return Verdict.OPEN
+    if value.lies_below(bound):
+        return Verdict.HOLDS
+    return Verdict.FAILS if value.lies_above(bound) else Verdict.OPEN
+
+
+def judge_drop(drop: Estimate) -> Verdict:
+    """Whether accuracy is kept: its drop lies below the margin."""
+    return judge_below(drop, MARGIN)
+
+
+def judge_gain(gain: Estimate | None) -> Verdict:
+    """Whether a method is at least as accurate: what it loses lies below the margin."""
+    return judge_below(None if gain is None else gain.negated(), MARGIN)
+
+
+def combine(parts: Sequence[Part]) -> Verdict:
+    """Verdict over all parts: it fails with one of them, and holds only with all of them."""
+    verdicts = {part.verdict for part in parts}
+    if Verdict.FAILS in verdicts:
+        return Verdict.FAILS
+    return Verdict.HOLDS if verdicts == {Verdict.HOLDS} else Verdict.OPEN
+
+
+def tally(parts: Sequence[Part], what: str) -> str:
+    """How many parts have which verdict, in words."""
+    if not parts:
+        return f"No {what} were measured."
+    verdicts = [part.verdict for part in parts]
+    counts = [f"{v.value} in {verdicts.count(v)}" for v in Verdict if v in verdicts]
+    text = f"{', '.join(counts)} of {len(parts)} {what}."
+    return text[0].upper() + text[1:]
+
+
+def in_points(value: Estimate) -> str:
+    """A difference of accuracies in words."""
+    text = Column("", "", "interval", 2, 100).text(value)
+    return f"{text} points" + (" (one seed, no interval)" if value.low is None else "")
+
+
+def claims_markdown(claims: Sequence[Claim], suite: str) -> str:
+    """The claims as one Markdown document."""
+    lines = [
+        f"# Claims of the paper, judged from suite {suite}",
+        "",
+        "| claim | verdict |",
+        "|:--|:--|",
+        *(f"| {claim.title} | **{claim.verdict.value}** |" for claim in claims),
+    ]
+    for number, claim in enumerate(claims, 1):
+        lines += ["", f"## {number}. {claim.title}", "", f"Verdict: **{claim.verdict.value}**", ""]
+        lines += [f"- {finding}" for finding in claim.findings]
+        lines += ["", f"Rule: {claim.rule}"]
+        if claim.table.rows:
+            lines += ["", markdown_body(claim.table)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,247 @@
+"""Fit and evaluate loops, with quantization and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+from ecqx.data import Split
+from ecqx.files import write_atomically
+from ecqx.quantizer import ECQx
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    epochs : int
+        At least 0.
+    lr : float
+        Initial learning rate.
+    batch_size : int
+    optimizer : {"adam", "sgd"}
+        SGD has momentum 0.9.
+    schedule : {"constant", "cosine"}
+        Of the learning rate, per epoch.
+    weight_decay : float
+        On the parameters that are not quantized.
+    max_batches : int, optional
+        Batches per epoch at most.
+    patience : int, optional
+        End when validation accuracy has not risen by ``min_delta`` for this many epochs.
+    min_delta : float
+        Fraction of one.
+    selection : {"best", "last"}
+        Epoch whose state is kept: the best on the validation split (the later of equal ones, since
+        sparsity has had more time to settle), or the last.
+    """
+
+    epochs: int = 10
+    lr: float = 1e-3
+    batch_size: int = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    max_batches: int | None = None
+    patience: int | None = None
+    min_delta: float = 0.001
+    selection: Literal["best", "last"] = "best"
+
+
+@dataclass
+class Epoch:
+    """What one epoch gave: mean training loss, accuracy on the validation split, sparsity."""
+
+    loss: float
+    accuracy: float
+    sparsity: float
+    steps: int
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
+    """Top-1 accuracy of a classifier.
+
+    Parameters
+    ----------
+    model : Module
+        Returns logits of shape (B, C); evaluated in eval mode, its mode is restored.
+    split : Split
+    batch_size : int
+
+    Returns
+    -------
+    float
+        Fraction of one.
+    """
+    was_training = model.training
+    model.eval()
+    correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in split.batches(batch_size))
+    model.train(was_training)
+    return correct / len(split)
+
+
+class Trainer:
+    """Trains a model, quantized or not, and can be stopped and resumed at any epoch.
+
+    Parameters
+    ----------
+    model : Module
+    train, validation : Split
+    settings : FitSettings
+    seed : int
+        Of the order of the samples.
+    quantizer : ECQx, optional
+        The model's quantizer; None trains in full precision.
+    loss : callable
+        ``(logits, targets) -> scalar``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Split,
+        validation: Split,
+        settings: FitSettings,
+        seed: int = 0,
+        quantizer: ECQx | None = None,
+        loss: Loss = F.cross_entropy,
+    ) -> None:
+        self.model, self.train, self.validation = model, train, validation
+        self.settings, self.quantizer, self.loss = settings, quantizer, loss
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = self._build_optimizer()
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] | None = None
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        groups: list[dict[str, Any]]
+        if self.quantizer is not None:
+            groups = self.quantizer.parameter_groups(settings.weight_decay)
+        else:
+            parameters = [p for p in self.model.parameters() if p.requires_grad]
+            groups = [{"params": parameters, "weight_decay": settings.weight_decay}]
+        if settings.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=settings.lr)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+
+    def fit(self, progress: bool = False, resume: Path | None = None) -> list[Epoch]:
+        """Train to the end of the settings' epochs.
+
+        Parameters
+        ----------
+        progress : bool
+            Show a progress bar (silent where the output is no terminal).
+        resume : Path, optional
+            File that holds the state after each epoch. If it exists, training goes on from there.
+
+        Returns
+        -------
+        list of Epoch
+            One record an epoch; the model is left in the state that `FitSettings.selection` asks
+            for.
+        """
+        if resume is not None and resume.exists():
+            self.load(resume)
+        bar = tqdm(
+            total=self.settings.epochs,
+            initial=len(self.history),
+            unit="epoch",
+            disable=None if progress else True,
+        )
+        while len(self.history) < self.settings.epochs and not self._has_stalled():
+            epoch = self.run_epoch()
+            bar.update()
+            bar.set_postfix(accuracy=f"{epoch.accuracy:.2%}", sparsity=f"{epoch.sparsity:.1%}")
+            if resume is not None:
+                self.save(resume)
+        bar.close()
+        if self.settings.selection == "best" and self.best is not None:
+            self._restore(self.best)
+        return self.history
+
+    def run_epoch(self) -> Epoch:
+        """Train one epoch, record it, and remember its state if it is the best so far."""
+        self._set_learning_rate()
+        self.model.train()
+        if self.quantizer is not None:
+            self.quantizer.start_epoch()
+        total, samples, steps = 0.0, 0, 0
+        for x, y in self.train.batches(self.settings.batch_size, self.generator):
+            if steps == self.settings.max_batches:
+                break
+            total += self.step(x, y) * len(y)
+            samples, steps = samples + len(y), steps + 1
+        accuracy = evaluate(self.model, self.validation)
+        sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
+        epoch = Epoch(total / max(samples, 1), accuracy, sparsity, steps)
+        if accuracy >= max((past.accuracy for past in self.history), default=0.0):
+            self.best = {name: tensor.clone() for name, tensor in self._state().items()}
+        self.history.append(epoch)
+        return epoch
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One training step on one batch; returns the loss."""
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.quantizer is not None:
+            self.quantizer.transfer_gradients()
+        self.optimizer.step()
+        if self.quantizer is not None:
+            self.quantizer.update(x, y)
+        return float(loss.detach())
+
+    def _set_learning_rate(self) -> None:
+        settings = self.settings
+        lr = settings.lr
+        if settings.schedule == "cosine":
+            passed = torch.tensor(len(self.history) / settings.epochs * torch.pi)
+            lr = settings.lr * 0.5 * float(1 + torch.cos(passed))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _has_stalled(self) -> bool:
+        patience = self.settings.patience
+        if patience is None or len(self.history) <= patience:
+            return False
+        accuracies = [epoch.accuracy for epoch in self.history]
+        return max(accuracies[-patience:]) < max(accuracies[:-patience]) + self.settings.min_delta
+
+    def _state(self) -> dict[str, Tensor]:
+        return (self.quantizer or self.model).state_dict()
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        (self.quantizer or self.model).load_state_dict(state)
+
+    def save(self, path: Path) -> None:
+        """Write everything that the remaining epochs depend on."""
+        state = {
+            "state": self._state(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best,
+        }
+        write_atomically(path, lambda p: torch.save(state, p))
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self._restore(state["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = state["best"]
