@@ -82,9 +82,8 @@ def lower_envelope(centers: Sequence[float], offsets: Sequence[float]) -> Envelo
     bounds: list[float] = []
 
     def crossing(i: int, j: int) -> float:
-        return (centers[j] ** 2 - centers[i] ** 2 + offsets[j] - offsets[i]) / (
-            2 * (centers[j] - centers[i])
-        )
+        middle = (centers[i] + centers[j]) / 2
+        return middle + (offsets[j] - offsets[i]) / (2 * (centers[j] - centers[i]))
 
     for j in range(len(centers)):
         if math.isinf(offsets[j]):
@@ -148,7 +147,7 @@ def ecqx_index(
     grid : CentroidGrid
     info_cost : Tensor of float64, shape (K,)
         λ·I_c.
-    relevance : Tensor
+    relevance : Tensor of float32
         Relevance of the weights, any sign; its magnitude counts. Shape of ``weight``.
     band : (float, float)
         Lowest and highest sparsity, relative to ECQ's.
@@ -177,7 +176,7 @@ def ecqx_index(
 
 def relative_relevance(relevance: Tensor) -> Tensor:
     """R = |r| / (max|r| + 1e-12) in [0, 1]: float32 arithmetic, so that the largest R is one."""
-    magnitude = relevance.to(torch.float32).abs()
+    magnitude = relevance.abs()
     return magnitude.div_(magnitude.max() + RELEVANCE_EPSILON).to(torch.float64)
 
 
@@ -305,22 +304,24 @@ def assign(
             f"not {largest_layer_size}"
         )
     if relevance is not None:
-        check_relevance(relevance, weight)
+        relevance = checked_relevance(relevance, weight)
     info_cost = information_cost(weight, grid, lam, largest_layer_size, pmf, lambda_max)
     if relevance is None or info_cost is None:
         return ecq_index(weight, grid, info_cost)
     band = sparsity_band if sparsity_band is not None else (-p, 0.0)
-    return ecqx_index(weight, grid, info_cost, relevance.detach(), band)
+    return ecqx_index(weight, grid, info_cost, relevance, band)
 
 
-def check_relevance(relevance: Tensor, weight: Tensor) -> None:
-    """Raise ``ValueError`` if the relevance of a layer's weights is unusable."""
+def checked_relevance(relevance: Tensor, weight: Tensor) -> Tensor:
+    """Return ``relevance`` as a detached float32 tensor, or raise ``ValueError``."""
     if relevance.shape != weight.shape:
         raise ValueError(
             f"relevance has shape {tuple(relevance.shape)}, weight has {tuple(weight.shape)}"
         )
+    relevance = relevance.detach().to(torch.float32)
     if not torch.isfinite(relevance).all():
         raise ValueError("relevance holds NaN or infinite values")
+    return relevance
 
 
 def check_settings(

@@ -25,7 +25,6 @@ from ecqx import entropy_coder
 from ecqx.centroids import MAX_BITS, MIN_BITS
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.files import write_atomically
 
 _T = TypeVar("_T")
 Floats = Literal["raw", "published"]
@@ -82,6 +81,26 @@ class CodedStateSource(Protocol):
 
     def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
         """The model's whole state_dict in order, and its quantized tensors by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodedState:
+    """A state_dict with the integers of its quantized tensors, ready for `save`.
+
+    Attributes
+    ----------
+    state : dict of str to Tensor
+        The model's whole state_dict, in order.
+    quantized : dict of str to QuantizedTensor
+        The quantized ones among them.
+    """
+
+    state: dict[str, Tensor]
+    quantized: dict[str, QuantizedTensor]
+
+    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+        """Both attributes."""
+        return self.state, self.quantized
 
 
 @dataclass(frozen=True)

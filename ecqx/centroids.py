@@ -22,6 +22,8 @@ LAMBDA_MAX_CHOICES: tuple[LambdaMax, ...] = ("published", "derived")
 MIN_BITS, MAX_BITS = 2, 8
 # Beyond any cost of a float32 weight, and λ·I stays finite: only an empty cluster costs infinity.
 LARGEST_LAMBDA = 1e290
+# Equal probabilities may differ by this much, in bits, after shrinking.
+ROUNDING_OF_INFORMATION = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +81,10 @@ class CentroidGrid:
         largest = half - 1 if signed else 2 * half - 1
         step = _step(flat.abs(), largest)
         first = _lowest_integer(flat, half) if signed else 0
-        if not math.isfinite(step * half):
+        grid = cls.from_step(step, first, 2 * half, weight.device)
+        if not torch.isfinite(grid.values).all():
             raise ValueError("weight is too large for a float32 grid; scale the layer down")
-        return cls.from_step(step, first, 2 * half, weight.device)
+        return grid
 
     def __len__(self) -> int:
         return self.values.numel()
@@ -131,6 +134,7 @@ def _lowest_integer(flat: Tensor, half: int) -> int:
 
 def _side_statistics(magnitude: Tensor) -> tuple[float, ...]:
     """Maximum, mean, count, sum, standard deviation (n - 1) of one side; zeros where undefined."""
+    magnitude = magnitude.to(torch.float64)  # a tie is a tie, in whatever order they are summed
     n = magnitude.numel()
     if n == 0:
         return (0.0,) * 5
@@ -235,7 +239,7 @@ def lambda_max(
     largest = 0.0
     for cluster, extreme in sides:
         gain = float(info[cluster] - info[grid.zero])
-        if cluster == grid.zero or gain <= 0:
+        if cluster == grid.zero or gain <= ROUNDING_OF_INFORMATION:
             continue
         rounding = (float(grid.values[cluster]) - extreme) ** 2
         published, derived = (rounding + extreme) ** 2, extreme**2 - rounding

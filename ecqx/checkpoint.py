@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ecqx.bitstream import CodedState, QuantizedTensor
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 
@@ -62,3 +65,60 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
     return tensors, metadata.get(metadata_key or "", "")
+
+
+def write_coded_state(
+    path: str | Path, state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedTensor]
+) -> None:
+    """Write a quantized model to a safetensors file that ``ecqx encode`` takes as it is.
+
+    Parameters
+    ----------
+    path : path
+    state : mapping of str to Tensor
+        The model's whole state_dict, in order.
+    quantized : mapping of str to QuantizedTensor
+        The quantized ones, of which integers and step are written in place of the values.
+    """
+    tensors = {f"model.{name}": t for name, t in state.items() if name not in quantized}
+    bits = {}
+    for name, tensor in quantized.items():
+        # Up to 7 bits every integer of either grid fits into a byte.
+        narrow = torch.int8 if tensor.bits < 8 else torch.int16
+        tensors[f"integers.{name}"] = tensor.integers.to(narrow)
+        tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64)
+        bits[name] = tensor.bits
+    about = {"bits": bits, "names": list(state)}
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
+
+
+def read_coded_state(path: str | Path) -> CodedState:
+    """Read what `write_coded_state` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not such a checkpoint.
+    """
+    tensors, metadata = read_tensors(path, METADATA_KEY)
+    state, integers, steps = (section(tensors, key) for key in ("model", "integers", "step"))
+    try:
+        about = json.loads(metadata)
+        quantized = {
+            name: QuantizedTensor(integers[name], float(steps[name]), about["bits"][name])
+            for name in about["names"]
+            if name in integers
+        }
+        for name, tensor in quantized.items():
+            # The weight that training used is float32(k) * float32(step).
+            step = torch.tensor(tensor.step, dtype=torch.float32)
+            state[name] = tensor.integers.to(torch.float32) * step
+        return CodedState({name: state[name] for name in about["names"]}, quantized)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a whole quantizer checkpoint ({error})") from error
+
+
+def section(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of a flat state whose names start with ``prefix`` and a dot, without it."""
+    start = f"{prefix}."
+    return {key.removeprefix(start): t for key, t in state.items() if key.startswith(start)}

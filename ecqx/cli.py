@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +98,13 @@ def encode(
     with checkpoint.open("rb"):
         pass  # a missing file is told as such before a library words it in its own way
     if _is_quantizer_checkpoint(checkpoint):
-        from ecqx.quantizer import coded_state_from_checkpoint
+        from ecqx.checkpoint import read_coded_state
 
         _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
-        coded = _Coded(*coded_state_from_checkpoint(checkpoint))
+        coded = read_coded_state(checkpoint)
     else:
         state = _load_state(checkpoint)
-        coded = _Coded(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+        coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
         bitstream.save(output, coded, floats=floats)
     except InputError as error:
@@ -151,17 +150,6 @@ def info(file: Path, as_json: bool) -> None:
     else:
         click.echo(_table(contents))
         click.echo(f"\n{_summary(file, contents)}")
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """A state_dict with the integers of its quantized tensors."""
-
-    state: dict[str, Tensor]
-    quantized: dict[str, QuantizedTensor]
-
-    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
-        return self.state, self.quantized
 
 
 def _is_quantizer_checkpoint(path: Path) -> bool:

@@ -7,7 +7,6 @@ copies that take the gradient steps live in the quantizer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from ecqx.assignment import assign, check_settings
 from ecqx.bitstream import QuantizedTensor, first_order_entropy
-from ecqx.centroids import MAX_BITS, CentroidGrid, LambdaMax, Pmf
-from ecqx.checkpoint import METADATA_KEY, read_tensors, write_tensors
+from ecqx.centroids import CentroidGrid, LambdaMax, Pmf
+from ecqx.checkpoint import section, write_coded_state
 from ecqx.relevance import LRP, RelevanceAverage
 
 Gradient = Literal["magnitude", "published", "identity"]
@@ -299,7 +298,7 @@ class ECQx:
             If a tensor is missing or has another shape.
         """
         try:
-            self.model.load_state_dict(_section(state, "model"))
+            self.model.load_state_dict(section(state, "model"))
             for name, copy in self.full_precision.items():
                 copy.copy_(state[f"full_precision.{name}"])
                 self.grids[name] = CentroidGrid.from_step(
@@ -313,7 +312,7 @@ class ECQx:
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"the state is not one of this quantizer: {error}") from error
         if self.relevance is not None:
-            self.relevance.values = {k: v.clone() for k, v in _section(state, "relevance").items()}
+            self.relevance.values = {k: v.clone() for k, v in section(state, "relevance").items()}
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the quantized model to a safetensors file that ``ecqx encode`` takes as it is.
@@ -321,43 +320,7 @@ class ECQx:
         Integers, steps and what is not quantized: enough to encode, not to train on (that is
         `state_dict`).
         """
-        state = self.model.state_dict()
-        tensors = {f"model.{name}": t for name, t in state.items() if name not in self.weights}
-        for name, k in self.integers().items():
-            small = k.to(torch.int8) if self.bits < MAX_BITS else k
-            tensors[f"integers.{name}"] = small
-            tensors[f"step.{name}"] = torch.tensor(self.grids[name].step, dtype=torch.float64)
-        about = {"bits": self.bits, "names": list(state)}
-        write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
-
-
-def coded_state_from_checkpoint(
-    path: str | Path,
-) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
-    """`ECQx.coded_state` of a file written by `ECQx.save_checkpoint`, without the model.
-
-    Raises
-    ------
-    InputError
-        If the file is not such a checkpoint.
-    """
-    state, metadata = read_tensors(path, METADATA_KEY)
-    about = json.loads(metadata)
-    model, integers, steps = (_section(state, key) for key in ("model", "integers", "step"))
-    quantized = {
-        name: QuantizedTensor(integers[name], step=float(steps[name]), bits=about["bits"])
-        for name in about["names"]
-        if name in integers
-    }
-    for name, tensor in quantized.items():
-        model[name] = tensor.integers.to(torch.float32) * torch.tensor(tensor.step).float()
-    return {name: model[name] for name in about["names"]}, quantized
-
-
-def _section(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a flat state whose names start with ``prefix`` and a dot, without it."""
-    start = f"{prefix}."
-    return {key.removeprefix(start): t for key, t in state.items() if key.startswith(start)}
+        write_coded_state(path, *self.coded_state())
 
 
 @contextmanager

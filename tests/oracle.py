@@ -157,8 +157,9 @@ class Choice:
 
 
 def normalized_relevance(relevance: Floats) -> Floats:
-    """R = |r| / (max|r| + 1e-12)."""
-    return np.abs(relevance) / (np.abs(relevance).max() + EPSILON)
+    """R = |r| / (max|r| + 1e-12), in float32, where the largest R of most layers is one."""
+    magnitude = np.abs(relevance).astype(np.float32)
+    return (magnitude / (magnitude.max() + np.float32(EPSILON))).astype(np.float64)
 
 
 def neutral_beta(R: Floats) -> float:

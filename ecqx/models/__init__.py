@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from ecqx.models.mlp import mlp_gsc
@@ -59,6 +58,8 @@ def build(name: str, **settings: Any) -> nn.Module:
     try:
         if name in _NETWORKS:
             return _NETWORKS[name](**settings)
+        import torchvision
+
         if name in torchvision.models.list_models():
             model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
             return model

@@ -6,6 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
+class ResidualSum(nn.Module):
+    """Addition of the two branches of a residual block, as a layer that relevance can split."""
+
+    def forward(self, branches: Tensor) -> Tensor:
+        """Shape (2, …), the stacked branches, to (…)."""
+        return branches.sum(0)
+
+
 class PaddedShortcut(nn.Module):
     """ResNet20's parameter-free shortcut: every second pixel, channels padded with zeros.
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from zennit.layer import Sum
 
-from ecqx.models.layers import PaddedShortcut
+from ecqx.models.layers import PaddedShortcut, ResidualSum
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm around a shortcut.
 
-    The addition is a `Sum` module, so that a rule of relevance can split it.
+    The addition is a `ResidualSum`, so that a rule of relevance can split it.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -24,7 +23,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         same = in_channels == channels and stride == 1
         self.shortcut = nn.Identity() if same else PaddedShortcut(in_channels, channels)
-        self.sum = Sum(dim=0)
+        self.sum = ResidualSum()
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

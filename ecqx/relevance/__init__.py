@@ -1,16 +1,43 @@
-"""Relevance of weights: rules, composites and canonizers for zennit, and the hook itself."""
+"""Relevance of weights: rules, composites and canonizers for zennit, and the hook itself.
 
-from ecqx.relevance.average import LRP, RelevanceAverage
-from ecqx.relevance.canonizers import CANONIZERS, DEFAULT_CANONIZER, build_canonizer
-from ecqx.relevance.composites import COMPOSITES, DEFAULT_COMPOSITE, build_composite
-from ecqx.relevance.weights import (
+What needs zennit is imported when it is first used: it takes seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ecqx.relevance.average import RelevanceAverage
+from ecqx.relevance.settings import (
+    CANONIZERS,
+    COMPOSITES,
+    DEFAULT_CANONIZER,
+    DEFAULT_COMPOSITE,
+    LRP,
     OUTPUTS,
+    RELEVANCE_OF,
     WEIGHT_RULES,
-    WeightRelevanceHook,
-    output_relevance,
-    weight_relevance,
-    with_weight_relevance,
 )
+
+if TYPE_CHECKING:
+    from ecqx.relevance.canonizers import build_canonizer
+    from ecqx.relevance.composites import build_composite
+    from ecqx.relevance.weights import (
+        WeightRelevanceHook,
+        output_relevance,
+        weight_relevance,
+        with_weight_relevance,
+    )
+
+_HOMES = {
+    "WeightRelevanceHook": "ecqx.relevance.weights",
+    "build_canonizer": "ecqx.relevance.canonizers",
+    "build_composite": "ecqx.relevance.composites",
+    "output_relevance": "ecqx.relevance.weights",
+    "weight_relevance": "ecqx.relevance.weights",
+    "with_weight_relevance": "ecqx.relevance.weights",
+}
 
 __all__ = [
     "CANONIZERS",
@@ -19,6 +46,7 @@ __all__ = [
     "DEFAULT_COMPOSITE",
     "LRP",
     "OUTPUTS",
+    "RELEVANCE_OF",
     "WEIGHT_RULES",
     "RelevanceAverage",
     "WeightRelevanceHook",
@@ -28,3 +56,9 @@ __all__ = [
     "weight_relevance",
     "with_weight_relevance",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ecqx.relevance' has no attribute {name!r}")

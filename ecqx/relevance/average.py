@@ -1,59 +1,10 @@
-"""The settings of LRP within training, and the running average of the relevances."""
+"""The running average of the relevances of weights during training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor, nn
 
-from ecqx.relevance.canonizers import CANONIZERS, DEFAULT_CANONIZER
-from ecqx.relevance.composites import COMPOSITES, DEFAULT_COMPOSITE
-from ecqx.relevance.weights import OUTPUTS, WEIGHT_RULES, Output, WeightRule, weight_relevance
-
-RelevanceOf = Literal["stepped", "quantized", "full_precision"]
-RELEVANCE_OF: tuple[RelevanceOf, ...] = ("stepped", "quantized", "full_precision")
-
-
-@dataclass(frozen=True)
-class LRP:
-    """How relevance is measured during quantized training.
-
-    Attributes
-    ----------
-    composite, canonizer, output, weight_rule
-        See `ecqx.weight_relevance`.
-    alpha : float
-        Share of the previous relevance in the running average, in [0, 1).
-    of : {"stepped", "quantized", "full_precision"}
-        Whose weights are judged: ``stepped`` (published) are the quantized weights after an
-        optimizer step of their own, which is thrown away afterwards; ``quantized`` gives every
-        zero weight relevance zero; ``full_precision`` are the copies that are trained.
-    restart : bool
-        Forget the average at the start of each epoch (published).
-    """
-
-    composite: str = DEFAULT_COMPOSITE
-    canonizer: str = DEFAULT_CANONIZER
-    output: Output = "output"
-    weight_rule: WeightRule = "epsilon"
-    alpha: float = 0.1
-    of: RelevanceOf = "stepped"
-    restart: bool = True
-
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` for the first setting that is out of range."""
-        for name, value, choices in (
-            ("composite", self.composite, COMPOSITES),
-            ("canonizer", self.canonizer, CANONIZERS),
-            ("lrp_output", self.output, OUTPUTS),
-            ("weight_rule", self.weight_rule, WEIGHT_RULES),
-            ("relevance_of", self.of, RELEVANCE_OF),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"alpha must lie in [0, 1), not {self.alpha}")
+from ecqx.relevance.settings import LRP
 
 
 class RelevanceAverage:
@@ -71,6 +22,9 @@ class RelevanceAverage:
 
     def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Add the relevances of one batch and return the averages."""
+        # zennit takes seconds to import, which ECQ and a look at settings need not wait for.
+        from ecqx.relevance.weights import weight_relevance
+
         lrp = self.lrp
         new = weight_relevance(
             model, inputs, targets, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchvision.models.mobilenetv2 import InvertedResidual
+from torch import Tensor, nn
 from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
 from zennit.layer import Sum
-from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 from zennit.types import BatchNorm
+
+from ecqx.relevance.settings import CANONIZERS, check_choice
 
 
 class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
@@ -26,7 +26,7 @@ class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
     that rules which modify its parameters see the linear map it computes.
     """
 
-    def apply(self, root_module: torch.nn.Module) -> list[Canonizer]:
+    def apply(self, root_module: nn.Module) -> list[Canonizer]:
         """Fold every BatchNorm with running statistics and parameters below ``root_module``."""
         instances = []
         for module in root_module.modules():
@@ -60,21 +60,51 @@ def _is_foldable(module: Any) -> bool:
     return module.affine and module.running_mean is not None
 
 
-class InvertedResidualCanonizer(AttributeCanonizer):  # type: ignore[misc]
-    """Split the residual addition of MobileNetV2's blocks by a `Sum`."""
+class SplitResnetAdditions(Canonizer):  # type: ignore[misc]
+    """Split the residual additions of torchvision's ResNets by zennit's own canonizers."""
+
+    def apply(self, root_module: nn.Module) -> list[Canonizer]:
+        """Rewrite the blocks below ``root_module``, if there are any."""
+        if not _holds_classes_of(root_module, "torchvision.models.resnet"):
+            return []
+        from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
+
+        split: list[Canonizer] = ResNetBasicBlockCanonizer().apply(root_module)
+        split += ResNetBottleneckCanonizer().apply(root_module)
+        return split
+
+    def register(self) -> None:
+        """Nothing of its own."""
+
+    def remove(self) -> None:
+        """Nothing of its own."""
+
+
+class SplitMobileNetAdditions(AttributeCanonizer):  # type: ignore[misc]
+    """Split the residual additions of torchvision's MobileNetV2."""
 
     def __init__(self) -> None:
         super().__init__(self._attributes)
 
-    def copy(self) -> InvertedResidualCanonizer:
-        """Return a fresh canonizer."""
-        return InvertedResidualCanonizer()
+    def apply(self, root_module: nn.Module) -> list[Canonizer]:
+        """Rewrite the blocks below ``root_module``, if there are any."""
+        if not _holds_classes_of(root_module, "torchvision.models.mobilenetv2"):
+            return []
+        split: list[Canonizer] = super().apply(root_module)
+        return split
 
     @staticmethod
-    def _attributes(name: str, module: torch.nn.Module) -> dict[str, Any] | None:
+    def _attributes(name: str, module: nn.Module) -> dict[str, Any] | None:
+        from torchvision.models.mobilenetv2 import InvertedResidual
+
         if isinstance(module, InvertedResidual) and module.use_res_connect:
             return {"forward": _residual_forward.__get__(module), "canonizer_sum": Sum()}
         return None
+
+
+def _holds_classes_of(root_module: nn.Module, library: str) -> bool:
+    """Whether a network has modules of a library, told without the seconds of importing it."""
+    return any(type(module).__module__ == library for module in root_module.modules())
 
 
 def _residual_forward(self: Any, x: Tensor) -> Tensor:
@@ -82,34 +112,12 @@ def _residual_forward(self: Any, x: Tensor) -> Tensor:
     return total
 
 
-class ResNetCanonizer(CompositeCanonizer):  # type: ignore[misc]
-    """BatchNorm folded into itself, residual additions of torchvision's ResNets split."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            (
-                FoldBatchNormStatistics(),
-                ResNetBasicBlockCanonizer(),
-                ResNetBottleneckCanonizer(),
-            )
-        )
-
-
-class MobileNetCanonizer(CompositeCanonizer):  # type: ignore[misc]
-    """BatchNorm folded into itself, residual additions of MobileNetV2 split."""
-
-    def __init__(self) -> None:
-        super().__init__((FoldBatchNormStatistics(), InvertedResidualCanonizer()))
-
-
-_CANONIZERS = {
-    "vgg": FoldBatchNormStatistics,
-    "resnet": ResNetCanonizer,
-    "resnetcifar": FoldBatchNormStatistics,
-    "mobilenet": MobileNetCanonizer,
+_CANONIZERS: dict[str, tuple[type[Canonizer], ...]] = {
+    "vgg": (FoldBatchNormStatistics,),
+    "resnet": (FoldBatchNormStatistics, SplitResnetAdditions),
+    "resnetcifar": (FoldBatchNormStatistics,),
+    "mobilenet": (FoldBatchNormStatistics, SplitMobileNetAdditions),
 }
-CANONIZERS = tuple(_CANONIZERS)
-DEFAULT_CANONIZER = "resnet"
 
 
 def build_canonizer(name: str) -> Canonizer:
@@ -130,6 +138,5 @@ def build_canonizer(name: str) -> Canonizer:
     ValueError
         If the name is unknown.
     """
-    if name not in _CANONIZERS:
-        raise ValueError(f"canonizer must be one of {', '.join(CANONIZERS)}, not {name!r}")
-    return _CANONIZERS[name]()
+    check_choice("canonizer", name, CANONIZERS)
+    return CompositeCanonizer([canonizer() for canonizer in _CANONIZERS[name]])

@@ -8,8 +8,9 @@ from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Epsilon, Flat, Norm, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
-from ecqx.models.layers import PaddedShortcut
+from ecqx.models.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance.rules import GammaAdapt, GammaBnConv, GammaPlus, ZPlus
+from ecqx.relevance.settings import COMPOSITES, check_choice
 
 # name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)
 _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
@@ -25,9 +26,6 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
     "epsilon_gamma_flat_bn": (GammaAdapt(0.25), GammaAdapt(0.25), True),
     "epsilon_gamma_flat_bn_pass": (GammaAdapt(0.25), Pass(), True),
 }
-
-COMPOSITES = tuple(_ROWS)
-DEFAULT_COMPOSITE = "epsilon_plus_flat_bn_pass"
 
 
 def build_composite(name: str) -> Composite:
@@ -51,12 +49,11 @@ def build_composite(name: str) -> Composite:
     ValueError
         If the name is unknown.
     """
-    if name not in _ROWS:
-        raise ValueError(f"composite must be one of {', '.join(COMPOSITES)}, not {name!r}")
+    check_choice("composite", name, COMPOSITES)
     convolution, batch_norm, first_flat = _ROWS[name]
     layer_map: list[tuple[object, Hook]] = [
         (Activation, Pass()),
-        ((Sum, AvgPool, PaddedShortcut), Norm()),
+        ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
         (Convolution, convolution),
         (Linear, Epsilon()),
     ]

@@ -10,20 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList, stabilize
 from zennit.rules import GammaMod
 
-from ecqx.relevance.canonizers import DEFAULT_CANONIZER, build_canonizer
-from ecqx.relevance.composites import DEFAULT_COMPOSITE, build_composite
+from ecqx.relevance.canonizers import build_canonizer
+from ecqx.relevance.composites import build_composite
+from ecqx.relevance.settings import (
+    DEFAULT_CANONIZER,
+    DEFAULT_COMPOSITE,
+    OUTPUTS,
+    WEIGHT_RULES,
+    Output,
+    WeightRule,
+    check_choice,
+)
 
-Output = Literal["output", "probability", "ones"]
-WeightRule = Literal["epsilon", "gamma"]
-OUTPUTS: tuple[Output, ...] = ("output", "probability", "ones")
-WEIGHT_RULES: tuple[WeightRule, ...] = ("epsilon", "gamma")
 IGNORED_LABEL = 255
 WEIGHT_GAMMA = 0.25
 
@@ -216,12 +221,8 @@ def weight_relevance(
     ValueError
         If a name is unknown, shapes do not fit, or a layer has no rule.
     """
-    if output not in OUTPUTS:
-        raise ValueError(f"lrp_output must be one of {', '.join(OUTPUTS)}, not {output!r}")
-    if weight_rule not in WEIGHT_RULES:
-        raise ValueError(
-            f"weight_rule must be one of {', '.join(WEIGHT_RULES)}, not {weight_rule!r}"
-        )
+    check_choice("lrp_output", output, OUTPUTS)
+    check_choice("weight_rule", weight_rule, WEIGHT_RULES)
     names = {id(p): name for name, p in model.named_parameters()}
     result: dict[str, Tensor] = {}
 

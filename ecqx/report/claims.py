@@ -82,7 +82,7 @@ def file_size(evidence: Evidence) -> Claim:
     ]
     columns = (
         *(TASK, METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
-        Column("overhead_percent", "file without weights (%)", "number", 1, 100),
+        Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
         key="file-size",

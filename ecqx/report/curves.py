@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,16 @@ def ratio(setting: Setting) -> Estimate:
     return setting.mean("compression_ratio")
 
 
+def panel_title(evidence: Evidence, task: str, detail: str, break_line: bool = False) -> str:
+    """Title of a panel: task and detail, and between them the data where the task hides it."""
+    data, title = evidence.data(task), evidence.tasks[task]
+    if data not in title:
+        title = f"{title}\ndata {data}"
+    return f"{title}\n{detail}" if break_line else f"{title}, {detail}"
+
+
 def subtitle(evidence: Evidence, settings: Sequence[Setting]) -> str:
+    """Suite and number of seeds."""
     seeds = sorted({len(setting.runs) for setting in settings})
     if seeds == [1]:
         return f"suite {evidence.suite}, one seed"
@@ -63,33 +73,49 @@ def curve(
     settings: Sequence[Setting],
     x: Quantity,
     y: Quantity,
+    top: float = math.inf,
     **style: Any,
 ) -> tuple[float, float]:
-    """Draw means with deviation bars along Λ; return the range of the ordinate."""
+    """Draw means with deviation bars along Λ, none above ``top``; return the range drawn."""
     xs, ys = [x(s) for s in settings], [y(s) for s in settings]
-    dx, dy = [e.sd or 0.0 for e in xs], [e.sd or 0.0 for e in ys]
+    dx = [e.sd or 0.0 for e in xs]
+    spans = [_span(e, top) for e in ys]
+    bars = [[e.mean - span[i] for e, span in zip(ys, spans, strict=True)] for i in (0, 1)]
+    lower, upper = bars[0], [-bar for bar in bars[1]]
     axes.errorbar(
         [e.mean for e in xs],
         [e.mean for e in ys],
         xerr=dx if any(dx) else None,
-        yerr=dy if any(dy) else None,
+        yerr=(lower, upper) if any(lower) else None,
         elinewidth=0.9,
         capsize=2,
         **style,
     )
-    low = min(e.mean - d for e, d in zip(ys, dy, strict=True))
-    high = max(e.mean + d for e, d in zip(ys, dy, strict=True))
-    return low, high
+    return min(low for low, _ in spans), max(high for _, high in spans)
+
+
+def accuracy_curve(
+    axes: Axes, settings: Sequence[Setting], x: Quantity, **style: Any
+) -> tuple[float, float]:
+    """Draw accuracies; return the range drawn."""
+    return curve(axes, settings, x, accuracy, top=100.0, **style)
+
+
+def _span(value: Estimate, top: float) -> tuple[float, float]:
+    """One standard deviation to both sides, as far as the quantity goes."""
+    deviation = value.sd or 0.0
+    return value.mean - deviation, min(value.mean + deviation, top)
 
 
 def method_style(method: Method) -> Style:
+    """Colour, marker and line of a method."""
     return {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": LINES[method]}
 
 
 def reference_line(axes: Axes, settings: Sequence[Setting]) -> tuple[float, float]:
     """Draw the full-precision line with its band; return the band."""
     full = over_seeds(flat(settings), "accuracy_fp32").scaled(100)
-    low, high = full.mean - (full.sd or 0.0), full.mean + (full.sd or 0.0)
+    low, high = _span(full, 100.0)
     if high > low:
         axes.axhspan(low, high, color=NEUTRAL, alpha=0.15, linewidth=0)
     axes.axhline(full.mean, color=NEUTRAL, linestyle=":", linewidth=1.4)
@@ -99,6 +125,7 @@ def reference_line(axes: Axes, settings: Sequence[Setting]) -> tuple[float, floa
 def accuracy_axis(
     axes: Axes, evidence: Evidence, task: str, ranges: Sequence[tuple[float, float]]
 ) -> None:
+    """Limits and label of the ordinate, so that all ranges drawn are in sight."""
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
     stretched = stretched_axis(axes, low, high, top=100.0)
     note = ", stretched near 100" if stretched else ""
@@ -106,6 +133,7 @@ def accuracy_axis(
 
 
 def method_handles(settings: Sequence[Setting]) -> list[Line2D | Patch]:
+    """Legend entries of the methods shown."""
     present = {setting.method for setting in settings}
     return [method_handle(method) for method in METHODS if method in present]
 

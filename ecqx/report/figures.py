@@ -12,11 +12,13 @@ from matplotlib.patches import Patch
 from ecqx.report.curves import (
     accuracy,
     accuracy_axis,
+    accuracy_curve,
     change,
     curve,
     in_words,
     method_handles,
     method_style,
+    panel_title,
     reference_line,
     sparsity,
     subtitle,
@@ -56,7 +58,7 @@ def _accuracy_panel(axes: Axes, settings: list[Setting]) -> list[tuple[float, fl
     for method in METHODS:
         of_method = [s for s in settings if s.method == method]
         if of_method:
-            ranges.append(curve(axes, of_method, sparsity, accuracy, **method_style(method)))
+            ranges.append(accuracy_curve(axes, of_method, sparsity, **method_style(method)))
     return ranges
 
 
@@ -72,7 +74,7 @@ def accuracy_against_sparsity(evidence: Evidence) -> Picture | None:
         chosen,
         "accuracy_sparsity",
         "Accuracy against sparsity",
-        lambda task, settings: f"{evidence.title(task)}, {settings[0].bits} bit",
+        lambda task, settings: panel_title(evidence, task, f"{settings[0].bits} bit"),
         alike=False,
     )
 
@@ -138,24 +140,24 @@ def influence_of_p(evidence: Evidence) -> Picture | None:
     chosen = [(task, series) for task, series in chosen if series]
     if not chosen:
         return None
-    values = sorted({p for _, series in chosen for p, _ in series if p > 0})
+    values = sorted({p for _, series in chosen for p, _ in series if p is not None})
     styles = {p: _p_style(i, len(values)) for i, p in enumerate(values)}
     figure, all_axes = panels(len(chosen))
     for axes, (task, series) in zip(all_axes, chosen, strict=True):
         shown = [setting for _, settings in series for setting in settings]
         ranges = [reference_line(axes, shown)]
         for p, settings in series:
-            style = styles[p] if p > 0 else method_style("ECQ")
-            ranges.append(curve(axes, settings, sparsity, accuracy, **style))
+            style = method_style("ECQ") if p is None else styles[p]
+            ranges.append(accuracy_curve(axes, settings, sparsity, **style))
         accuracy_axis(axes, evidence, task, ranges)
         axes.set_xlabel("sparsity (%)")
-        axes.set_title(f"{evidence.title(task)}, {shown[-1].bits} bit")
+        axes.set_title(panel_title(evidence, task, f"{shown[-1].bits} bit"))
     every = [s for _, series in chosen for _, settings in series for s in settings]
     title = "Influence of p"
     heading(figure, title, subtitle(evidence, every))
     handles: list[Line2D | Patch] = []
     if any(setting.method == "ECQ" for setting in every):
-        handles.append(method_handle("ECQ", "ECQ (p = 0)"))
+        handles.append(method_handle("ECQ", "ECQ"))
     handles += [Line2D([], [], label=f"ECQx, p = {p:g}", **styles[p]) for p in values]
     legend_below(figure, [*handles, reference_handle()], columns=3)
     return finish(
@@ -200,7 +202,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
             ranges.append(curve(axes, settings, sparsity, change, **style))
         axes.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.4)
         axes.set_xlabel("sparsity (%)")
-        axes.set_title(f"{method}: {evidence.title(pair[0])}, {bits} bit")
+        axes.set_title(f"{method}: {panel_title(evidence, pair[0], f'{bits} bit')}")
     low, high = min(0.0, *(r[0] for r in ranges)), max(0.0, *(r[1] for r in ranges))
     for axes in all_axes:
         note = ", stretched near 0" if stretched_axis(axes, low, high, top=0.0) else ""

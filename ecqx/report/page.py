@@ -13,7 +13,7 @@ from ecqx.report.style import Picture
 from ecqx.report.verdicts import Claim, Verdict
 
 # Tables longer than this are folded away until the reader opens them.
-FOLDED_ROWS = 20
+FOLDED_ROWS = 30
 
 MARKS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
 CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open"}

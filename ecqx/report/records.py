@@ -89,11 +89,6 @@ class Setting:
             {run.seed: run.accuracy for run in self.runs},
         )
 
-    @property
-    def label(self) -> str:
-        """The setting in words, without its task."""
-        return f"{self.method}, {self.bits} bit, Λ {self.lam:g}"
-
 
 def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     """Check and sort the runs, so that nothing depends on the order in which they were measured.
@@ -222,10 +217,13 @@ class Evidence:
         """What the task's accuracy is called."""
         return self.of_task(task)[0].metric.replace("_", " ")
 
+    def data(self, task: str) -> str:
+        """The data that a task was measured on."""
+        return source_of(self.of_task(task)).dataset
+
     def title(self, task: str) -> str:
         """Title of a task that names its data."""
-        data = source_of(self.of_task(task)).dataset
-        title = self.tasks[task]
+        data, title = self.data(task), self.tasks[task]
         return title if data in title else f"{title} (data: {data})"
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from ecqx.report.correlations import Correlation, Relevance
@@ -35,18 +35,19 @@ SHOWN_SHARE = 0.002
 def build_relevance_figures(
     evidence: Evidence, relevance: Relevance, correlations: Sequence[Correlation]
 ) -> list[Picture]:
-    """One figure per task with relevances."""
-    return [
-        _figure(evidence, task, relevance[task], [c for c in correlations if c.task == task])
-        for task in evidence.tasks
-        if relevance.get(task)
-    ]
+    """One figure per task; a layer whose relevance is zero throughout has nothing to draw."""
+    pictures = []
+    for task in evidence.tasks:
+        drawn = [c for c in correlations if c.task == task and c.without_relevance < 1]
+        if drawn:
+            pictures.append(_figure(evidence, task, relevance[task], drawn))
+    return pictures
 
 
 def _figure(
     evidence: Evidence, task: str, layers: Layers, correlations: Sequence[Correlation]
 ) -> Picture:
-    height = LAYER_HEIGHT * len(layers) + HEADING_HEIGHT
+    height = LAYER_HEIGHT * len(correlations) + HEADING_HEIGHT
     figure = canvas(10.4, height, None)
     for index, found in enumerate(correlations):
         top = 1 - (HEADING_HEIGHT + LAYER_HEIGHT * index) / height
@@ -83,7 +84,7 @@ def _layer(
     """Scatter with marginal histograms, and the joint histogram, of one layer."""
     magnitude = np.abs(weight).ravel().astype(np.float64)
     share = np.abs(relevance).ravel().astype(np.float64)
-    share /= max(float(share.max()), np.finfo(np.float64).tiny)
+    share /= share.max()
     words = f"{found.layer}: {found.weights:,} weights, {_correlation_words(found)}"
     figure.text(
         0.5,
@@ -112,7 +113,14 @@ def _layer(
     _margin(figure.add_subplot(grid[0, 0]), magnitude, x_edges, "vertical")
     _margin(figure.add_subplot(grid[1, 1]), share, y_edges, "horizontal")
     mesh = _joint(joint, magnitude, share, x_edges, y_edges)
-    figure.colorbar(mesh, cax=figure.add_subplot(grid[:, 4]), label="number of weights")
+    bar = figure.colorbar(
+        mesh,
+        cax=figure.add_subplot(grid[:, 4]),
+        label="number of weights",
+        ticks=LogLocator(subs=(1, 2, 5)),
+        format=FuncFormatter(lambda count, _: f"{count:g}"),
+    )
+    bar.minorticks_off()
     for axes in (scatter, joint):
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
@@ -124,11 +132,11 @@ def _layer(
 
 def _edges(magnitude: Floats, share: Floats) -> tuple[Floats, Floats]:
     """Edges of the bins; the ordinate ends where hardly any weight lies below."""
-    positive = share[share > 0]
-    lowest = float(np.quantile(positive, SHOWN_SHARE)) if positive.size else 0.1
+    lowest = float(np.quantile(share[share > 0], SHOWN_SHARE))
     bottom = min(math.floor(math.log10(lowest)), -1)
-    width = max(float(magnitude.max()), float(np.finfo(np.float32).tiny))
-    return 1.02 * width * np.linspace(0, 1, BINS + 1), np.logspace(bottom, 0.1, BINS + 1)
+    return 1.02 * float(magnitude.max()) * np.linspace(0, 1, BINS + 1), np.logspace(
+        bottom, 0.1, BINS + 1
+    )
 
 
 def _scatter(axes: Axes, magnitude: Floats, share: Floats) -> None:

@@ -13,10 +13,12 @@ from ecqx.report.curves import (
     Quantity,
     accuracy,
     accuracy_axis,
+    accuracy_curve,
     curve,
     in_words,
     method_handles,
     method_style,
+    panel_title,
     ratio,
     reference_line,
     size,
@@ -68,7 +70,8 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
         accuracy_axis(axes, evidence, task, ranges)
         _size_axis(axes, settings)
         full = settings[0].runs[0].bytes_fp32 / 1000
-        axes.set_title(f"{evidence.title(task)}\nfull precision: {full:,.0f} kB")
+        detail = f"full precision: {full:,.0f} kB"
+        axes.set_title(panel_title(evidence, task, detail, break_line=True))
     shown = [s for task in tasks for s in evidence.of(task)]
     widths = sorted({s.bits for s in shown})
     title = "Accuracy against file size"
@@ -129,7 +132,7 @@ def _cloud(axes: Axes, method: Method, settings: list[Setting]) -> list[tuple[fl
             "markersize": 5,
         }
         of_width = [s for s in settings if s.bits == bits]
-        ranges.append(curve(axes, of_width, size, accuracy, **style))
+        ranges.append(accuracy_curve(axes, of_width, size, **style))
     return ranges
 
 
@@ -137,7 +140,8 @@ def _size_axis(axes: Axes, settings: Sequence[Setting]) -> None:
     sizes = [size(s).mean for s in settings]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
-    subs = (1.0, 2.0, 5.0) if max(sizes) / min(sizes) < 60 else (1.0,)
+    span = max(sizes) / min(sizes)
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if span < 8 else (1.0, 2.0, 5.0) if span < 60 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -175,7 +179,7 @@ def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Pict
                 curve(axes, of_method, lambda s: Estimate(s.lam), y, **method_style(method))
         _lambda_axis(axes, sorted({s.lam for s in settings}))
         axes.set_ylabel(label)
-        axes.set_title(f"{evidence.title(task)}, {settings[0].bits} bit")
+        axes.set_title(panel_title(evidence, task, f"{settings[0].bits} bit"))
     shown = [s for _, settings in chosen for s in settings]
     title = f"{label.split(' (')[0].capitalize()} along Λ"
     heading(figure, title, subtitle(evidence, shown))

@@ -136,13 +136,14 @@ def heading(figure: Figure, title: str, subtitle: str) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D | Patch], columns: int = 4) -> None:
-    """One legend for all panels, below them."""
-    figure.legend(
-        handles=list(handles),
-        loc="outside lower center",
-        ncols=min(columns, len(handles)),
-        frameon=False,
-    )
+    """One legend for all panels, below them, with as many columns as the width takes."""
+    for count in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=list(handles), loc="outside lower center", ncols=count, frameon=False
+        )
+        if count == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()
 
 
 def method_handle(method: Method, label: str | None = None) -> Line2D:
@@ -201,7 +202,8 @@ def stretched_axis(axes: Axes, lowest: float, highest: float, top: float) -> boo
     limits = inverse(np.array([ends[0] - pad, ends[1] + pad]))
     axes.set_ylim(float(limits[0]), float(limits[1]))
     ticks = [top - d for d in (90, 50, 30, 20, 15, 10, 5, 3, 2, 1, 0, -0.5, -1, -2)]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if limits[0] <= t <= limits[1]]))
+    shown = [t for t in ticks if limits[0] <= t <= max(highest, top) and t <= limits[1]]
+    axes.yaxis.set_major_locator(FixedLocator(shown))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     return True

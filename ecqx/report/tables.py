@@ -139,13 +139,13 @@ def grid(evidence: Evidence) -> Table:
     return _table(evidence, "grid", "All settings of the grid", READING, columns, rows)
 
 
-def p_settings(evidence: Evidence, task: str) -> list[tuple[float, list[Setting]]]:
-    """Settings of the sweep over p by ascending p, with ECQ of the same bit width as p = 0."""
+def p_settings(evidence: Evidence, task: str) -> list[tuple[float | None, list[Setting]]]:
+    """Settings of the sweep over p by ascending p; first, without p, ECQ of that bit width."""
     swept = evidence.of(task, P_SWEEP)
     if not swept:
         return []
     reference = evidence.of(task, GRID, "ECQ", swept[0].bits)
-    series = [(0.0, reference)] if reference else []
+    series: list[tuple[float | None, list[Setting]]] = [(None, reference)] if reference else []
     values = sorted({setting.p for setting in swept if setting.p is not None})
     return series + [(p, [setting for setting in swept if setting.p == p]) for p in values]
 
@@ -156,10 +156,14 @@ def p_sweep(evidence: Evidence) -> Table:
     for task in evidence.tasks:
         for p, settings in p_settings(evidence, task):
             for setting in settings:
-                label = (evidence.tasks[task], setting.bits, f"{p:g}", f"{setting.lam:g}")
+                words = "ECQ" if p is None else f"{p:g}"
+                label = (evidence.tasks[task], setting.bits, words, f"{setting.lam:g}")
                 cells = (*label, *measures(setting), len(setting.runs))
                 rows.append(Row(task, cells, source_of(setting.runs)))
-    caption = f"ECQx may add at most p to the sparsity of ECQ; p = 0 is ECQ. {READING}"
+    caption = (
+        "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
+        f"{READING}"
+    )
     columns = (TASK, BITS, Column("p", "p"), LAMBDA, *MEASURES, SEEDS)
     return _table(evidence, "p_sweep", "All settings of the sweep over p", caption, columns, rows)
 
@@ -169,9 +173,9 @@ def influence_of_p(evidence: Evidence) -> Table:
     rows = []
     for task in evidence.tasks:
         series = p_settings(evidence, task)
-        reference = [setting for p, settings in series if p == 0 for setting in settings]
+        reference = [setting for p, settings in series if p is None for setting in settings]
         for p, settings in series:
-            if p == 0:
+            if p is None:
                 continue
             cells = (
                 evidence.tasks[task],

@@ -1,0 +1,74 @@
+"""The settings of LRP within training. Imports no zennit: settings are checked in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Output = Literal["output", "probability", "ones"]
+WeightRule = Literal["epsilon", "gamma"]
+RelevanceOf = Literal["stepped", "quantized", "full_precision"]
+
+COMPOSITES = (
+    "epsilon_plus_flat_bn_pass",
+    "epsilon_plus_flat",
+    "alpha2_beta1_flat_bn_pass",
+    "alpha2_beta1_flat",
+    "epsilon_plus",
+    "epsilon_alpha2_beta1",
+    "epsilon_flat",
+    "epsilon_flat_bn",
+    "epsilon_gamma_flat",
+    "epsilon_gamma_flat_bn",
+    "epsilon_gamma_flat_bn_pass",
+)
+CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
+OUTPUTS: tuple[Output, ...] = ("output", "probability", "ones")
+WEIGHT_RULES: tuple[WeightRule, ...] = ("epsilon", "gamma")
+RELEVANCE_OF: tuple[RelevanceOf, ...] = ("stepped", "quantized", "full_precision")
+DEFAULT_COMPOSITE = "epsilon_plus_flat_bn_pass"
+DEFAULT_CANONIZER = "resnet"
+
+
+@dataclass(frozen=True)
+class LRP:
+    """How relevance is measured during quantized training.
+
+    Attributes
+    ----------
+    composite, canonizer, output, weight_rule
+        See `ecqx.weight_relevance`.
+    alpha : float
+        Share of the previous relevance in the running average, in [0, 1).
+    of : {"stepped", "quantized", "full_precision"}
+        Whose weights are judged: ``stepped`` (published) are the quantized weights after an
+        optimizer step of their own, which is thrown away afterwards; ``quantized`` gives every
+        zero weight relevance zero; ``full_precision`` are the copies that are trained.
+    restart : bool
+        Forget the average at the start of each epoch (published).
+    """
+
+    composite: str = DEFAULT_COMPOSITE
+    canonizer: str = DEFAULT_CANONIZER
+    output: Output = "output"
+    weight_rule: WeightRule = "epsilon"
+    alpha: float = 0.1
+    of: RelevanceOf = "stepped"
+    restart: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for the first setting that is out of range."""
+        check_choice("composite", self.composite, COMPOSITES)
+        check_choice("canonizer", self.canonizer, CANONIZERS)
+        check_choice("lrp_output", self.output, OUTPUTS)
+        check_choice("weight_rule", self.weight_rule, WEIGHT_RULES)
+        check_choice("relevance_of", self.of, RELEVANCE_OF)
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha must lie in [0, 1), not {self.alpha}")
+
+
+def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` with one line if ``value`` is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{setting} must be one of {', '.join(choices)}, not {value!r}")

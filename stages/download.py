@@ -1,0 +1,21 @@
+"""First stage: a suite's data set as one file of tensors, ``python -m stages.download SUITE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ecqx.data import digits
+from stages import paths, settings
+from stages.command import run_command_line
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write data/SUITE.safetensors."""
+    suite = arguments[0]
+    wanted = settings.load(suite).data
+    digits(wanted.seed, wanted.limit).save(paths.data(suite))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command_line(main))

@@ -1,0 +1,219 @@
+"""The settings of a suite: params.yaml, checked before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ecqx.assignment import check_settings
+from ecqx.centroids import LambdaMax, Pmf
+from ecqx.errors import InputError
+from ecqx.quantizer import Gradient
+from ecqx.relevance import LRP
+from ecqx.training import FitSettings
+
+PARAMS = Path("params.yaml")
+
+Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bits = Annotated[int, Field(ge=2, le=8)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names and wrong types are errors, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class DataSettings(Settings):
+    """The data set: its name, how results label it, the seed of its split."""
+
+    name: Literal["digits"]
+    label: str
+    seed: int
+    limit: Positive | None = None
+
+
+class TaskSettings(Settings):
+    """A network on the suite's data; ``model`` holds what `ecqx.models.build` takes."""
+
+    title: str
+    model: dict[str, Any]
+    enlarge: Positive = 1
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> TaskSettings:
+        if not isinstance(self.model.get("name"), str):
+            raise ValueError("model needs the name of a network")
+        return self
+
+
+class Fit(Settings):
+    """`ecqx.training.FitSettings`."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    batch_size: Positive = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_batches: Positive | None = None
+    patience: Positive | None = None
+    min_delta: Annotated[float, Field(ge=0)] = 0.001
+    selection: Literal["best", "last"] = "best"
+
+    def build(self) -> FitSettings:
+        """The library's own settings."""
+        return FitSettings(**self.model_dump())
+
+
+class QuantizerSettings(Settings):
+    """What `ecqx.ECQx` takes beside bits, Λ and relevance."""
+
+    p: Share
+    sparsity_band: list[float] | None
+    gradient: Gradient
+    exclude: list[str]
+    pmf: Pmf
+    lambda_max: LambdaMax
+
+    @model_validator(mode="after")
+    def _is_accepted(self) -> QuantizerSettings:
+        check_settings(0.0, self.p, self.band(), self.pmf, self.lambda_max)
+        return self
+
+    def band(self) -> tuple[float, float] | None:
+        """The sparsity band as a pair."""
+        if self.sparsity_band is None:
+            return None
+        if len(self.sparsity_band) != 2:
+            raise ValueError("sparsity_band must be [low, high]")
+        return (self.sparsity_band[0], self.sparsity_band[1])
+
+
+class RelevanceSettings(Settings):
+    """`ecqx.LRP`."""
+
+    composite: str
+    canonizer: str
+    output: str
+    weight_rule: str
+    alpha: float
+    of: str
+    restart: bool
+
+    @model_validator(mode="after")
+    def _is_accepted(self) -> RelevanceSettings:
+        self.build()
+        return self
+
+    def build(self) -> LRP:
+        """The library's own settings."""
+        return LRP(**self.model_dump())
+
+
+class PSweep(Settings):
+    """Influence of p: ECQx at one bit width with sparsity band [0, +p]."""
+
+    bits: Bits
+    p: list[Share]
+    lam: list[Lam]
+
+
+class TaskSweep(Settings):
+    """The settings that are tried on one task: bits x Λ, for ECQ and ECQx and each seed."""
+
+    fit: Fit
+    bits: list[Bits]
+    lam: list[Lam]
+    p_sweep: PSweep | None = None
+
+
+class QuantizeSettings(Settings):
+    """The quantize stage."""
+
+    quantizer: QuantizerSettings
+    relevance: RelevanceSettings
+    tasks: dict[str, TaskSweep]
+
+
+class LayerSettings(Settings):
+    """The run whose layers are shown one by one."""
+
+    bits: Bits
+    lam: Lam
+    seed: int
+
+
+class ReportSettings(Settings):
+    """The report stage."""
+
+    layers: LayerSettings
+
+
+class Suite(Settings):
+    """One suite of params.yaml, a section a stage."""
+
+    seeds: Annotated[list[int], Field(min_length=1)]
+    data: DataSettings
+    tasks: Annotated[dict[str, TaskSettings], Field(min_length=1)]
+    pretrain: dict[str, Fit]
+    quantize: QuantizeSettings
+    report: ReportSettings
+
+    @model_validator(mode="after")
+    def _sections_name_the_same_tasks(self) -> Suite:
+        for name, section in (("pretrain", self.pretrain), ("quantize.tasks", self.quantize.tasks)):
+            if set(section) != set(self.tasks):
+                raise ValueError(f"{name} must name the tasks {', '.join(self.tasks)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ")
+        return self
+
+
+def load(name: str, path: Path = PARAMS) -> Suite:
+    """Read and check one suite.
+
+    Parameters
+    ----------
+    name : str
+        Name of the suite.
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Suite
+
+    Raises
+    ------
+    InputError
+        One line that names the file, the setting and what would be right.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    suites = content.get("suites") if isinstance(content, dict) else None
+    if not isinstance(suites, dict) or name not in suites:
+        known = ", ".join(suites) if isinstance(suites, dict) else "none"
+        raise InputError(f"{path}: suite must be one of {known}, not {name!r}")
+    try:
+        return Suite.model_validate(suites[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(("suites", name, *(str(part) for part in first["loc"])))
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {message}, not {first['input']!r:.60}") from error
+
+
+def fit_record(settings: FitSettings) -> dict[str, Any]:
+    """Training settings as plain values, for the hash of a run."""
+    return asdict(settings)
