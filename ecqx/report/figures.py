@@ -157,7 +157,7 @@ def influence_of_p(evidence: Evidence) -> Picture | None:
     heading(figure, title, subtitle(evidence, every))
     handles: list[Line2D | Patch] = []
     if any(setting.method == "ECQ" for setting in every):
-        handles.append(method_handle("ECQ", "ECQ"))
+        handles.append(method_handle("ECQ"))
     handles += [Line2D([], [], label=f"ECQx, p = {p:g}", **styles[p]) for p in values]
     legend_below(figure, [*handles, reference_handle()], columns=3)
     return finish(

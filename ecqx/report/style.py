@@ -146,7 +146,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D | Patch], columns: int
         legend.remove()
 
 
-def method_handle(method: Method, label: str | None = None) -> Line2D:
+def method_handle(method: Method) -> Line2D:
     """Legend entry of a method."""
     return Line2D(
         [],
@@ -154,7 +154,7 @@ def method_handle(method: Method, label: str | None = None) -> Line2D:
         color=COLOURS[method],
         marker=MARKERS[method],
         linestyle=LINES[method],
-        label=label or method,
+        label=method,
     )
 
 

@@ -1,0 +1,760 @@
+"""The report: its statistics, verdicts, tables, figures and page, on made runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from scipy import stats
+
+from ecqx.errors import InputError
+from ecqx.report import build
+from ecqx.report.claims import build_claims
+from ecqx.report.correlations import Correlation, correlate
+from ecqx.report.formats import Column, Table, to_csv, to_latex, to_markdown
+from ecqx.report.records import Evidence, read_runs
+from ecqx.report.selection import front, most_accurate, smallest_file
+from ecqx.report.statistics import (
+    Estimate,
+    estimate,
+    group_means,
+    interpolate_at_equal_sparsity,
+    paired_difference,
+    pareto_front,
+    pearson,
+    sample_stride,
+    spearman,
+    spearman_interval,
+)
+from ecqx.report.style import COLOURS, LINES, MARKERS, stretched_axis
+from ecqx.report.tables import build_tables
+from ecqx.report.verdicts import Claim, Verdict, claims_markdown
+
+TASKS = {
+    "mlp": "MLP_GSC on digits",
+    "resnet20": "ResNet20 on digits",
+    "vgg": "slim VGG16 on digits",
+    "vgg_bn": "slim VGG16_bn on digits",
+}
+PARAMETERS = {"mlp": 480_000, "resnet20": 270_000, "vgg": 930_000, "vgg_bn": 934_000}
+LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+SEEDS = (0, 1, 2)
+
+LRP_SETTINGS = {
+    "alpha": 0.1,
+    "composite": "epsilon_plus_flat_bn_pass",
+    "canonizer": "vgg",
+    "weight_rule": "epsilon",
+    "lrp_output": "output",
+    "relevance_of": "stepped",
+}
+
+
+def make_run(
+    task: str, method: str, bits: int, lam: float, seed: int, **changes: Any
+) -> dict[str, Any]:
+    """A run as the pipeline records it, on a plausible curve with deviation over seeds."""
+    p = changes.get("p")
+    key = [len(task), bits, round(1000 * lam), seed, method == "ECQx", round(1000 * (p or 0))]
+    noise = np.random.default_rng(key)
+    added = 0.0 if method == "ECQ" else 0.02 if p is None else 0.15 * p
+    strength = lam * (1 + 0.1 * noise.standard_normal())
+    sparsity = min(0.99, 0.28 + 0.1 * (5 - bits) + 0.55 * (1 - np.exp(-9 * strength)) + added)
+    fp32 = 0.972 + 0.004 * np.random.default_rng([len(task), seed]).standard_normal()
+    loss = 0.003 * (5 - bits) + 2.5 * max(0.0, sparsity - added - 0.72) ** 1.5
+    accuracy = float(np.clip(fp32 - loss + 0.003 * noise.standard_normal(), 0.1, 1))
+    entropy = max(0.12, bits * (1 - sparsity) * 0.9)
+    parameters = PARAMETERS.get(task, 100_000)
+    integers = int(parameters * entropy / 8)
+    size = integers + 6_000
+    run = {
+        "run_id": f"{task}-{method}-{bits}-{lam:g}-{p}-{seed}",
+        "task": task,
+        "dataset": "digits",
+        "model": task,
+        "method": method,
+        "bits": bits,
+        "lam": lam,
+        "p": 0.1 if method == "ECQx" else None,
+        "sparsity_band": [0.0, 0.1] if method == "ECQx" else None,
+        "gradient": "magnitude",
+        "pmf": "published",
+        "lambda_max": "published",
+        "seed": seed,
+        "epochs": 12,
+        "metric": "accuracy",
+        "accuracy_start": 0.969,
+        "accuracy_fp32": float(fp32),
+        "accuracy_validation": float(np.clip(accuracy + 0.002 * noise.standard_normal(), 0, 1)),
+        "accuracy": accuracy,
+        "sparsity": float(sparsity),
+        "bytes": size,
+        "bytes_integers": integers,
+        "bytes_other": size - integers,
+        "compression_ratio": 4 * parameters / size,
+        "entropy_bits_per_weight": entropy,
+        "sweep": "grid",
+        "train_samples": 1078,
+        "steps": 204,
+        "parameters": parameters,
+    }
+    run |= {key: value if method == "ECQx" else None for key, value in LRP_SETTINGS.items()}
+    return run | changes
+
+
+def make_grid(
+    task: str,
+    bits: tuple[int, ...] = (4,),
+    lambdas: tuple[float, ...] = LAMBDAS,
+    seeds: tuple[int, ...] = SEEDS,
+) -> list[dict[str, Any]]:
+    """All runs of a task's grid."""
+    every = itertools.product(("ECQ", "ECQx"), bits, lambdas, seeds)
+    return [make_run(task, *settings) for settings in every]
+
+
+def make_p_sweep(task: str, bits: int = 4) -> list[dict[str, Any]]:
+    """All runs of a task's sweep over p."""
+    return [
+        make_run(task, "ECQx", bits, lam, seed, p=p, sparsity_band=[0.0, p], sweep="p")
+        for p, lam, seed in itertools.product((0.02, 0.05, 0.1, 0.2), LAMBDAS[1:5], SEEDS)
+    ]
+
+
+def make_relevance(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Weights and relevances of a first and a last layer that go together loosely."""
+    noise = np.random.default_rng(len(task))
+    layers = {}
+    for name, shape in (("layers.0.weight", (64, 32)), ("layers.6.weight", (10, 64))):
+        weight = noise.normal(0, 0.08, shape)
+        relevance = (
+            weight * noise.lognormal(0, 1.5, shape) * noise.choice([0, 1], shape, p=[0.1, 0.9])
+        )
+        layers[name] = (weight.astype(np.float32), relevance.astype(np.float32))
+    return layers
+
+
+def make_layers(task: str) -> list[dict[str, Any]]:
+    """Records per layer of a reference run of both methods."""
+    return [
+        {
+            "task": task,
+            "method": method,
+            "bits": 4,
+            "lam": 0.1,
+            "layer": f"layers.{index}.weight",
+            "elements": 4096 // (index + 1),
+            "sparsity": 0.6 + 0.05 * index,
+            "entropy_bits_per_weight": 2.0 - 0.3 * index,
+        }
+        for method in ("ECQ", "ECQx")
+        for index in range(4)
+    ]
+
+
+def make_suite(tasks: tuple[str, ...] = tuple(TASKS)) -> dict[str, Any]:
+    """Everything `build` takes, for some tasks."""
+    runs = []
+    for task in tasks:
+        runs += make_grid(task, bits=(2, 3, 4, 5) if task == "mlp" else (4,))
+    if "mlp" in tasks:
+        runs += make_p_sweep("mlp")
+    return {
+        "runs": runs,
+        "relevance": {task: make_relevance(task) for task in tasks[:2]},
+        "suite": "embedded",
+        "tasks": {task: TASKS[task] for task in tasks},
+        "layers": [layer for task in tasks for layer in make_layers(task)],
+    }
+
+
+def make_minimal_suite() -> dict[str, Any]:
+    """One task, one bit width, two Λ, two seeds, no sweep over p, nothing else."""
+    return {
+        "runs": make_grid("mlp", lambdas=(0.02, 0.2), seeds=(0, 1)),
+        "relevance": {},
+        "suite": "smoke",
+        "tasks": {"mlp": TASKS["mlp"]},
+        "layers": [],
+    }
+
+
+# Statistics
+
+
+def test_estimate_has_the_t_interval_of_scipy() -> None:
+    values = [0.912, 0.934, 0.921, 0.905]
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.sd == pytest.approx(np.std(values, ddof=1))
+    # Three seeds, from the printed table of the t distribution: 4.303 at two degrees of freedom.
+    three = estimate([1.0, 2.0, 3.0])
+    assert three.high == pytest.approx(2 + 4.303 / np.sqrt(3), abs=1e-3)
+
+
+def test_estimate_of_one_value_has_no_spread() -> None:
+    found = estimate([0.5])
+    assert (found.mean, found.sd, found.low, found.high, found.n) == (0.5, None, None, None, 1)
+    assert not found.lies_below(1)
+    assert not found.lies_above(0)
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([])
+
+
+def test_estimate_changes_its_unit_and_sign() -> None:
+    found = Estimate(1.0, 0.5, 3, 0.25, 1.75)
+    assert found.scaled(100) == Estimate(100.0, 50.0, 3, 25.0, 175.0)
+    assert found.negated() == Estimate(-1.0, 0.5, 3, -1.75, -0.25)
+
+
+def test_group_means_keep_the_order_of_groups() -> None:
+    found = group_means([("b", 1.0), ("a", 5.0), ("b", 3.0)])
+    assert list(found) == ["b", "a"]
+    assert (found["b"].mean, found["b"].sd) == (2.0, pytest.approx(np.sqrt(2)))
+
+
+def test_paired_difference_is_the_paired_t_test_of_scipy() -> None:
+    first = {0: 0.91, 1: 0.95, 2: 0.93, 3: 0.99, 9: 0.1}
+    second = {3: 0.97, 2: 0.94, 1: 0.92, 0: 0.90, 7: 0.2}
+    found = paired_difference(first, second)
+    seeds = (0, 1, 2, 3)
+    oracle = stats.ttest_rel([first[s] for s in seeds], [second[s] for s in seeds])
+    interval = oracle.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.n == 4
+    with pytest.raises(ValueError, match="at least one"):
+        paired_difference({0: 1.0}, {1: 1.0})
+
+
+def test_equal_sparsity_by_hand() -> None:
+    # 0.9 throughout against a line that falls from 0.9 at 0.5 to 0.7 at 0.9: over 0.6 to 0.8
+    # the line's mean is its value at 0.7, which is 0.8.
+    found = interpolate_at_equal_sparsity([(0.8, 0.9), (0.6, 0.9)], [(0.5, 0.9), (0.9, 0.7)])
+    assert found is not None
+    assert found.difference == pytest.approx(0.1)
+    assert (found.low, found.high) == (0.6, 0.8)
+
+
+def test_equal_sparsity_against_a_dense_mean() -> None:
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = (np.sort(noise.random((2, 6)), axis=1) for _ in range(2))
+        found = interpolate_at_equal_sparsity(
+            list(zip(*first, strict=True)), list(zip(*second, strict=True))
+        )
+        low, high = max(first[0, 0], second[0, 0]), min(first[0, -1], second[0, -1])
+        assert found is not None
+        x = np.linspace(low, high, 200_001)
+        gap = np.interp(x, *first) - np.interp(x, *second)
+        assert found.difference == pytest.approx(gap.mean(), abs=1e-5)
+
+
+def test_equal_sparsity_averages_points_at_the_same_sparsity() -> None:
+    found = interpolate_at_equal_sparsity(
+        [(0.0, 0.4), (0.0, 0.6), (1.0, 0.5)], [(0.0, 0.0), (1.0, 0.0)]
+    )
+    assert found is not None
+    assert found.difference == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "other", [[], [(0.5, 1.0)], [(0.4, 1.0), (0.5, 1.0)], [(0.7, 1.0), (0.8, 1.0)]]
+)
+def test_equal_sparsity_without_a_common_range(other: list[tuple[float, float]]) -> None:
+    assert interpolate_at_equal_sparsity([(0.5, 0.9), (0.6, 0.9)], other) is None
+
+
+def test_pareto_front_against_brute_force() -> None:
+    noise = np.random.default_rng(1)
+    for _ in range(50):
+        points = [(float(x), float(y)) for x, y in noise.integers(0, 8, (20, 2))]
+        beaten = [any(o[0] <= p[0] and o[1] >= p[1] and o != p for o in points) for p in points]
+        wanted = sorted({p for p, is_beaten in zip(points, beaten, strict=True) if not is_beaten})
+        assert [points[i] for i in pareto_front(points)] == wanted
+    assert pareto_front([(1.0, 1.0), (1.0, 1.0)]) == [0]
+    assert pareto_front([]) == []
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    noise = np.random.default_rng(2)
+    x = noise.normal(size=(30, 10)).astype(np.float32)
+    y = np.round(x + noise.normal(size=(30, 10)), 1)
+    assert pearson(x, y) == pytest.approx(stats.pearsonr(x.ravel(), y.ravel())[0])
+    assert spearman(x, y) == pytest.approx(stats.spearmanr(x.ravel(), y.ravel())[0])
+
+
+def test_rank_correlation_interval() -> None:
+    noise = np.random.default_rng(3)
+    x = noise.normal(size=5000)
+    y = x + noise.normal(size=5000)
+    found = spearman_interval(x, y)
+    assert found == spearman_interval(x, y)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.mean < found.high
+    # Fisher's approximation for 2000 pairs, whose standard error is about 1 / sqrt(n - 3).
+    half = 1.96 * 1.06 / np.sqrt(1997) * (1 - found.mean**2)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.25)
+
+
+def test_rank_correlation_of_a_constant_is_undefined() -> None:
+    found = spearman_interval(np.full(10, 0.1, np.float32), np.arange(10.0))
+    assert np.isnan(found.mean)
+    assert found.low is None
+
+
+@pytest.mark.parametrize("shape", [(512, 64), (10, 128), (64, 3, 3, 3), (7,)])
+def test_stride_visits_every_column(shape: tuple[int, ...]) -> None:
+    n = int(np.prod(shape))
+    stride = sample_stride(n, 600)
+    picked = np.unravel_index(np.arange(0, n, stride), shape)
+    assert len(picked[0]) <= 600
+    assert all(len(np.unique(index)) == size for index, size in zip(picked, shape, strict=True))
+
+
+# Choosing
+
+
+def test_choices_go_by_validation_accuracy_only() -> None:
+    runs = [
+        make_run(
+            "mlp", "ECQx", 4, lam, 0, accuracy_validation=validation, accuracy=test, bytes=size
+        )
+        for lam, validation, test, size in (
+            (0.1, 0.95, 0.80, 900),
+            (0.2, 0.94, 0.10, 500),
+            (0.3, 0.93, 0.99, 100),
+        )
+    ]
+    settings = Evidence.collect("made", TASKS, runs).settings
+    assert most_accurate(settings).lam == 0.1
+    assert smallest_file(settings).lam == 0.2
+    assert [setting.lam for setting in front(settings)] == [0.3, 0.2, 0.1]
+
+
+def test_bad_runs_are_named() -> None:
+    run = make_run("mlp", "ECQ", 4, 0.1, 0)
+    with pytest.raises(InputError, match="no runs"):
+        read_runs([])
+    with pytest.raises(InputError, match=r"mlp-ECQ-4-0\.1-None-0: 'sparsity' is missing"):
+        read_runs([{key: value for key, value in run.items() if key != "sparsity"}])
+    with pytest.raises(InputError, match="neither ECQ nor ECQx"):
+        read_runs([run | {"method": "ecqx"}])
+    with pytest.raises(InputError, match="same setting and seed"):
+        read_runs([run, run])
+
+
+# Claims
+
+
+def made_settings(method: str, drops: list[float], **changes: Any) -> list[dict[str, Any]]:
+    """One setting whose drop per seed is given."""
+    made = {"sparsity": 0.5, "accuracy_fp32": 0.95} | changes
+    lam, bits = made.pop("lam", 0.1), made.pop("bits", 4)
+    return [
+        make_run("mlp", method, bits, lam, seed, **made, accuracy=0.95 - drop)
+        for seed, drop in enumerate(drops)
+    ]
+
+
+def judged(
+    runs: list[dict[str, Any]], correlations: list[Correlation] | None = None
+) -> list[Claim]:
+    return build_claims(Evidence.collect("made", TASKS, runs), correlations or [])
+
+
+KEPT, LOST, UNSURE = [0.001, 0.0, 0.002], [0.05, 0.051, 0.049], [0.02, -0.01, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("drops", "ratio", "verdict"),
+    [
+        (KEPT, 110.0, Verdict.HOLDS),
+        (KEPT, 60.0, Verdict.FAILS),
+        (LOST, 110.0, Verdict.FAILS),
+        (UNSURE, 110.0, Verdict.OPEN),
+        (UNSURE, 60.0, Verdict.FAILS),
+        (KEPT[:1], 110.0, Verdict.OPEN),
+        (KEPT[:1], 60.0, Verdict.OPEN),
+    ],
+)
+def test_claim_of_file_size(drops: list[float], ratio: float, verdict: Verdict) -> None:
+    claim = judged(made_settings("ECQx", drops, compression_ratio=ratio))[0]
+    assert claim.verdict is verdict
+    assert f"{ratio:.1f}" in claim.findings[-1]
+
+
+def test_claim_of_file_size_goes_by_ecqx() -> None:
+    runs = made_settings("ECQ", KEPT, compression_ratio=110.0)
+    assert judged(runs)[0].verdict is Verdict.OPEN
+    runs += made_settings("ECQx", KEPT, compression_ratio=50.0)
+    assert judged(runs)[0].verdict is Verdict.FAILS
+
+
+@pytest.mark.parametrize(
+    ("by_bits", "verdict"),
+    [
+        ({2: KEPT, 4: KEPT}, Verdict.HOLDS),
+        ({2: LOST, 4: KEPT}, Verdict.FAILS),
+        ({2: UNSURE, 4: KEPT}, Verdict.OPEN),
+        ({2: KEPT[:1], 4: KEPT}, Verdict.OPEN),
+        ({4: KEPT, 8: LOST}, Verdict.HOLDS),
+    ],
+)
+def test_claim_of_bit_width(by_bits: dict[int, list[float]], verdict: Verdict) -> None:
+    runs = [
+        run for bits, drops in by_bits.items() for run in made_settings("ECQx", drops, bits=bits)
+    ]
+    assert judged(runs)[1].verdict is verdict
+
+
+def made_curves(gains: list[float], shift: float = 0.0) -> list[dict[str, Any]]:
+    """Both methods on two points of sparsity; ECQx is more accurate by a gain per seed."""
+    runs = []
+    for lam, sparsity in ((0.1, 0.5), (0.2, 0.9)):
+        runs += made_settings("ECQ", [0.01] * len(gains), lam=lam, sparsity=sparsity)
+        drops = [0.01 - gain for gain in gains]
+        runs += made_settings("ECQx", drops, lam=lam, sparsity=sparsity + shift)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("gains", "shift", "verdict"),
+    [
+        ([0.01, 0.011, 0.009], 0.0, Verdict.HOLDS),
+        ([-0.02, -0.021, -0.019], 0.0, Verdict.FAILS),
+        ([-0.02, 0.02, 0.0], 0.0, Verdict.OPEN),
+        ([0.01, 0.011, 0.009], 0.05, Verdict.HOLDS),
+        ([0.01, 0.011, 0.009], 0.45, Verdict.OPEN),
+        ([0.01], 0.0, Verdict.OPEN),
+    ],
+)
+def test_claim_of_equal_sparsity(gains: list[float], shift: float, verdict: Verdict) -> None:
+    claim = judged(made_curves(gains, shift))[2]
+    assert claim.verdict is verdict
+    apart = "Without a common range of sparsity: MLP_GSC on digits, 4 bit."
+    assert (apart in claim.findings) == (shift == 0.45)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "verdict"),
+    [
+        ([(0.3, 0.5), (0.6, 0.89)], Verdict.HOLDS),
+        ([(0.3, 0.5), (0.91, 0.97)], Verdict.FAILS),
+        ([(0.3, 0.5), (0.85, 0.93)], Verdict.OPEN),
+        ([(None, None)], Verdict.OPEN),
+        ([], Verdict.OPEN),
+    ],
+)
+def test_claim_of_relevance(intervals: list[tuple[Any, Any]], verdict: Verdict) -> None:
+    found = [
+        Correlation(
+            "mlp",
+            f"layer{i}",
+            10,
+            0.1,
+            Estimate(((low or 0) + (high or 0)) / 2, 0.01, 10, low, high),
+            0.0,
+        )
+        for i, (low, high) in enumerate(intervals)
+    ]
+    assert judged(made_settings("ECQx", KEPT), found)[3].verdict is verdict
+
+
+def test_claims_give_numbers_and_rules() -> None:
+    text = claims_markdown(judged(made_curves([0.01, 0.011, 0.009])), "made")
+    assert text.count("Verdict: **") == 4
+    assert "Verdict: **holds**" in text
+    assert "1.00 [0.75, 1.25] points" in text
+    assert "lies above −0.5 points" in text
+    assert "Suite made. Measured on: MLP_GSC on digits (data digits, 1078 training samples" in text
+
+
+# Tables
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[Table]:
+    suite = make_suite()
+    evidence = Evidence.collect(suite["suite"], suite["tasks"], suite["runs"])
+    return build_tables(evidence, correlate(suite["relevance"], evidence.tasks), suite["layers"])
+
+
+def test_every_table_is_there(tables: list[Table]) -> None:
+    assert {table.name for table in tables} == {
+        "results",
+        "grid",
+        "p_sweep",
+        "influence_of_p",
+        "influence_of_batchnorm",
+        "relevance_magnitude",
+        "layers",
+        "networks",
+        "settings",
+    }
+
+
+def numbers(text: str) -> list[str]:
+    """All numbers of a line, with whatever minus sign."""
+    return re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-").replace("$-$", "-"))
+
+
+def test_three_formats_hold_the_same_numbers(tables: list[Table]) -> None:
+    for table in tables:
+        markdown = [line for line in to_markdown(table).splitlines() if line.startswith("|")][2:]
+        latex = [line for line in to_latex(table).splitlines() if line.endswith(r"\\")][2:]
+        header, *rows = csv.reader(io.StringIO(to_csv(table)))
+        assert len(markdown) == len(latex) == len(rows) == len(table.rows)
+        width = sum(len(column.names()) for column in table.columns)
+        for md, tex, row in zip(markdown, latex, rows, strict=True):
+            assert len(row) == len(header)
+            assert numbers(md) == numbers(tex) == numbers(" ".join(row[:width]))
+
+
+def test_every_table_says_what_it_was_measured_on(tables: list[Table]) -> None:
+    for table in tables:
+        for text in (to_markdown(table), to_latex(table)):
+            assert "Suite embedded. Measured on: " in text
+            assert "data digits, 1078 training samples" in text
+        header = to_csv(table).splitlines()[0].split(",")
+        assert {"suite", "data", "train_samples", "epochs", "seeds"} <= set(header)
+
+
+def test_results_show_the_means_of_the_runs(tables: list[Table]) -> None:
+    table = next(table for table in tables if table.name == "grid")
+    runs = [r for r in make_grid("resnet20") if (r["method"], r["lam"]) == ("ECQx", 0.1)]
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    row = next(
+        row
+        for row in rows
+        if (row["task"], row["method"], row["lambda"]) == (TASKS["resnet20"], "ECQx", "0.1")
+    )
+    accuracy = [100 * run["accuracy"] for run in runs]
+    drop = [100 * (run["accuracy_fp32"] - run["accuracy"]) for run in runs]
+    assert float(row["accuracy_percent"]) == pytest.approx(np.mean(accuracy), abs=0.0051)
+    assert float(row["accuracy_percent_sd"]) == pytest.approx(np.std(accuracy, ddof=1), abs=0.0051)
+    assert float(row["drop_points"]) == pytest.approx(np.mean(drop), abs=0.0051)
+    assert float(row["size_kb"]) == pytest.approx(
+        np.mean([r["bytes"] for r in runs]) / 1000, abs=0.0051
+    )
+
+
+def test_cells_without_spread_and_without_value() -> None:
+    spread = Column("a", "a", "spread", 1)
+    interval = Column("a", "a", "interval", 1)
+    assert spread.text(Estimate(-0.04)) == "0.0"
+    assert spread.text(None) == "–"
+    assert spread.parts(Estimate(1.0)) == ["1.0", ""]
+    assert interval.text(Estimate(-1.0, 0.5, 3, -1.5, -0.5)) == "−1.0 [−1.5, −0.5]"
+    assert Column("a", "a", "number", 2).text(float("nan")) == "–"
+
+
+# The whole
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    build(out=out, **make_minimal_suite() | {"relevance": {"mlp": make_relevance("mlp")}})
+    return out
+
+
+def test_building_again_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    suite = make_minimal_suite() | {"relevance": {"mlp": make_relevance("mlp")}}
+    shuffled = [suite["runs"][i] for i in np.random.default_rng(0).permutation(len(suite["runs"]))]
+    matplotlib.rcParams["font.size"] = 20
+    try:
+        build(out=tmp_path, **suite | {"runs": shuffled})
+    finally:
+        matplotlib.rcdefaults()
+    assert files_in(tmp_path) == files_in(built)
+
+
+def test_files_of_a_minimal_suite(built: Path) -> None:
+    names = set(files_in(built))
+    assert {"claims.md", "report.html", "tables/results.tex", "figures/relevance_mlp.svg"} <= names
+    assert not any(name.startswith(("tables/p_", "figures/influence")) for name in names)
+    assert {Path(name).stem for name in names if name.endswith(".png")} == {
+        Path(name).stem for name in names if name.endswith(".svg")
+    }
+
+
+def test_figures_carry_no_date_and_no_version(built: Path) -> None:
+    for name, content in files_in(built).items():
+        if name.endswith((".svg", ".png")):
+            assert b"dc:date" not in content
+            assert b"Software" not in content
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to and what its pictures say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.alts: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.links += [(tag, found[name] or "") for name in ("src", "href") if name in found]
+        if tag == "img":
+            self.alts.append(found.get("alt") or "")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_self_contained(built: Path) -> None:
+    text = (built / "report.html").read_text(encoding="utf-8")
+    page = Links()
+    page.feed(text)
+    assert page.open == []
+    for tag, link in page.links:
+        if tag == "a":
+            assert link.startswith(("#", "https://doi.org/"))
+        else:
+            assert link.startswith("data:image/svg+xml;base64,")
+    assert not re.search(r"<script|<link|@import|url\(", text)
+    assert len(page.alts) == len(list((built / "figures").glob("*.svg")))
+    assert all(len(alt) > 40 for alt in page.alts)
+    anchors = set(re.findall(r'id="([^"]+)"', text))
+    assert {link[1:] for tag, link in page.links if link.startswith("#")} <= anchors
+
+
+def test_page_begins_with_the_claims(built: Path) -> None:
+    text = (built / "report.html").read_text(encoding="utf-8")
+    order = [text.index(f'id="{part}"') for part in ("claims", "figures", "tables", "references")]
+    assert order == sorted(order)
+    assert "prefers-color-scheme: dark" in text
+    assert "suite smoke" in text
+    assert "data digits, 1078 training samples, 12 epochs, seeds 0, 1" in text
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collects the figures that are written instead of writing them."""
+    figures: list[Figure] = []
+
+    def collect(self: Figure, *_: Any, **__: Any) -> None:
+        if self not in figures:
+            figures.append(self)
+
+    monkeypatch.setattr(Figure, "savefig", collect)
+    return figures
+
+
+def apart(boxes: list[Bbox]) -> bool:
+    """Whether no two boxes overlap."""
+    return not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def tick_labels(axis: Axis) -> list[Bbox]:
+    """Boxes of the labels of an axis that are in sight."""
+    low, high = sorted(axis.get_view_interval())
+    return [
+        label.get_window_extent()
+        for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)
+        if low <= tick.get_loc() <= high and label.get_visible() and label.get_text()
+    ]
+
+
+def assert_readable(figure: Figure) -> None:
+    """No panel without data, no label outside the figure or over its neighbour."""
+    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
+    boxes = [title.get_window_extent() for title in titles if title.get_text()]
+    assert apart(boxes)
+    boxes += [legend.get_window_extent() for legend in figure.legends]
+    for axes in figure.axes:
+        assert axes.has_data()
+        if not axes.axison:
+            continue
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = tick_labels(axis)
+            assert apart(labels)
+            boxes += [*labels, axis.label.get_window_extent()]
+    inside = figure.bbox.padded(1)
+    for box in boxes:
+        assert inside.x0 <= box.x0
+        assert box.x1 <= inside.x1
+        assert inside.y0 <= box.y0
+        assert box.y1 <= inside.y1
+
+
+def test_figures_of_the_full_suite_are_readable(drawn: list[Figure], tmp_path: Path) -> None:
+    build(out=tmp_path, **make_suite())
+    assert len(drawn) == 9
+    for figure in drawn:
+        assert_readable(figure)
+
+
+def odd_suite() -> dict[str, Any]:
+    """Runs that collapse to guessing, perfect ones, long labels, many Λ, one seed, one method."""
+    runs = make_grid("resnet20", lambdas=(0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.2, 0.4))
+    runs = [run | {"dataset": "cifar10-jpeg"} for run in runs]
+    runs = [run | {"accuracy": 0.1} if run["lam"] > 0.1 else run for run in runs]
+    perfect = [
+        run | {"accuracy": 1.0, "accuracy_fp32": 1.0} for run in make_grid("vgg", seeds=(0,))
+    ]
+    only = [run for run in make_grid("mlp", bits=(2, 3)) if run["method"] == "ECQ"]
+    nothing = {"layers.0.weight": (np.ones((4, 4)), np.zeros((4, 4)))}
+    return {
+        "runs": [*runs, *perfect, *only],
+        "relevance": {"mlp": nothing},
+        "suite": "odd",
+        "tasks": {"resnet20": "ResNet20 (published checkpoint)", "vgg": "slim VGG16 on digits"},
+        "layers": [],
+    }
+
+
+def test_figures_of_odd_runs_are_readable(drawn: list[Figure], tmp_path: Path) -> None:
+    build(out=tmp_path, **odd_suite())
+    assert drawn
+    for figure in drawn:
+        assert_readable(figure)
+    assert not list(tmp_path.glob("figures/relevance*"))
+    text = (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert "cannot be told" in text
+    assert "nan" not in text
+
+
+def test_stretched_axis_is_monotone_and_ends_at_the_top() -> None:
+    axes = Figure().add_subplot()
+    assert stretched_axis(axes, 10.0, 100.0, top=100.0)
+    values = np.linspace(0, 105, 500)
+    transform = axes.yaxis.get_transform()
+    positions = transform.transform(values)
+    assert np.all(np.diff(positions) > 0)
+    assert transform.inverted().transform(positions) == pytest.approx(values)
+    assert max(axes.get_yticks()) == 100
+    assert not stretched_axis(axes, 90.0, 97.0, top=100.0)
+
+
+def test_methods_differ_in_more_than_colour() -> None:
+    grey = [float(np.dot(to_rgb(COLOURS[m]), (0.299, 0.587, 0.114))) for m in ("ECQ", "ECQx")]
+    assert abs(grey[0] - grey[1]) > 0.25
+    assert MARKERS["ECQ"] != MARKERS["ECQx"]
+    assert LINES["ECQ"] != LINES["ECQx"]
