@@ -1,0 +1,200 @@
+"""How one tensor becomes bytes: integers by NNCodec's engine, floats raw or with loss.
+
+The type codes and headers are specified in docs/bitstream.md.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecqx import entropy_coder
+from ecqx.centroids import MAX_BITS, MIN_BITS
+
+Floats = Literal["raw", "published"]
+
+QUANTIZED, LOSSY = 0, 1
+# How a stored dtype is seen as integers of the same width, least significant byte first.
+FLOAT_DTYPES = {
+    2: (torch.float32, torch.int32, "<i4"),
+    3: (torch.float16, torch.int16, "<i2"),
+    4: (torch.bfloat16, torch.int16, "<i2"),
+    5: (torch.float64, torch.int64, "<i8"),
+}
+INTEGER_DTYPES = {
+    6: torch.int64,
+    7: torch.int32,
+    8: torch.int16,
+    9: torch.int8,
+    10: torch.uint8,
+    11: torch.bool,
+}
+_CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
+    dtype: code for code, dtype in INTEGER_DTYPES.items()
+}
+_MAX_DIMS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A weight tensor on an equidistant grid; its values are ``float32(k) * float32(step)``.
+
+    Attributes
+    ----------
+    integers : Tensor of integers
+        The k, shape of the weight, from ``-2 ** (bits - 1)`` to ``2 ** bits - 1``.
+    step : float
+        Distance of neighbouring centroids, greater than 0.
+    bits : int
+        Bit width, 2 to 8.
+    """
+
+    integers: Tensor
+    step: float
+    bits: int
+
+
+@dataclass(frozen=True, eq=False)
+class CodedState:
+    """A state_dict with the integers of its quantized tensors, ready for `save`.
+
+    Attributes
+    ----------
+    state : dict of str to Tensor
+        The model's whole state_dict, in order.
+    quantized : dict of str to QuantizedTensor
+        The quantized ones among them.
+    """
+
+    state: dict[str, Tensor]
+    quantized: dict[str, QuantizedTensor]
+
+    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+        """Both attributes."""
+        return self.state, self.quantized
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as it stands in the file: type code, shape, grid if quantized, payload."""
+
+    code: int
+    shape: tuple[int, ...]
+    payload: bytes | memoryview = b""
+    bits: int = 0
+    step: float = 0.0
+
+    def header(self) -> bytes:
+        dims = b"".join(map(varint, self.shape))
+        grid = struct.pack("<Bf", self.bits, self.step) if self.code == QUANTIZED else b""
+        length = b"" if self.code in FLOAT_DTYPES else varint(len(self.payload))
+        return bytes([self.code | len(self.shape) << 4]) + dims + grid + length
+
+    def tensor(self) -> Tensor:
+        """Decode; ``ValueError`` if the payload does not fit the header."""
+        if self.code == QUANTIZED:
+            return torch.from_numpy(_dequantized(self.integers(), self.step))
+        if self.code == LOSSY:
+            return torch.from_numpy(entropy_coder.decode_floats(self.payload, self.shape))
+        if self.code in INTEGER_DTYPES:
+            return _integer_tensor(self.payload, self.shape, INTEGER_DTYPES[self.code])
+        dtype, _, layout = FLOAT_DTYPES[self.code]
+        native = np.frombuffer(self.payload, layout).astype(np.dtype(layout).newbyteorder("="))
+        return torch.from_numpy(native).view(dtype).reshape(self.shape)
+
+    def integers(self) -> NDArray[np.int32]:
+        integers = entropy_coder.decode_integers(self.payload, self.shape)
+        _check_integers(integers, self.bits)
+        return integers
+
+
+def code_tensor(tensor: object, quantized: QuantizedTensor | None, floats: Floats) -> Entry:
+    """Code one tensor; ``ValueError`` if it cannot be stored."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError(f"is not a dense tensor with values ({type(tensor).__name__})")
+    if tensor.dim() > _MAX_DIMS:
+        raise ValueError(f"has {tensor.dim()} dimensions; at most {_MAX_DIMS} can be stored")
+    shape = tuple(tensor.shape)
+    if quantized is not None:
+        return _quantized_entry(quantized, shape)
+    if tensor.dtype not in _CODE_OF:
+        raise ValueError(f"has dtype {tensor.dtype}, which cannot be stored")
+    code = _CODE_OF[tensor.dtype]
+    tensor = tensor.detach().cpu().contiguous()
+    if code in INTEGER_DTYPES:
+        return Entry(code, shape, entropy_coder.encode_varints(tensor.to(torch.int64).numpy()))
+    if tensor.dtype == torch.float32 and floats == "published":
+        return Entry(LOSSY, shape, entropy_coder.encode_floats(tensor.numpy()))
+    _, as_integers, layout = FLOAT_DTYPES[code]
+    return Entry(code, shape, tensor.view(as_integers).numpy().astype(layout).tobytes())
+
+
+def _quantized_entry(quantized: QuantizedTensor, shape: tuple[int, ...]) -> Entry:
+    integers, bits = quantized.integers, quantized.bits
+    if integers.is_floating_point() or tuple(integers.shape) != shape:
+        raise ValueError(
+            f"integers must be integers of shape {shape}, "
+            f"not {integers.dtype} of shape {tuple(integers.shape)}"
+        )
+    with np.errstate(over="ignore"):
+        step = float(np.float32(quantized.step))
+    check_grid(bits, step)
+    levels = integers.detach().cpu().numpy()
+    _check_integers(levels, bits)
+    _dequantized(levels, step)
+    return Entry(QUANTIZED, shape, entropy_coder.encode_integers(levels), bits, step)
+
+
+def check_grid(bits: int, step: float) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be finite and greater than 0 in float32, not {step}")
+
+
+def _check_integers(integers: NDArray[np.integer[Any]], bits: int) -> None:
+    if integers.size == 0:
+        return
+    lowest, highest = int(integers.min()), int(integers.max())
+    if lowest < -(2 ** (bits - 1)) or highest >= 2**bits:
+        raise ValueError(
+            f"holds integers from {lowest} to {highest}; {bits} bits allow "
+            f"{-(2 ** (bits - 1))} to {2**bits - 1}"
+        )
+
+
+def _dequantized(integers: NDArray[np.integer[Any]], step: float) -> NDArray[np.float32]:
+    """``float32(k) * float32(step)``, the value of a weight everywhere in the suite."""
+    values = integers.astype(np.float32)
+    with np.errstate(over="ignore"):
+        np.multiply(values, np.float32(step), out=values)
+    if not np.isfinite(values).all():
+        raise ValueError(f"a step of {step} makes the weights infinite")
+    return values
+
+
+def _integer_tensor(
+    payload: bytes | memoryview, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    values = torch.from_numpy(entropy_coder.decode_varints(payload, math.prod(shape)))
+    tensor = values.to(dtype)
+    if not torch.equal(tensor.to(torch.int64), values):
+        raise ValueError(f"holds values that do not fit {dtype}")
+    return tensor.reshape(shape)
+
+
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, least significant first, the top bit set where more follow."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
