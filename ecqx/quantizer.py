@@ -189,7 +189,8 @@ class ECQx:
         ValueError
             If a layer that is quantized has no rule of relevance, or a weight is not finite.
         """
-        if self.relevance is None:
+        if self.relevance is None or self.lam == 0:
+            # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
             return
         with self._judged_weights():

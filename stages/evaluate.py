@@ -138,6 +138,7 @@ def _record(
         "model": wanted.tasks[run["task"]].model["name"],
         "method": run["method"],
         "sweep": run["sweep"],
+        "variant": run["variant"],
         "bits": run["bits"],
         "lam": run["lam"],
         "p": run["p"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from ecqx.quantizer import ECQx
@@ -28,13 +29,14 @@ class Run:
     method: Method
     seed: int
     fit: FitSettings
-    sweep: Literal["reference", "grid", "p"]
+    sweep: Literal["reference", "grid", "p", "ablation"]
     bits: int | None = None
     lam: float | None = None
     p: float | None = None
     sparsity_band: Band | None = None
     relevance: LRP | None = None
     quantizer: QuantizerSettings | None = None
+    variant: str | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -77,21 +79,33 @@ def all_runs(suite: Suite) -> list[Run]:
 
 
 def _of(suite: Suite, name: str, seed: int) -> Iterator[Run]:
-    sweep, quantizer = suite.quantize.tasks[name], suite.quantize.quantizer
-    relevance, fit = suite.quantize.relevance.build(), sweep.fit.build()
+    wanted, sweep = suite.quantize, suite.quantize.tasks[name]
+    quantizer, relevance, fit = wanted.quantizer, wanted.relevance.build(), sweep.fit.build()
     yield Run(name, "fp32", seed, fit, "reference")
-    band = quantizer.band() or (-quantizer.p, 0.0)
-    for bits in sweep.bits:
-        for lam in sweep.lam:
-            yield Run(name, "ECQ", seed, fit, "grid", bits, lam, quantizer=quantizer)
-            yield Run(
-                *(name, "ECQx", seed, fit, "grid", bits, lam),
-                *(quantizer.p, band, relevance, quantizer),
+    ecqx = Run(
+        *(name, "ECQx", seed, fit, "grid"),
+        p=quantizer.p,
+        sparsity_band=quantizer.band(),
+        relevance=relevance,
+        quantizer=quantizer,
+    )
+    for bits, lam in product(sweep.bits, sweep.lam):
+        yield Run(name, "ECQ", seed, fit, "grid", bits, lam, quantizer=quantizer)
+        yield replace(ecqx, bits=bits, lam=lam)
+    if (swept := sweep.p_sweep) is not None:
+        for p, lam in product(swept.p, swept.lam):
+            yield replace(ecqx, sweep="p", bits=swept.bits, lam=lam, p=p, sparsity_band=(0.0, p))
+    if (ablation := sweep.ablation) is not None:
+        for variant, lam in product(ablation.variants, ablation.lam):
+            changed, lrp = wanted.variant(ablation.variants[variant])
+            yield replace(
+                ecqx,
+                sweep="ablation",
+                bits=ablation.bits,
+                lam=lam,
+                p=changed.p,
+                sparsity_band=changed.band(),
+                relevance=lrp.build(),
+                quantizer=changed,
+                variant=variant,
             )
-    if sweep.p_sweep is not None:
-        for p in sweep.p_sweep.p:
-            for lam in sweep.p_sweep.lam:
-                yield Run(
-                    *(name, "ECQx", seed, fit, "p", sweep.p_sweep.bits, lam),
-                    *(p, (0.0, p), relevance, quantizer),
-                )

@@ -87,10 +87,10 @@ class QuantizerSettings(Settings):
         check_settings(0.0, self.p, self.band(), self.pmf, self.lambda_max)
         return self
 
-    def band(self) -> tuple[float, float] | None:
-        """The sparsity band as a pair."""
+    def band(self) -> tuple[float, float]:
+        """The sparsity band as a pair; p is short for [-p, 0]."""
         if self.sparsity_band is None:
-            return None
+            return (-self.p, 0.0)
         if len(self.sparsity_band) != 2:
             raise ValueError("sparsity_band must be [low, high]")
         return (self.sparsity_band[0], self.sparsity_band[1])
@@ -125,6 +125,14 @@ class PSweep(Settings):
     lam: list[Lam]
 
 
+class Ablation(Settings):
+    """What single settings change: ECQx with one of them replaced, by the variant's name."""
+
+    bits: Bits
+    lam: list[Lam]
+    variants: dict[str, dict[str, Any]]
+
+
 class TaskSweep(Settings):
     """The settings that are tried on one task: bits x Λ, for ECQ and ECQx and each seed."""
 
@@ -132,6 +140,7 @@ class TaskSweep(Settings):
     bits: list[Bits]
     lam: list[Lam]
     p_sweep: PSweep | None = None
+    ablation: Ablation | None = None
 
 
 class QuantizeSettings(Settings):
@@ -140,6 +149,27 @@ class QuantizeSettings(Settings):
     quantizer: QuantizerSettings
     relevance: RelevanceSettings
     tasks: dict[str, TaskSweep]
+
+    @model_validator(mode="after")
+    def _variants_are_accepted(self) -> QuantizeSettings:
+        for task in self.tasks.values():
+            for replaced in task.ablation.variants.values() if task.ablation else ():
+                self.variant(replaced)
+        return self
+
+    def variant(self, replaced: dict[str, Any]) -> tuple[QuantizerSettings, RelevanceSettings]:
+        """The settings of quantizer and relevance with some replaced, by name."""
+        sections: tuple[QuantizerSettings, RelevanceSettings] = (self.quantizer, self.relevance)
+        known = {name for section in sections for name in type(section).model_fields}
+        if not set(replaced) <= known:
+            raise ValueError(f"variants may replace {', '.join(sorted(known))}")
+        quantizer, relevance = (
+            {k: replaced.get(k, v) for k, v in section.model_dump().items()} for section in sections
+        )
+        return (
+            QuantizerSettings.model_validate(quantizer),
+            RelevanceSettings.model_validate(relevance),
+        )
 
 
 class LayerSettings(Settings):

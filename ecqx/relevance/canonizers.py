@@ -57,7 +57,8 @@ class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
 
 
 def _is_foldable(module: Any) -> bool:
-    return module.affine and module.running_mean is not None
+    # torchvision's frozen BatchNorm, one of zennit 1.0's types, has no such flag.
+    return getattr(module, "affine", True) and module.running_mean is not None
 
 
 class SplitResnetAdditions(Canonizer):  # type: ignore[misc]

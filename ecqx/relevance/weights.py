@@ -14,8 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList, stabilize
-from zennit.rules import GammaMod
+from zennit.core import (
+    BasicHook,
+    Composite,
+    Hook,
+    RemovableHandle,
+    RemovableHandleList,
+    stabilize,
+)
+from zennit.rules import GammaMod, Pass
 
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
@@ -110,7 +117,9 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
                 "use ECQ (relevance=None) or exclude the layers around it"
             )
         self.input = input[0]
-        return self.input.detach()
+        cut = self.input.detach()
+        # Overwriting the input would change the output that the layer before it is judged by.
+        return cut.clone() if getattr(module, "inplace", False) else cut
 
     def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
         """Connect the output to the uncut input by `_Attribution`."""
@@ -121,16 +130,31 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     def attribute(self, call: _Call, relevance: Tensor) -> Tensor:
         """Give the parameters their relevance, return that of the input."""
-        parameters = [p for p in call.module.parameters(recurse=False) if p.requires_grad]
-        if parameters:
-            for parameter, r in zip(
-                parameters, self._parameter_relevance(call, parameters, relevance), strict=True
-            ):
-                self.sink(parameter, r)
-        self.rule.stored_tensors["input"] = (call.input,)
-        arriving = self.rule.backward(call.module, (call.input,), (relevance,))
+        with _keeping_parameters(call.module):
+            parameters = [p for p in call.module.parameters(recurse=False) if p.requires_grad]
+            if parameters:
+                relevances = self._parameter_relevance(call, parameters, relevance)
+                for parameter, r in zip(parameters, relevances, strict=True):
+                    self.sink(parameter, r)
+            return self._input_relevance(call, relevance)
+
+    def _input_relevance(self, call: _Call, relevance: Tensor) -> Tensor:
+        """What the rule makes of the relevance; the gradient where it leaves that as it is."""
+        gradient = self._input_gradient(call, relevance)
+        # zennit 1.0 stores a call's keyword arguments beside its input.
+        self.rule.stored_tensors.update(input=(call.input,), kwargs={})
+        arriving = self.rule.backward(call.module, (gradient,), (relevance,))
         self.rule.stored_tensors.clear()
-        return arriving[0]  # type: ignore[no-any-return]
+        return gradient if arriving is None else arriving[0]
+
+    def _input_gradient(self, call: _Call, relevance: Tensor) -> Tensor:
+        """zennit's ``grad_input``, of which all rules but a few for ReLU see only the shape."""
+        if isinstance(self.rule, BasicHook | Pass):
+            return call.input
+        input = call.input.detach().requires_grad_()
+        with torch.enable_grad():
+            output = call.module.forward(input.clone())
+        return torch.autograd.grad(output, input, relevance)[0]
 
     def _parameter_relevance(
         self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
@@ -143,6 +167,16 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
             modified = [getattr(call.module, names[id(p)]) for p in parameters]
             output = call.module.forward(call.input)
         return _weight_times_gradient(modified, output, relevance)
+
+
+@contextmanager
+def _keeping_parameters(module: nn.Module) -> Iterator[None]:
+    """Leave the module with the very parameters it has: zennit 1.0 puts others in their place."""
+    parameters = dict(module._parameters)
+    try:
+        yield
+    finally:
+        module._parameters.update(parameters)
 
 
 def _weight_times_gradient(

@@ -12,10 +12,11 @@ from ecqx.report.statistics import Estimate, estimate, paired_difference
 
 Method = Literal["ECQ", "ECQx"]
 METHODS: tuple[Method, ...] = ("ECQ", "ECQx")
-GRID, P_SWEEP = "grid", "p"
+GRID, P_SWEEP, ABLATION = "grid", "p", "ablation"
 MISSING = "–"
 
-OPTIONAL = ("p", "train_samples", "steps", "parameters", "bytes_other")
+OPTIONAL = ("variant", "p", "train_samples", "steps", "parameters", "bytes_other")
+SHARED_BY_SETTING = ("task", "sweep", "bits", "method", "variant", "p", "lam")
 CONFIGURATION = (
     "sparsity_band",
     "alpha",
@@ -37,6 +38,7 @@ class Run:
     run_id: str
     task: str
     sweep: str
+    variant: str | None
     dataset: str
     model: str
     method: Method
@@ -74,6 +76,7 @@ class Setting:
     sweep: str
     bits: int
     method: Method
+    variant: str | None
     p: float | None
     lam: float
     runs: tuple[Run, ...]
@@ -96,7 +99,7 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     Parameters
     ----------
     runs : iterable of mapping
-        Entries of ``metrics.json``; those of sweeps other than the grid and p are left out.
+        Entries of ``metrics.json``; those of unknown sweeps are left out.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     InputError
         If a key is missing, a method is unknown, or two runs share a setting and a seed.
     """
-    known = [run for run in runs if run.get("sweep", GRID) in (GRID, P_SWEEP)]
+    known = [run for run in runs if run.get("sweep", GRID) in (GRID, P_SWEEP, ABLATION)]
     read = sorted((_read_run(run) for run in known), key=_order)
     if not read:
         raise InputError("there are no runs to report on")
@@ -142,7 +145,8 @@ def _text(value: Any) -> str:
 
 def _order(run: Run) -> tuple[Any, ...]:
     p = -1.0 if run.p is None else run.p
-    return (run.task, run.sweep, run.bits, METHODS.index(run.method), p, run.lam, run.seed)
+    method = METHODS.index(run.method)
+    return (run.task, run.sweep, run.bits, method, run.variant or "", p, run.lam, run.seed)
 
 
 def group_settings(runs: Iterable[Run]) -> list[Setting]:
@@ -151,7 +155,10 @@ def group_settings(runs: Iterable[Run]) -> list[Setting]:
     for run in runs:
         groups.setdefault(_order(run)[:-1], []).append(run)
     return [
-        Setting(r[0].task, r[0].sweep, r[0].bits, r[0].method, r[0].p, r[0].lam, tuple(r))
+        Setting(
+            **{name: getattr(r[0], name) for name in SHARED_BY_SETTING},
+            runs=tuple(r),
+        )
         for r in groups.values()
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import (
+    ABLATION,
     CONFIGURATION,
     GRID,
     METHODS,
@@ -27,6 +28,7 @@ from ecqx.report.selection import (
     over_seeds,
     smallest_file,
 )
+from ecqx.report.statistics import Estimate, paired_difference
 
 TASK = Column("task", "task")
 BITS = Column("bits", "bits", "number")
@@ -76,6 +78,7 @@ def build_tables(
         results(evidence),
         influence_of_batchnorm(evidence),
         influence_of_p(evidence),
+        ablation(evidence),
         relevance_and_magnitude(evidence, correlations),
         networks(evidence),
         configurations(evidence),
@@ -192,6 +195,38 @@ def influence_of_p(evidence: Evidence) -> Table:
     )
     columns = (TASK, BITS, Column("p", "p"), Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
     return _table(evidence, "influence_of_p", "Influence of p", caption, columns, rows)
+
+
+def ablation(evidence: Evidence) -> Table:
+    """What each replaced setting changes, beside the setting of the grid that it replaces."""
+    rows = []
+    for task in evidence.tasks:
+        replaced = evidence.of(task, ABLATION)
+        for bits, lam in sorted({(setting.bits, setting.lam) for setting in replaced}):
+            at = [s for s in evidence.of(task, GRID, "ECQx", bits) if s.lam == lam]
+            for setting in (*at, *(s for s in replaced if (s.bits, s.lam) == (bits, lam))):
+                label = (evidence.tasks[task], bits, f"{lam:g}", setting.variant or "none")
+                gain = None if setting in at or not at else _gain_over(at[0], setting)
+                cells = (*label, *measures(setting), gain, len(setting.runs))
+                rows.append(Row(task, cells, source_of(setting.runs)))
+    caption = (
+        "ECQx with one setting replaced, at the same Λ. The gain is the accuracy minus that of "
+        "the row without a replacement, paired per seed, with its 95 % interval; where sparsity "
+        f"or size moved as well, it is no gain at equal cost. {READING}"
+    )
+    columns = (
+        *(TASK, BITS, LAMBDA, Column("replaced", "replaced"), *MEASURES),
+        *(Column("gain_points", "gain (points)", "interval", 2, 100), SEEDS),
+    )
+    return _table(evidence, "ablation", "Ablation", caption, columns, rows)
+
+
+def _gain_over(default: Setting, setting: Setting) -> Estimate:
+    """Accuracy of a setting minus that of the default, paired per seed."""
+    return paired_difference(
+        {run.seed: run.accuracy for run in setting.runs},
+        {run.seed: run.accuracy for run in default.runs},
+    )
 
 
 def gain_cells(gain: Gain) -> tuple[Cell, Cell]:
