@@ -27,6 +27,7 @@ from ecqx.centroids import (
     Pmf,
     checked_weight,
     information_cost,
+    is_finite,
     round_down,
 )
 
@@ -51,7 +52,8 @@ class Envelope:
 
     def lookup(self, weight: Tensor) -> Tensor:
         """Index of the lowest parabola at each weight; int32, shape of ``weight``."""
-        return self.owners[torch.bucketize(weight, self.bounds, out_int32=True)]
+        interval = torch.bucketize(weight.flatten(), self.bounds, out_int32=True)
+        return self.owners.index_select(0, interval).reshape(weight.shape)
 
     def count(self, weight: Tensor, owner: int) -> int:
         """How many weights parabola ``owner`` is lowest at."""
@@ -204,7 +206,9 @@ def zero_threshold(
     w = weight.to(torch.float64)
     values, cost = grid.values.to(torch.float64), info_cost.to(weight.device)
     at_zero = w.square().add_(cost[grid.zero]).mul_(2)
-    elsewhere = w.sub_(values[nonzero]).square_().add_(cost[nonzero])
+    chosen = nonzero.flatten()
+    elsewhere = w.sub_(values.index_select(0, chosen).reshape(w.shape)).square_()
+    elsewhere.add_(cost.index_select(0, chosen).reshape(w.shape))
     log_R = R.add(RELEVANCE_EPSILON).log_().clamp_(max=-SMALLEST_FLOAT64)
     return elsewhere.div_(at_zero).log_().div_(log_R)
 
@@ -319,7 +323,7 @@ def checked_relevance(relevance: Tensor, weight: Tensor) -> Tensor:
             f"relevance has shape {tuple(relevance.shape)}, weight has {tuple(weight.shape)}"
         )
     relevance = relevance.detach().to(torch.float32)
-    if not torch.isfinite(relevance).all():
+    if not is_finite(relevance):
         raise ValueError("relevance holds NaN or infinite values")
     return relevance
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecqx.container import pack, read_entries
+from ecqx.container import body_length_bytes, pack, read_entries
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.tensor_coding import (
@@ -29,6 +29,7 @@ from ecqx.tensor_coding import (
     Floats,
     QuantizedTensor,
     code_tensor,
+    varint,
 )
 
 _T = TypeVar("_T")
@@ -58,7 +59,10 @@ class CodedStateSource(Protocol):
 
 @dataclass(frozen=True)
 class FileSize:
-    """Size of a file in bytes: ``total``, of which ``integers`` for the coded weights."""
+    """Size of a file in bytes: ``total``, of which ``integers`` for the coded weights.
+
+    The fields that hold the length of coded weights, and that of the whole, count with them.
+    """
 
     total: int
     integers: int
@@ -173,7 +177,7 @@ def save(
             raise InputError(f"tensor {name}: {error}") from error
     data = pack(list(state), entries)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
-    return FileSize(len(data), _integer_bytes(entries))
+    return FileSize(len(data), _integer_bytes(entries, len(data)))
 
 
 def load(path: str | Path) -> dict[str, Tensor]:
@@ -228,7 +232,8 @@ def inspect(path: str | Path, statistics: bool = True) -> FileInfo:
         _decoded(path, name, partial(_record, name, entry, statistics))
         for name, entry in entries.items()
     )
-    return FileInfo(FileSize(path.stat().st_size, _integer_bytes(entries.values())), records)
+    total = path.stat().st_size
+    return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), records)
 
 
 def first_order_entropy(integers: Tensor) -> float:
@@ -257,8 +262,14 @@ def check_replaceable(path: str | Path) -> None:
         raise InputError(f"{path} is no regular file, so it is not replaced")
 
 
-def _integer_bytes(entries: Iterable[Entry]) -> int:
-    return sum(len(entry.payload) for entry in entries if entry.code == QUANTIZED)
+def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
+    """Bytes of the coded weights and of the fields whose length follows from theirs.
+
+    So the rest is the same for any weights, and a regression check may demand that it is.
+    """
+    payloads = [len(entry.payload) for entry in entries if entry.code == QUANTIZED]
+    lengths = sum(len(varint(length)) for length in payloads)
+    return sum(payloads) + lengths + body_length_bytes(total)
 
 
 def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:

@@ -97,9 +97,14 @@ def checked_weight(weight: Tensor) -> Tensor:
     if weight.numel() == 0:
         raise ValueError("weight has no elements")
     weight = weight.detach().to(torch.float32)
-    if not torch.isfinite(weight).all():
+    if not is_finite(weight):
         raise ValueError("weight holds NaN or infinite values")
     return weight
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity: both show in its extremes."""
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))
 
 
 def _step(magnitude: Tensor, largest: int) -> float:
@@ -162,10 +167,25 @@ def occupancy(weight: Tensor, grid: CentroidGrid) -> Tensor:
     Tensor of float64, shape (K,)
         Counts; a weight half-way between two centroids belongs to the lower one.
     """
-    values = grid.values.to(torch.float64)
-    middles = round_down((values[:-1] + values[1:]) / 2)
-    nearest = torch.bucketize(weight.flatten(), middles, out_int32=True)
+    nearest = nearest_centroid(weight.flatten(), grid)
     return torch.bincount(nearest, minlength=len(grid)).to(torch.float64)
+
+
+def nearest_centroid(flat: Tensor, grid: CentroidGrid) -> Tensor:
+    """Index of the nearest centroid of each weight, the lower one half-way between two.
+
+    ``round(w / step)`` is at most one off, by rounding, and that is put right by comparing with the
+    exact middles; a search in them takes three times as long.
+    """
+    values = grid.values.to(torch.float64)
+    infinity = torch.tensor([math.inf], device=flat.device)
+    middles = round_down((values[:-1] + values[1:]) / 2)
+    lower, upper = torch.cat((-infinity, middles)), torch.cat((middles, infinity))
+    guess = (flat / grid.step).round_().clamp_(-grid.zero, len(grid) - 1 - grid.zero)
+    index = guess.to(torch.int32).add_(grid.zero)
+    too_low = flat > upper.index_select(0, index)
+    too_high = flat <= lower.index_select(0, index)
+    return index.add_(too_low).sub_(too_high.to(torch.int32))
 
 
 def probabilities(counts: Tensor, zero: int, pmf: Pmf = "published") -> Tensor:

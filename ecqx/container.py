@@ -44,6 +44,15 @@ def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     return MAGIC + bytes([VERSION]) + varint(len(body)) + digest + body
 
 
+def body_length_bytes(total: int) -> int:
+    """Bytes that a file of ``total`` bytes spends on the length of its body."""
+    fixed = len(MAGIC) + 1 + DIGEST_BYTES
+    field = 1
+    while len(varint(total - fixed - field)) > field:
+        field += 1
+    return field
+
+
 def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     """Table of the tokens of all names, then each tensor's name, as token numbers, and header."""
     token_ids: dict[str, int] = {}

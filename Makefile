@@ -1,0 +1,54 @@
+# Commands of the suite. `make` alone lists them; each installs what is missing into .venv first.
+
+SUITE ?=
+JUNIT ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# One thread in each test process: results do not depend on the number of cores.
+one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+python := .venv/bin/python
+suite_name := $(if $(SUITE),"$(SUITE)")
+
+.PHONY: help setup paper-results test check baseline bench verify lint
+
+help:
+	@echo 'make setup            install into .venv (PYTHON=… names the Python 3.11 or 3.12 to use)'
+	@echo 'make paper-results    every table and figure, in results/SUITE/'
+	@echo 'make test             the tests'
+	@echo 'make check            are the results worse than the baseline? (JUNIT=FILE writes XML)'
+	@echo 'make baseline         accept the present results as the baseline'
+	@echo 'make bench            the benchmarks'
+	@echo 'make verify           the long checks; writes docs/verification.md'
+	@echo 'make lint             ruff and mypy'
+	@echo
+	@echo 'SUITE=NAME chooses a suite of params.yaml for paper-results, check, baseline and verify.'
+
+setup: .venv/installed
+	@:
+
+.venv/installed: pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" sh stages/setup
+
+paper-results: setup
+	@$(python) -m stages.suite "$(SUITE)" -- dvc repro
+	@$(python) -m stages.provenance $(suite_name)
+
+test: setup
+	@$(one_thread) $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+check: setup
+	@$(python) -m stages.check $(suite_name) $(if $(JUNIT),--junit "$(JUNIT)")
+
+baseline: setup
+	@$(python) -m stages.baseline $(suite_name)
+
+# The tests' own options leave the benchmarks out.
+bench: setup
+	@$(one_thread) $(python) -m pytest benchmarks --override-ini 'addopts=-q' --benchmark-only
+
+verify: setup
+	@$(python) -m stages.verify $(suite_name)
+
+lint: setup
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy

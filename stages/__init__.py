@@ -1,0 +1,1 @@
+"""The commands of the pipeline: its stages, and what the Makefile calls."""

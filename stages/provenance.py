@@ -1,0 +1,155 @@
+"""What machine and which packages made the results: ``python -m stages.provenance [SUITE]``.
+
+Neither paths nor the machine's name are part of it: it is told to others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ecqx.errors import InputError
+from ecqx.files import write_text
+from stages.command import run_command_line
+from stages.suite import selected
+
+_DISTRIBUTION, _EXTRA = "ecqx", "pipeline"
+# This repository itself, and what only installs.
+_LEFT_OUT = {_DISTRIBUTION, "setuptools"}
+# Instruction sets that decide in which order a CPU adds: they change the last digits.
+_SIMD = re.compile(r"avx\w*|fma|sse4_\d|amx\w*|asimd\w*|sve\w*")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write results/SUITE/provenance.json and say where the results are."""
+    suite = selected(Path(), *arguments[:1])
+    write(Path(), suite)
+    print(f"The results of suite {suite} are in results/{suite}/, all on one page: report.html")
+    return 0
+
+
+def write(root: Path, suite: str) -> None:
+    """Write ``provenance.json`` beside the suite's results: commit, machine and packages."""
+    content = {**_commit(root), "machine": machine(), "packages": packages()}
+    path = root / "results" / suite / "provenance.json"
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _commit(root: Path) -> dict[str, Any]:
+    try:
+        head = git(root, "rev-parse", "HEAD").strip()
+        return {"commit": head, "modified": bool(changes(root))}
+    except InputError:
+        # The results are there and good: not knowing their commit is no reason to fail.
+        return {"commit": None, "modified": None}
+
+
+def changes(root: Path) -> list[str]:
+    """Files that differ from the last commit, apart from what a run of the pipeline writes."""
+    status = git(root, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    files = [entry[3:] for entry in status.split("\0") if entry]
+    return [name for name in files if name != "dvc.lock" and not name.startswith("results/")]
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Output of a git command.
+
+    Raises
+    ------
+    InputError
+        If git fails, with its message.
+    """
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+    except FileNotFoundError as error:
+        raise InputError("git is not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise InputError(f"git {arguments[0]}: {error.stderr.strip()}") from error
+    return done.stdout
+
+
+def machine() -> dict[str, Any]:
+    """What decides the last digits of a result, apart from the packages."""
+    cpu = _read("/proc/cpuinfo")
+    return {
+        "processor": _field(cpu, "model name") or platform.processor() or platform.machine(),
+        "instructions": sorted(set(_SIMD.findall(_field(cpu, "flags") or _field(cpu, "Features")))),
+        "cores": os.cpu_count(),
+        "gpus": _gpus(),
+        "system": _system(),
+        "libc": " ".join(platform.libc_ver()),
+        "python": platform.python_version(),
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _field(text: str, name: str) -> str:
+    found = re.search(rf"^{name}\s*:\s*(.*?)\s*$", text, re.M)
+    return found[1] if found else ""
+
+
+def _gpus() -> list[str]:
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [_field(_read(str(card)), "Model") for card in cards]
+
+
+def _system() -> str:
+    kernel = f"{platform.system()} {platform.machine()}"
+    try:
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
+    except (OSError, KeyError):
+        return kernel
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that the pipeline is built on, theirs included, sorted."""
+    versions: dict[str, str] = {}
+    waiting = [Requirement(f"{_DISTRIBUTION}[{_EXTRA}]")]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if (name, frozenset(wanted.extras)) in seen:
+            continue
+        seen.add((name, frozenset(wanted.extras)))
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        versions[name] = found.version
+        waiting += _requirements(found, wanted.extras)
+    return {name: versions[name] for name in sorted({*versions} - _LEFT_OUT)}
+
+
+def _requirements(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
+    """What a distribution needs here, with the chosen extras."""
+    requirements = [Requirement(text) for text in distribution.requires or []]
+    return [
+        requirement
+        for requirement in requirements
+        if requirement.marker is None
+        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(main))

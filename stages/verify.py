@@ -1,0 +1,174 @@
+"""The long checks: ``python -m stages.verify [SUITE]``, the suite of params.yaml by default.
+
+Each check is one function of the suite's name that returns a `Section`; all sections go to
+docs/verification.md, where each replaces what its last run said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from tabulate import tabulate
+
+from ecqx.errors import InputError
+from ecqx.files import write_text
+from stages.command import run_command_line
+from stages.provenance import changes, git
+from stages.suite import selected
+
+DOCUMENT = Path("docs/verification.md")
+_INTRODUCTION = """\
+# Verification
+
+What the long checks found when they ran last. `make verify` runs them and writes this page.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a check found, as it stands in the document.
+
+    Attributes
+    ----------
+    key : str
+        Marks the section in the document: check and suite.
+    title, text : str
+        Markdown; no times, no paths of the machine.
+    passed : bool
+    """
+
+    key: str
+    title: str
+    text: str
+    passed: bool
+
+    def markdown(self) -> str:
+        """The section between its marks."""
+        result = "passed" if self.passed else "**failed**"
+        return (
+            f"<!-- {self.key} -->\n\n## {self.title}: {result}\n\n{self.text}\n\n"
+            f"<!-- end of {self.key} -->\n"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run all checks; 1 if one of them failed."""
+    if len(arguments) > 1:
+        raise InputError("usage: python -m stages.verify [SUITE]")
+    root = Path()
+    suite = selected(root, *arguments)
+    passed = True
+    for check in CHECKS:
+        section = check(root, suite)
+        record(root / DOCUMENT, section)
+        print(f"\n{section.title}\n\n{section.text}\n\n{'passed' if section.passed else 'FAILED'}")
+        passed = passed and section.passed
+    return int(not passed)
+
+
+def record(document: Path, section: Section) -> None:
+    """Put a section into the document, in the place of its last version."""
+    text = document.read_text(encoding="utf-8") if document.exists() else _INTRODUCTION
+    mark = re.escape(section.key)
+    old = re.compile(rf"<!-- {mark} -->.*?<!-- end of {mark} -->\n", re.DOTALL)
+    if old.search(text):
+        text = old.sub(lambda _: section.markdown(), text)
+    else:
+        text = f"{text.rstrip()}\n\n{section.markdown()}"
+    write_text(document, text)
+
+
+def determinism(root: Path, suite: str) -> Section:
+    """Two forced runs in two fresh clones of HEAD, with different numbers of processes."""
+    if changes(root):
+        print("The work tree differs from HEAD: the clones hold HEAD.", file=sys.stderr)
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="ecqx-verify-") as folder:
+        first = _run_in_clone(root, Path(folder) / "first", suite, cores)
+        second = _run_in_clone(root, Path(folder) / "second", suite, cores + 1)
+        rows = _compare(first, second, suite)
+        unchanged = not git(first, "status", "--porcelain").strip()
+    table = tabulate(rows, ("output", "files", "bytes", "second run"), "github")
+    text = (
+        f"Suite `{suite}`. Two fresh clones, each run in full (`dvc repro -f`) without run cache "
+        "and without saved progress, the second with one worker process more than the first. "
+        "Compared byte for byte:\n\n"
+        f"{table}\n\n"
+        f"Both {'equal' if unchanged else 'differ from'} what is committed; on another machine "
+        "than the baseline's the last digits may differ."
+    )
+    passed = all(row[-1] == _SAME for row in rows)
+    return Section(f"determinism {suite}", f"Determinism of suite {suite}", text, passed)
+
+
+_SAME, _OTHER = "the same", "**differs**"
+
+
+def _run_in_clone(root: Path, clone: Path, suite: str, processes: int) -> Path:
+    """Clone HEAD and run the whole pipeline there; the clone's folder."""
+    git(root, "clone", "--quiet", str(root.resolve()), str(clone))
+    (clone / ".venv").symlink_to(sys.prefix)
+    programs = str(Path(sys.prefix) / "bin")
+    environment = {
+        **os.environ,
+        "ECQX_NO_PROGRESS": "1",
+        "ECQX_PROCESSES": str(processes),
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+        # Of this clone, not what the environment has installed.
+        "PYTHONPATH": str(clone),
+    }
+    command = ["python", "-m", "stages.suite", suite, "--"]
+    command += ["dvc", "repro", "--force", "--no-run-cache"]
+    done = subprocess.run(command, cwd=clone, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise InputError(f"the pipeline of suite {suite} failed in the clone, see above")
+    return clone
+
+
+def _compare(first: Path, second: Path, suite: str) -> list[list[str | int]]:
+    """One row per output of the suite, and one for dvc.lock."""
+    outputs = sorted({"dvc.lock", *_outputs(first, suite), *_outputs(second, suite)})
+    rows: list[list[str | int]] = []
+    for output in outputs:
+        here, there = _digests(first, output), _digests(second, output)
+        size = sum((first / name).stat().st_size for name in here)
+        rows.append([f"`{output}`", len(here), size, _SAME if here == there and here else _OTHER])
+    return rows
+
+
+def _outputs(clone: Path, suite: str) -> list[str]:
+    """Paths that the suite's stages wrote, as dvc.lock names them."""
+    lock = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))
+    return [
+        output["path"]
+        for name, stage in lock["stages"].items()
+        if name.endswith(f"@{suite}")
+        for output in stage.get("outs", [])
+    ]
+
+
+def _digests(clone: Path, output: str) -> dict[str, str]:
+    """Checksum of each file of an output, by its path in the clone."""
+    path = clone / output
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {
+        str(file.relative_to(clone)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.is_file()
+    }
+
+
+CHECKS: tuple[Callable[[Path, str], Section], ...] = (determinism,)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(main))

@@ -1,0 +1,272 @@
+"""The regression gate: silent on equal runs, loud on each injected regression."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from ecqx.errors import InputError
+from ecqx.regression import Difference, compare, count_judged
+from stages.check import Verdict
+
+Runs = list[dict[str, Any]]
+JUDGED = ("accuracy", "sparsity", "bytes")
+
+
+def make_runs(tasks: int = 2, seeds: int = 3, spread: float = 0.004) -> Runs:
+    """Runs of two methods and three Λ per task, with Gaussian noise over seeds."""
+    noise = random.Random(1)
+    return [
+        {
+            "run_id": f"{task}-{method}-{lam}-{seed}",
+            "task": f"task{task}",
+            "dataset": "digits",
+            "method": method,
+            "bits": 4,
+            "lam": lam,
+            "seed": seed,
+            "accuracy": 0.95 - lam + noise.gauss(0, spread),
+            "accuracy_validation": 0.96,
+            "sparsity": 0.4 + lam + noise.gauss(0, spread),
+            "bytes": round(10000 * (1 - lam) * (1 + noise.gauss(0, spread))),
+            "bytes_other": 500,
+            "data_checksum": "abc",
+            "start": "pretrain",
+        }
+        for task in range(tasks)
+        for method in ("ECQ", "ECQx")
+        for lam in (0.0, 0.05, 0.2)
+        for seed in range(seeds)
+    ]
+
+
+def changed(runs: Runs, where: dict[str, Any] | None = None, **values: Any) -> Runs:
+    """Copies of the runs, where the chosen ones have other values; callables get the old one."""
+
+    def new(run: dict[str, Any]) -> dict[str, Any]:
+        if any(run[key] != value for key, value in (where or {}).items()):
+            return dict(run)
+        return run | {k: v(run[k]) if callable(v) else v for k, v in values.items()}
+
+    return [new(run) for run in runs]
+
+
+def worse(differences: list[Difference]) -> set[str]:
+    return {difference.quantity for difference in differences if difference.worse}
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_equal_runs_in_any_order_are_silent(same_machine: bool) -> None:
+    runs = make_runs()
+    shuffled = random.Random(2).sample(runs, len(runs))
+    assert compare(runs, json.loads(json.dumps(shuffled)), same_machine) == []
+    assert count_judged(runs, shuffled) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ("accuracy", lambda a: a + 1e-12),
+        ("accuracy_validation", 0.97),
+        ("sparsity", lambda s: math.nextafter(s, 1)),
+        ("bytes", lambda b: b - 1),
+        ("bytes_other", 504),
+        ("bits", 5),
+    ],
+)
+def test_any_difference_counts_on_the_same_machine(quantity: str, value: Any) -> None:
+    runs = make_runs()
+    found = compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, **{quantity: value}), True)
+    assert [(d.quantity, d.worse) for d in found] == [(quantity, True)]
+    assert found[0].setting.endswith("seed 1")
+
+
+def test_a_new_key_counts_on_the_same_machine_only() -> None:
+    runs = make_runs()
+    more = [run | {"extra": 1} for run in runs]
+    assert worse(compare(runs, more, True)) == {"extra"}
+    assert compare(runs, more, False) == []
+
+
+def test_not_a_number_equals_itself() -> None:
+    runs = changed(make_runs(), accuracy_validation=math.nan)
+    assert compare(runs, changed(runs), True) == []
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_lost_and_added_runs_count(same_machine: bool) -> None:
+    runs = make_runs()
+    lost = [run for run in runs if run["seed"] != 2]
+    found = compare(runs, lost, same_machine)
+    assert len(found) == len(runs) - len(lost)
+    assert all((d.quantity, d.new, d.worse) == ("run", "missing", True) for d in found)
+    assert {d.old for d in compare(lost, runs, same_machine) if d.worse} == {"missing"}
+    without_task = [run for run in runs if run["task"] != "task1"]
+    assert worse(compare(runs, without_task, same_machine)) == {"run"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_good_runs_of_another_machine_are_silent(seed: int) -> None:
+    """Even if nothing of the accepted runs' chance is left: all noise is drawn anew."""
+    noise = random.Random(seed)
+    runs = make_runs()
+    drawn = changed(
+        runs,
+        accuracy=lambda a: a + noise.gauss(0, 0.004),
+        sparsity=lambda s: s + noise.gauss(0, 0.004),
+        bytes=lambda b: round(b * (1 + noise.gauss(0, 0.004))),
+    )
+    assert compare(runs, drawn, False) == []
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ("accuracy", lambda a: a - 0.03),
+        ("sparsity", lambda s: s - 0.03),
+        ("bytes", lambda b: b * 1.05),
+        ("bytes_other", lambda b: b + 4),
+        ("accuracy", math.nan),
+        ("accuracy", None),
+    ],
+)
+def test_worse_means_count_elsewhere(quantity: str, value: Any) -> None:
+    runs = make_runs()
+    setting = {"task": "task0", "method": "ECQx", "lam": 0.05}
+    assert worse(compare(runs, changed(runs, setting, **{quantity: value}), False)) == {quantity}
+
+
+def test_better_means_do_not_count_elsewhere() -> None:
+    runs = make_runs()
+    better = changed(
+        runs, accuracy=lambda a: a + 0.05, sparsity=lambda s: s + 0.1, bytes=lambda b: b // 2
+    )
+    assert compare(runs, better, False) == []
+
+
+def test_one_collapsed_seed_does_not_hide_in_its_own_spread() -> None:
+    runs = make_runs()
+    assert worse(compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1), False))
+
+
+def test_tolerance_is_the_stated_formula() -> None:
+    runs = [
+        run | {"accuracy": value, "sparsity": 0.5, "bytes": 1000}
+        for run, value in zip(make_runs(1)[:3], (0.90, 0.92, 0.94), strict=True)
+    ]
+    (found,) = compare(runs, changed(runs, accuracy=lambda a: a - 0.5), False)
+    # One setting, three quantities: the quantile of Student's t with 2 degrees of freedom at
+    # 1 - 0.01/3 has a closed form.
+    q = 1 - 0.01 / 3
+    t = (2 * q - 1) * math.sqrt(2 / (4 * q * (1 - q)))
+    assert found.tolerance == pytest.approx(t * 0.02 * math.sqrt(2 / 3))
+    assert found.difference == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("loss", "counts"), [(0.019, False), (0.021, True)])
+def test_single_seeds_have_a_fixed_tolerance(loss: float, counts: bool) -> None:
+    runs = make_runs(seeds=1)
+    assert bool(compare(runs, changed(runs, accuracy=lambda a: a - loss), False)) == counts
+    assert bool(compare(runs, changed(runs, bytes=lambda b: b * (1 + loss)), False)) == counts
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+@pytest.mark.parametrize("key", ["data_checksum", "start"])
+def test_other_data_or_start_is_told_not_judged(same_machine: bool, key: str) -> None:
+    runs = make_runs()
+    other = changed(runs, {"task": "task0"}, **{key: "other", "accuracy": 0.1})
+    found = compare(runs, other, same_machine)
+    assert worse(found) == set()
+    assert {d.quantity for d in found} == {key}
+    assert count_judged(runs, other) == len(runs) // 2
+    # The other task is still watched.
+    assert worse(compare(runs, changed(other, {"task": "task1"}, accuracy=0.1), same_machine))
+
+
+def test_runs_on_another_data_set_are_neither_missing_nor_new() -> None:
+    runs = make_runs()
+    other = changed(
+        runs, {"task": "task0"}, dataset="digits-jpeg", run_id=lambda name: f"jpeg-{name}"
+    )
+    found = compare(runs, other, True)
+    assert found
+    assert worse(found) == set()
+    # A task of which some runs are on the accepted data has to have all of them.
+    mixed = [run for run in runs if run["seed"] != 2] + [r for r in other if r["seed"] == 2]
+    assert worse(compare(runs, mixed, True)) == {"run"}
+
+
+def test_the_worst_comes_first() -> None:
+    runs = make_runs()
+    new = changed(runs, {"lam": 0.05, "method": "ECQ"}, accuracy=lambda a: a - 0.1)
+    new = changed(new, {"lam": 0.2, "method": "ECQ"}, accuracy=lambda a: a - 0.4)
+    found = compare(runs, new[:-1], False)
+    assert found[0].quantity == "run"
+    assert [round(d.difference or 0, 2) for d in found[1:]] == [-0.4, -0.4, -0.1, -0.1]
+
+
+def test_settings_are_told_apart_by_what_differs() -> None:
+    runs = make_runs(1)
+    twins = [run | {"run_id": f"twin-{run['run_id']}", "gradient": "identity"} for run in runs]
+    runs = [*(run | {"gradient": "magnitude"} for run in runs), *twins]
+    new = changed(runs, {"gradient": "identity", "lam": 0.2}, accuracy=0.1)
+    found = compare(runs, new, False)
+    assert [d.setting for d in found] == [
+        "task0 ECQ 4 bit Λ 0.2 gradient identity",
+        "task0 ECQx 4 bit Λ 0.2 gradient identity",
+    ]
+
+
+@pytest.mark.parametrize("runs", [[{}], [{"run_id": "a"}, {"run_id": "a"}]])
+def test_runs_without_an_id_of_their_own_are_refused(runs: Runs) -> None:
+    with pytest.raises(InputError, match="run"):
+        compare(runs, [], True)
+
+
+def verdict(new: Runs, same_machine: bool = True) -> Verdict:
+    runs = make_runs()
+    return Verdict("smoke", same_machine, count_judged(runs, new), compare(runs, new, same_machine))
+
+
+def test_verdict_shows_the_worst_rows_and_ends_with_one_line() -> None:
+    runs = make_runs()
+    bad = verdict(changed(runs, accuracy=0.1, bytes=99999))
+    assert bad.failed
+    table, more, last = bad.text().rsplit("\n", 3)[0], *bad.text().rsplit("\n", 3)[1::2]
+    assert all(word in table for word in ("old", "new", "difference", "tolerance"))
+    assert more == f"… and {2 * len(runs) - 40} more"
+    assert last.startswith("smoke: WORSE than the baseline")
+    good = verdict(runs)
+    assert not good.failed
+    assert good.text().startswith("smoke: no worse than the baseline in 36 runs")
+    assert "\n" not in good.text()
+
+
+def test_verdict_says_what_is_not_judged_and_fails_where_nothing_is() -> None:
+    runs = make_runs()
+    part = verdict(changed(runs, {"task": "task0"}, start="given"))
+    assert not part.failed
+    assert part.text().startswith("18 runs are not judged")
+    nothing = verdict(changed(runs, start="given"))
+    assert nothing.failed
+    assert nothing.text().endswith("no run could be judged against the baseline.")
+
+
+def test_junit_holds_the_failures(tmp_path: Any) -> None:
+    runs = make_runs()
+    file = tmp_path / "check.xml"
+    verdict(changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1)).write_junit(file)
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "1")
+    failure = suite.find(".//failure")
+    assert failure is not None
+    assert "accuracy" in (failure.text or "")
+    verdict(changed(runs, start="given")).write_junit(file)
+    suite = ElementTree.parse(file).getroot()
+    assert suite.attrib["failures"] == "1"
+    assert suite.find(".//skipped") is not None
