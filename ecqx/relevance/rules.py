@@ -11,8 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zennit.core import BasicHook, ParamMod, stabilize
+from zennit.core import BasicHook, ParamMod
 from zennit.rules import ClampMod, GammaMod
+
+EPSILON = 1e-6
+
+
+def stabilized(z: Tensor) -> Tensor:
+    """z + ε·sign z, where sign 0 = 1: zennit's ``stabilize`` in half the passes over memory."""
+    # Adding zero makes zeros of either sign positive.
+    return torch.tensor(EPSILON, dtype=z.dtype, device=z.device).copysign(z + 0.0).add_(z)
 
 
 def positive(input: Tensor) -> Tensor:
@@ -46,17 +54,23 @@ class ZPlus(BasicHook):  # type: ignore[misc]
     def backward(self, module: torch.nn.Module, grad_input: Any, grad_output: Any) -> Any:
         """Distribute the relevance of the output to the input."""
         original = self.stored_tensors["input"][0].detach()
-        halves = 2 if bool((original < 0).any()) else 1
-        inputs, outputs = [], []
-        modifiers = list(zip(self.input_modifiers, self.param_modifiers, strict=True))
-        for modify_input, modify_params in modifiers[:halves]:
-            part = modify_input(original).requires_grad_()
-            with ParamMod.ensure(modify_params)(module) as modified, torch.enable_grad():
-                outputs.append(modified.forward(part))
-            inputs.append(part)
-        quotient = grad_output[0] / stabilize(sum(outputs))
-        gradients = torch.autograd.grad(outputs, inputs, [quotient] * halves)
-        return (sum(x * g for x, g in zip(inputs, gradients, strict=True)),)
+        if float(original.min()) >= 0:
+            inputs = [original]
+        else:
+            inputs = [modify(original) for modify in self.input_modifiers]
+        outputs = []
+        for part, modify in zip(inputs, self.param_modifiers, strict=False):
+            with ParamMod.ensure(modify)(module) as modified, torch.enable_grad():
+                outputs.append(modified.forward(part.requires_grad_()))
+        quotient = grad_output[0] / stabilized(_total(outputs).detach())
+        gradients = torch.autograd.grad(outputs, inputs, [quotient] * len(outputs))
+        products = [x.detach() * g for x, g in zip(inputs, gradients, strict=True)]
+        return (_total(products),)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of one tensor or two; one is not copied."""
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 class GammaPlus(BasicHook):  # type: ignore[misc]
@@ -128,7 +142,7 @@ def adaptive_quotients(
         positive_wins = B.abs() <= A
         alpha = 1 + gamma * positive_wins
         beta = 1 + gamma * ~positive_wins
-        quotient = relevance / stabilize(alpha * A + beta * B)
+        quotient = relevance / stabilized(alpha * A + beta * B)
         return (alpha * quotient,) * half + (beta * quotient,) * half
 
     return mapper

@@ -20,12 +20,12 @@ from zennit.core import (
     Hook,
     RemovableHandle,
     RemovableHandleList,
-    stabilize,
 )
 from zennit.rules import GammaMod, Pass
 
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
+from ecqx.relevance.rules import stabilized
 from ecqx.relevance.settings import (
     DEFAULT_CANONIZER,
     DEFAULT_COMPOSITE,
@@ -182,7 +182,7 @@ def _keeping_parameters(module: nn.Module) -> Iterator[None]:
 def _weight_times_gradient(
     parameters: list[nn.Parameter], output: Tensor, relevance: Tensor
 ) -> list[Tensor]:
-    quotient = relevance / stabilize(output.detach())
+    quotient = relevance / stabilized(output.detach())
     gradients = torch.autograd.grad(output, parameters, quotient)
     return [p.detach() * g for p, g in zip(parameters, gradients, strict=True)]
 
