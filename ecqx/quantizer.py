@@ -108,6 +108,7 @@ class ECQx:
         if not self.weights:
             raise ValueError("the model has no parameter of more than one dimension to quantize")
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
+        self._rules_checked = False
         self.full_precision: dict[str, nn.Parameter] = {}
         self.grids: dict[str, CentroidGrid] = {}
         self.index: dict[str, Tensor] = {}
@@ -193,14 +194,28 @@ class ECQx:
             # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
             return
-        with self._judged_weights():
-            relevances = self.relevance.update(self.model, inputs, targets)
-        missing = [name for name in self.weights if name not in relevances]
-        if missing:
-            raise ValueError(
-                f"LRP has no rule for {missing[0]}; exclude it or use ECQ (relevance=None)"
-            )
-        self._assign_all(relevances)
+        try:
+            self._check_rules()
+            with self._judged_weights():
+                relevances = self.relevance.update(self.model, inputs, targets)
+            self._assign_all(relevances)
+        except BaseException:
+            # The optimizer may have stepped the quantized weights: leave centroids behind.
+            self._write_centroids()
+            raise
+
+    def _check_rules(self) -> None:
+        """Raise ``ValueError`` for a quantized layer that LRP has no rule for; asked once."""
+        if self._rules_checked or self.relevance is None:
+            return
+        from ecqx.relevance.weights import layers_without_rule
+
+        for name in layers_without_rule(self.model, self.relevance.lrp.composite):
+            if name in self.weights:
+                raise ValueError(
+                    f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)"
+                )
+        self._rules_checked = True
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:
@@ -222,7 +237,7 @@ class ECQx:
 
     @torch.no_grad()
     def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
-        for name, weight in self.weights.items():
+        for name in self.weights:
             with _naming(name):
                 self.index[name] = assign(
                     self.full_precision[name],
@@ -232,6 +247,11 @@ class ECQx:
                     largest_layer_size=self.largest_layer_size,
                     **self._assignment,  # type: ignore[arg-type]
                 )
+        self._write_centroids()
+
+    @torch.no_grad()
+    def _write_centroids(self) -> None:
+        for name, weight in self.weights.items():
             weight.copy_(_select(self.grids[name].values, self.index[name]))
 
     def integers(self) -> dict[str, Tensor]:
@@ -309,8 +329,11 @@ class ECQx:
                     copy.device,
                 )
                 k = state[f"integers.{name}"].to(copy.device, torch.int32)
-                self.index[name] = (k + self.grids[name].zero).reshape(copy.shape)
-        except (KeyError, RuntimeError) as error:
+                index = (k + self.grids[name].zero).reshape(copy.shape)
+                if index.min() < 0 or index.max() >= len(self.grids[name]):
+                    raise ValueError(f"{name} has integers that {self.bits} bits do not allow")
+                self.index[name] = index
+        except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the state is not one of this quantizer: {error}") from error
         if self.relevance is not None:
             self.relevance.values = {k: v.clone() for k, v in section(state, "relevance").items()}

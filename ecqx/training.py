@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from ecqx.data import Split
+from ecqx.errors import InputError
 from ecqx.files import write_atomically
+from ecqx.modes import evaluation_mode
 from ecqx.quantizer import ECQx
 
+# What torch.load raises on a file that is none of its own, or is cut off.
+UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -76,7 +81,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
     Parameters
     ----------
     model : Module
-        Returns logits of shape (B, C); evaluated in eval mode, its mode is restored.
+        Returns logits of shape (B, C); evaluated in eval mode, its modules' modes are restored.
     split : Split
     batch_size : int
 
@@ -85,10 +90,8 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
     float
         Fraction of one.
     """
-    was_training = model.training
-    model.eval()
-    correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in split.batches(batch_size))
-    model.train(was_training)
+    with evaluation_mode(model):
+        correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in split.batches(batch_size))
     return correct / len(split)
 
 
@@ -238,10 +241,21 @@ class Trainer:
         write_atomically(path, lambda p: torch.save(state, p))
 
     def load(self, path: Path) -> None:
-        """Restore what `save` wrote."""
-        state = torch.load(path, weights_only=True)
-        self._restore(state["state"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.best = state["best"]
+        """Restore what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged or not of this training.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+            self._restore(state["state"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+            self.best = state["best"]
+        except (*UNREADABLE, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: damaged, or the progress of another training; delete it to begin anew"
+            ) from error

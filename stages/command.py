@@ -11,6 +11,19 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
+def suite_of(arguments: Sequence[str]) -> str:
+    """The one argument of a stage.
+
+    Raises
+    ------
+    InputError
+        If there is none, or more.
+    """
+    if len(arguments) != 1:
+        raise InputError("a stage takes one argument: the name of a suite of params.yaml")
+    return arguments[0]
+
+
 def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
     """Call ``main`` with the command line's arguments.
 

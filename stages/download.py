@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from ecqx.data import digits
 from stages import paths, settings
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write data/SUITE.safetensors."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     wanted = settings.load(suite).data
     digits(wanted.seed, wanted.limit).save(paths.data(suite))
     return 0

@@ -15,14 +15,14 @@ from ecqx.bitstream import load, save
 from ecqx.checkpoint import read_coded_state
 from ecqx.files import write_text
 from stages import paths
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 from stages.parallel import run_all
 from stages.quantize import load_runs
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write bitstreams/SUITE/RUN_ID.ecqx and files.json."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     out = paths.bitstreams(suite)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

@@ -24,7 +24,7 @@ from ecqx.files import write_text
 from ecqx.relevance import weight_relevance
 from ecqx.training import evaluate
 from stages import paths, settings
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
 from stages.parallel import checksum, key_of, run_all
 from stages.quantize import load_full_precision, load_runs
@@ -47,7 +47,7 @@ class Job:
 
 def main(arguments: Sequence[str]) -> int:
     """Write metrics.json, summary.json, curves.csv, layers.json and the relevances."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     wanted = settings.load(suite)
     runs = load_runs(suite)
     files = _checked_files(suite)

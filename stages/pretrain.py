@@ -9,7 +9,7 @@ from pathlib import Path
 from ecqx.checkpoint import write_tensors
 from ecqx.training import FitSettings, Trainer
 from stages import paths, settings
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all
 from stages.settings import TaskSettings
 from stages.tasks import TRAINING_CODE, load_data, network
@@ -29,7 +29,7 @@ class Job:
 
 def main(arguments: Sequence[str]) -> int:
     """Write checkpoints/SUITE/TASK-SEED.safetensors."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     wanted = settings.load(suite)
     common = [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
     jobs = []

@@ -16,7 +16,7 @@ from ecqx.checkpoint import read_tensors, write_tensors
 from ecqx.files import write_text
 from ecqx.training import Trainer
 from stages import paths, settings
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all
 from stages.runs import Run, all_runs, run_id
 from stages.settings import TaskSettings
@@ -38,7 +38,7 @@ class Job:
 
 def main(arguments: Sequence[str]) -> int:
     """Write quantized/SUITE/RUN_ID.safetensors and runs.json."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     wanted = settings.load(suite)
     common = [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
     jobs = []

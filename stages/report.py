@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ecqx import report
 from ecqx.checkpoint import read_tensors
 from stages import paths, settings
-from stages.command import run_command_line
+from stages.command import run_command_line, suite_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
-    suite = arguments[0]
+    suite = suite_of(arguments)
     wanted = settings.load(suite)
     out = paths.results(suite)
     report.build(

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ecqx import models
 from ecqx.assignment import check_settings
 from ecqx.centroids import LambdaMax, Pmf
 from ecqx.errors import InputError
@@ -22,6 +24,16 @@ Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bits = Annotated[int, Field(ge=2, le=8)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+def _all_different(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("the values must differ")
+    return values
+
+
+# A setting that is named twice would be two runs of one name.
+Different = (Field(min_length=1), AfterValidator(_all_different))
 
 
 class Settings(BaseModel):
@@ -50,6 +62,8 @@ class TaskSettings(Settings):
     def _names_a_model(self) -> TaskSettings:
         if not isinstance(self.model.get("name"), str):
             raise ValueError("model needs the name of a network")
+        with torch.device("meta"):  # no memory, no random numbers
+            models.build(**self.model)
         return self
 
 
@@ -121,15 +135,15 @@ class PSweep(Settings):
     """Influence of p: ECQx at one bit width with sparsity band [0, +p]."""
 
     bits: Bits
-    p: list[Share]
-    lam: list[Lam]
+    p: Annotated[list[Share], *Different]
+    lam: Annotated[list[Lam], *Different]
 
 
 class Ablation(Settings):
     """What single settings change: ECQx with one of them replaced, by the variant's name."""
 
     bits: Bits
-    lam: list[Lam]
+    lam: Annotated[list[Lam], *Different]
     variants: dict[str, dict[str, Any]]
 
 
@@ -137,8 +151,8 @@ class TaskSweep(Settings):
     """The settings that are tried on one task: bits x Λ, for ECQ and ECQx and each seed."""
 
     fit: Fit
-    bits: list[Bits]
-    lam: list[Lam]
+    bits: Annotated[list[Bits], *Different]
+    lam: Annotated[list[Lam], *Different]
     p_sweep: PSweep | None = None
     ablation: Ablation | None = None
 
@@ -153,8 +167,12 @@ class QuantizeSettings(Settings):
     @model_validator(mode="after")
     def _variants_are_accepted(self) -> QuantizeSettings:
         for task in self.tasks.values():
-            for replaced in task.ablation.variants.values() if task.ablation else ():
-                self.variant(replaced)
+            for name, replaced in task.ablation.variants.items() if task.ablation else ():
+                try:
+                    self.variant(replaced)
+                except ValidationError as error:
+                    where = ".".join(str(part) for part in error.errors()[0]["loc"])
+                    raise ValueError(f"variant {name!r}: {where}: {_message(error)}") from error
         return self
 
     def variant(self, replaced: dict[str, Any]) -> tuple[QuantizerSettings, RelevanceSettings]:
@@ -173,7 +191,7 @@ class QuantizeSettings(Settings):
 
 
 class LayerSettings(Settings):
-    """The run whose layers are shown one by one."""
+    """The run whose layers are shown one by one; a task without such a run shows none."""
 
     bits: Bits
     lam: Lam
@@ -189,7 +207,7 @@ class ReportSettings(Settings):
 class Suite(Settings):
     """One suite of params.yaml, a section a stage."""
 
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[int], *Different]
     data: DataSettings
     tasks: Annotated[dict[str, TaskSettings], Field(min_length=1)]
     pretrain: dict[str, Fit]
@@ -201,8 +219,6 @@ class Suite(Settings):
         for name, section in (("pretrain", self.pretrain), ("quantize.tasks", self.quantize.tasks)):
             if set(section) != set(self.tasks):
                 raise ValueError(f"{name} must name the tasks {', '.join(self.tasks)}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds must differ")
         return self
 
 
@@ -229,19 +245,27 @@ def load(name: str, path: Path = PARAMS) -> Suite:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     suites = content.get("suites") if isinstance(content, dict) else None
     if not isinstance(suites, dict) or name not in suites:
-        known = ", ".join(suites) if isinstance(suites, dict) else "none"
+        known = ", ".join(map(str, suites)) if isinstance(suites, dict) else "none"
         raise InputError(f"{path}: suite must be one of {known}, not {name!r}")
     try:
         return Suite.model_validate(suites[name])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(("suites", name, *(str(part) for part in first["loc"])))
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {where}: {message}, not {first['input']!r:.60}") from error
+        where = ".".join(("suites", name, *(str(part) for part in error.errors()[0]["loc"])))
+        raise InputError(f"{path}: {where}: {_message(error)}") from error
+
+
+def _message(error: ValidationError) -> str:
+    """The first thing that is wrong, with the value unless the message has it already."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return first["msg"].removeprefix("Value error, ")
+    return f"{first['msg']}, not {first['input']!r:.60}"
 
 
 def fit_record(settings: FitSettings) -> dict[str, Any]:

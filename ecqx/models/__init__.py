@@ -63,7 +63,7 @@ def build(name: str, **settings: Any) -> nn.Module:
         if name in torchvision.models.list_models():
             model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
             return model
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"model {name}: {error}") from error
     raise ValueError(
         f"model must be one of {', '.join(MODELS)} or a network of torchvision, not {name!r}"

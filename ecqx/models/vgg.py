@@ -31,6 +31,8 @@ def vgg16(
     nn.Sequential
         Images smaller than 32 pixels pass too: a map of one pixel stays one pixel when pooled.
     """
+    if not width > 0:
+        raise ValueError(f"width must be greater than 0, not {width}")
     layers: list[nn.Module] = []
     channels = in_channels
     for entry in _CONFIGURATION:

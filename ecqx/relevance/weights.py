@@ -23,6 +23,7 @@ from zennit.core import (
 )
 from zennit.rules import GammaMod, Pass
 
+from ecqx.modes import evaluation_mode
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
 from ecqx.relevance.rules import stabilized
@@ -264,6 +265,8 @@ def weight_relevance(
         name = names[id(parameter)]
         result[name] = result[name] + relevance if name in result else relevance
 
+    if not inputs.is_floating_point():
+        raise ValueError(f"LRP needs floating-point inputs, not {inputs.dtype}; use ECQ")
     base = build_composite(composite)
     base.canonizers = [build_canonizer(canonizer)]
     attributing = with_weight_relevance(base, sink, weight_rule)
@@ -322,22 +325,40 @@ def _logits(output: Any) -> Tensor:
 @contextmanager
 def _prepared(model: nn.Module) -> Iterator[None]:
     """Eval mode, gradients for the weights alone, no module that overwrites its input."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    inplace = [module for module in modules if getattr(module, "inplace", False)]
+    inplace = [module for module in model.modules() if getattr(module, "inplace", False)]
     parameters = list(model.parameters())
     flags = [p.requires_grad for p in parameters]
     try:
-        model.eval()
         for module in inplace:
             module.inplace = False  # type: ignore[assignment]
         for p in parameters:
             p.requires_grad_(p.ndim > 1)
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
         for module in inplace:
             module.inplace = True  # type: ignore[assignment]
         for p, flag in zip(parameters, flags, strict=True):
             p.requires_grad_(flag)
+
+
+def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
+    """Names of the parameters of more than one dimension whose layer a composite has no rule for.
+
+    Parameters
+    ----------
+    model : Module
+    composite : str
+        One of `ecqx.relevance.COMPOSITES`.
+
+    Returns
+    -------
+    list of str
+    """
+    built, context = build_composite(composite), dict[str, Any]()
+    missing = []
+    for prefix, module in model.named_modules():
+        if built.module_map(context, prefix, module) is None:
+            own = module.named_parameters(prefix, recurse=False)
+            missing += [name for name, parameter in own if parameter.ndim > 1]
+    return missing

@@ -1,0 +1,259 @@
+"""The networks: their sizes and names, and that importing the package loads none of the heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+import ecqx
+from ecqx.models import MODELS, build
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def layers(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+# -- ResNet20 --------------------------------------------------------------------------------------
+
+
+def published_names() -> list[str]:
+    """The state_dict of the published checkpoint, from its layout."""
+
+    def bn(name: str) -> list[str]:
+        return [f"{name}.{key}" for key in BATCH_NORM]
+
+    names = ["conv1.weight", *bn("bn1")]
+    for stage in (1, 2, 3):
+        for block in range(3):
+            for k in (1, 2):
+                prefix = f"layer{stage}.{block}"
+                names += [f"{prefix}.conv{k}.weight", *bn(f"{prefix}.bn{k}")]
+    return [*names, "linear.weight", "linear.bias"]
+
+
+def resnet20_by_hand(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The network in eval mode, from its state_dict alone."""
+
+    def bn(name: str, x: Tensor) -> Tensor:
+        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    x = bn("bn1", F.conv2d(x, state["conv1.weight"], padding=1)).relu()
+    for stage in (1, 2, 3):
+        for block in range(3):
+            prefix = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            out = F.conv2d(x, state[f"{prefix}.conv1.weight"], stride=stride, padding=1)
+            out = bn(f"{prefix}.bn1", out).relu()
+            out = F.conv2d(out, state[f"{prefix}.conv2.weight"], padding=1)
+            if stride == 2:
+                zeros = torch.zeros_like(x[:, : x.shape[1] // 2, ::2, ::2])
+                x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], dim=1)
+            x = (bn(f"{prefix}.bn2", out) + x).relu()
+    return F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
+
+
+def test_resnet20_has_the_published_size_and_names() -> None:
+    model = build("resnet20", num_classes=10)
+    assert parameters(model) == 269_722
+    assert list(model.state_dict()) == published_names()
+    channels = [conv.out_channels for conv in layers(model, nn.Conv2d)]
+    assert channels == [16] * 7 + [32] * 6 + [64] * 6
+    assert all(conv.bias is None for conv in layers(model, nn.Conv2d))
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 8), (3, 31)])
+def test_resnet20_computes_what_it_should(channels: int, size: int) -> None:
+    torch.manual_seed(0)
+    model = build("resnet20", num_classes=7, in_channels=channels)
+    x = torch.randn(2, channels, size, size)
+    model(x)  # in train mode: running statistics that are not 0 and 1
+    for bn in layers(model, nn.BatchNorm2d):
+        nn.init.uniform_(bn.weight, 0.5, 1.5)
+        nn.init.normal_(bn.bias)
+    with torch.no_grad():
+        logits = model.eval()(x)
+        expected = resnet20_by_hand(model.state_dict(), x)
+    assert logits.shape == (2, 7)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_resnet20_loads_the_published_checkpoint(shared: Path) -> None:
+    state = torch.load(shared / "models" / "resnet20.pt", map_location="cpu", weights_only=True)
+    model = build("resnet20", num_classes=10)
+    model.load_state_dict(state)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model.eval()(x)
+        torch.testing.assert_close(logits, resnet20_by_hand(state, x), rtol=1e-4, atol=1e-4)
+    assert logits.isfinite().all()
+
+
+# -- VGG16 -----------------------------------------------------------------------------------------
+
+VGG16_CHANNELS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("width", [1.0, 0.125, 0.001])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_vgg16(name: str, width: float, in_channels: int) -> None:
+    model = build(name, num_classes=10, in_channels=in_channels, width=width)
+    channels = [max(1, round(c * width)) for c in VGG16_CHANNELS]
+    convolutions, linear = layers(model, nn.Conv2d), layers(model, nn.Linear)
+    assert [c.out_channels for c in convolutions] == channels
+    assert [c.kernel_size for c in convolutions] == [(3, 3)] * 13
+    sizes = [channels[-1], 512, 512, 10]
+    assert [(m.in_features, m.out_features) for m in linear] == list(pairwise(sizes))
+    assert len(layers(model, nn.MaxPool2d)) == 5
+    assert len(layers(model, nn.ReLU)) == 15
+    normalized = name == "vgg16_bn"
+    assert len(layers(model, nn.BatchNorm2d)) == 13 * normalized
+    # BatchNorm has two parameters a channel; its shift makes the convolutions' bias needless.
+    expected = sum(9 * a * b for a, b in pairwise([in_channels, *channels]))
+    expected += sum(channels) * (2 if normalized else 1)
+    expected += sum((a + 1) * b for a, b in pairwise(sizes))
+    assert parameters(model) == expected
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("size", [1, 8, 16, 32, 33])
+def test_vgg16_takes_small_images(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    model = build(name, in_channels=1, width=0.125).eval()
+    x = torch.randn(3, 1, size, size)
+    logits = model(x)
+    assert logits.shape == (3, 10)
+    assert logits.isfinite().all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+# -- MLP_GSC ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("in_features", "num_classes"), [(735, 12), (64, 10)])
+def test_mlp_gsc(in_features: int, num_classes: int) -> None:
+    model = build("mlp_gsc", in_features=in_features, num_classes=num_classes)
+    sizes = [in_features, 512, 512, 256, 256, 128, 128, num_classes]
+    assert [tuple(m.weight.shape) for m in layers(model, nn.Linear)] == [
+        (b, a) for a, b in pairwise(sizes)
+    ]
+    x = torch.randn(5, in_features)
+    out = x
+    for number, layer in enumerate(layers(model, nn.Linear)):
+        out = out @ layer.weight.T + layer.bias
+        out = out.clamp(min=0) if number < 6 else out
+    torch.testing.assert_close(model(x), out)
+    torch.testing.assert_close(model(x.reshape(5, 1, -1, 1)), out)
+    assert parameters(build("mlp_gsc")) == sum(
+        (a + 1) * b for a, b in pairwise([735, 512, 512, 256, 256, 128, 128, 12])
+    )
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+
+def test_networks_of_torchvision() -> None:
+    model = build("resnet18", num_classes=7)
+    assert type(model).__module__ == "torchvision.models.resnet"
+    assert parameters(model) == 11_689_512 - 993 * 513
+    # The suite's own come first.
+    assert "vgg16" in MODELS
+    assert len(layers(build("vgg16", width=0.1), nn.Conv2d)) == 13
+
+
+def test_weights_follow_from_the_seed() -> None:
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build("resnet20").state_dict())
+    first, same, other = states
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize("name", ["resnet999", "", "ResNet20", "__init__", "torchvision"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(ValueError, match="model must be one of mlp_gsc, resnet20") as caught:
+        build(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "wrong"),
+    [
+        ("mlp_gsc", {"in_featurs": 64}, "in_featurs"),
+        ("mlp_gsc", {"width": 2}, "width"),
+        ("mlp_gsc", {"num_classes": "ten"}, "str"),
+        ("resnet20", {"num_classes": 2.5}, "float"),
+        ("resnet20", {"blocks": 9}, "blocks"),
+        ("vgg16", {"width": "half"}, "str"),
+        ("vgg16_bn", {"batch_norm": False}, "batch_norm"),
+        ("resnet18", {"depth": 3}, "depth"),
+        ("resnet18", {"weights": "DEFAULT"}, "weights"),
+    ],
+)
+def test_wrong_settings(name: str, settings: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"^model {name}: .*{wrong}") as caught:
+        build(name, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mlp_gsc", {"num_classes": -1}),
+        ("vgg16", {"width": float("nan")}),
+        ("vgg16", {"width": float("inf")}),
+        ("vgg16", {"width": -1.0}),
+    ],
+)
+def test_impossible_sizes(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"model {name}: "):
+        build(name, **settings)
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+IMPORTS = """
+import sys
+import {module}
+print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+
+
+@pytest.mark.parametrize("module", ["ecqx", "stages.settings"])
+def test_imports_load_neither_zennit_nor_torchvision(module: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(module=module)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    loaded = set(run.stdout.split())
+    assert not loaded & {"zennit", "torchvision"}
+    assert ("torch" in loaded) == (module != "ecqx")
+
+
+def test_every_public_name_is_there() -> None:
+    for name in ecqx.__all__:
+        assert getattr(ecqx, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'quantise'"):
+        ecqx.quantise  # noqa: B018
