@@ -15,7 +15,8 @@ from stages.settings import TaskSettings
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
     *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/quantizer.py", "ecqx/training.py"),
-    *("ecqx/relevance", "ecqx/models", "ecqx/data", "constraints.txt"),
+    *("ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/relevance", "ecqx/models", "ecqx/data"),
+    "constraints.txt",
 )
 
 
