@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -163,6 +163,11 @@ def reference_handle(label: str = "full precision ± deviation") -> Line2D:
     return Line2D([], [], color=NEUTRAL, linestyle=":", linewidth=1.4, label=label)
 
 
+# The most telling first: a later one is left out where it would touch one of these.
+TICK_DISTANCES = (0, 1, 10, 50, 3, 5, 2, 20, 90, 30, 15, 0.5)
+TICK_SPACING = 0.045
+
+
 def stretched_axis(axes: Axes, lowest: float, highest: float, top: float) -> bool:
     """Limit the ordinate to the data; stretch it towards ``top`` where the range is wide.
 
@@ -188,22 +193,38 @@ def stretched_axis(axes: Axes, lowest: float, highest: float, top: float) -> boo
         return False
 
     def forward(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        below = np.maximum(top - values, 0.0)
-        above = np.maximum(values - top, 0.0)
-        return np.asarray(above / math.log(10) - np.log10(1 + below))
+        distance = np.asarray(values) - top
+        return np.asarray(np.sign(distance) * np.log10(1 + np.abs(distance)))
 
     def inverse(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        below = 10 ** np.maximum(-values, 0.0) - 1
-        return np.asarray(top + np.maximum(values, 0.0) * math.log(10) - below)
+        return np.asarray(top + np.sign(values) * (10 ** np.abs(values) - 1))
 
     axes.set_yscale("function", functions=(forward, inverse))
     ends = forward(np.array([lowest, highest]))
     pad = 0.05 * (ends[1] - ends[0])
     limits = inverse(np.array([ends[0] - pad, ends[1] + pad]))
     axes.set_ylim(float(limits[0]), float(limits[1]))
-    ticks = [top - d for d in (90, 50, 30, 20, 15, 10, 5, 3, 2, 1, 0, -0.5, -1, -2)]
-    shown = [t for t in ticks if limits[0] <= t <= max(highest, top) and t <= limits[1]]
-    axes.yaxis.set_major_locator(FixedLocator(shown))
+    ticks = spaced_ticks(forward, top, float(limits[0]), min(float(limits[1]), max(highest, top)))
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     return True
+
+
+def spaced_ticks(
+    forward: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    top: float,
+    low: float,
+    high: float,
+) -> list[float]:
+    """Round distances from ``top`` within [low, high], as many as have room for their labels."""
+    places = forward(np.array([low, high]))
+    room = TICK_SPACING * float(places[1] - places[0])
+    shown: list[float] = []
+    for distance in TICK_DISTANCES:
+        for tick in sorted({top - distance, top + distance}):
+            place = float(forward(np.array(tick)))
+            others = (float(forward(np.array(other))) for other in shown)
+            if low <= tick <= high and all(abs(place - other) >= room for other in others):
+                shown.append(tick)
+    return sorted(shown)
