@@ -268,6 +268,8 @@ def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
     So the rest is the same for any weights, and a regression check may demand that it is.
     """
     payloads = [len(entry.payload) for entry in entries if entry.code == QUANTIZED]
+    if not payloads:
+        return 0
     lengths = sum(len(varint(length)) for length in payloads)
     return sum(payloads) + lengths + body_length_bytes(total)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ecqx.checkpoint import write_tensors
 from ecqx.training import FitSettings, Trainer
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
-from stages.parallel import checksum, key_of, progress_folder, run_all
+from stages.parallel import key_of, progress_folder, run_all
 from stages.settings import TaskSettings
-from stages.tasks import TRAINING_CODE, load_data, network
+from stages.tasks import load_data, network, training_inputs
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write checkpoints/SUITE/TASK-SEED.safetensors."""
     suite = suite_of(arguments)
     wanted = settings.load(suite)
-    common = [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
+    common = training_inputs(suite)
     jobs = []
     for name, task in wanted.tasks.items():
         fit = wanted.pretrain[name].build()

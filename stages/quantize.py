@@ -20,7 +20,7 @@ from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all
 from stages.runs import Run, all_runs, run_id
 from stages.settings import TaskSettings
-from stages.tasks import TRAINING_CODE, load_data, network
+from stages.tasks import load_data, network, training_inputs
 
 RESULT, HISTORY, EPOCH = "result.safetensors", "history.json", "epoch.pt"
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write quantized/SUITE/RUN_ID.safetensors and runs.json."""
     suite = suite_of(arguments)
     wanted = settings.load(suite)
-    common = [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
+    common = training_inputs(suite)
     jobs = []
     for run in all_runs(wanted):
         start = checksum(paths.checkpoint(suite, run.task, run.seed))

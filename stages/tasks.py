@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from ecqx import models
 from ecqx.data import Split, TensorData
 from stages import paths
+from stages.parallel import checksum
 from stages.settings import TaskSettings
 
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
@@ -18,6 +20,11 @@ TRAINING_CODE = (
     *("ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/relevance", "ecqx/models", "ecqx/data"),
     "constraints.txt",
 )
+
+
+def training_inputs(suite: str) -> list[str]:
+    """Checksums of what every training of a suite depends on: its data and the library's code."""
+    return [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
 
 
 def network(task: TaskSettings, seed: int = 0) -> nn.Module:

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from ecqx import entropy_coder
 from ecqx.assignment import assign
-from ecqx.bitstream import QuantizedTensor, first_order_entropy, inspect, load, save
+from ecqx.bitstream import (
+    CodedState,
+    QuantizedTensor,
+    first_order_entropy,
+    inspect,
+    load,
+    save,
+)
 from ecqx.centroids import CentroidGrid
 from ecqx.errors import InputError
 
@@ -313,9 +320,21 @@ def test_order_names_and_sizes(path: Path) -> None:
     assert size.total == path.stat().st_size == inspect(path).size.total
     assert size.integers + size.other == size.total
     assert size == inspect(path, statistics=False).size
-    assert size.integers == sum(
-        record.coded_bytes for record in inspect(path).tensors if record.kind == "quantized"
-    )
+    coded = [r.coded_bytes for r in inspect(path).tensors if r.kind == "quantized"]
+    # Each payload's length takes a byte up to 127 bytes, the body's two up to 16,383.
+    assert max(coded) < 128
+    assert size.integers == sum(coded) + len(coded) + 2
+
+
+def test_other_bytes_do_not_depend_on_the_weights(path: Path) -> None:
+    """Payloads of other lengths have length fields of other lengths; those count with them."""
+    others = set()
+    for spread in (0, 1, 7):
+        integers = torch.randint(-spread, spread + 1, (300, 100), generator=torch.manual_seed(0))
+        state = {"w": integers.float(), "b": torch.zeros(7)}
+        quantized = {"w": QuantizedTensor(integers, 1.0, 4)}
+        others.add(save(path, CodedState(state, quantized)).other)
+    assert len(others) == 1
 
 
 def test_modules_and_empty_states(path: Path) -> None:
