@@ -38,6 +38,7 @@ Run = Mapping[str, Any]
 SETTINGS = (
     "task",
     "sweep",
+    "variant",
     "dataset",
     "model",
     "method",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -266,8 +265,3 @@ def _message(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
     return f"{first['msg']}, not {first['input']!r:.60}"
-
-
-def fit_record(settings: FitSettings) -> dict[str, Any]:
-    """Training settings as plain values, for the hash of a run."""
-    return asdict(settings)
