@@ -188,7 +188,8 @@ class ECQx:
         Raises
         ------
         ValueError
-            If a layer that is quantized has no rule of relevance, or a weight is not finite.
+            If a layer that is quantized has no rule of relevance or no part in the output, or a
+            weight is not finite.
         """
         if self.relevance is None or self.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
@@ -198,6 +199,7 @@ class ECQx:
             self._check_rules()
             with self._judged_weights():
                 relevances = self.relevance.update(self.model, inputs, targets)
+            self._check_reached(relevances)
             self._assign_all(relevances)
         except BaseException:
             # The optimizer may have stepped the quantized weights: leave centroids behind.
@@ -216,6 +218,15 @@ class ECQx:
                     f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)"
                 )
         self._rules_checked = True
+
+    def _check_reached(self, relevances: Mapping[str, Tensor]) -> None:
+        """Raise ``ValueError`` for a quantized layer that the output does not depend on."""
+        for name in self.weights:
+            if name not in relevances:
+                raise ValueError(
+                    f"no relevance reaches {name}, which has no part in the output; "
+                    "exclude it or use ECQ (relevance=None)"
+                )
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:

@@ -10,18 +10,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from ecqx.data import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modes import evaluation_mode
+from ecqx.objectives import Scores, main_output
 from ecqx.quantizer import ECQx
 
 # What torch.load raises on a file that is none of its own, or is cut off.
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
-Loss = Callable[[Tensor, Tensor], Tensor]
+# What the inputs of one batch of an evaluation may hold, in elements.
+EVALUATED_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,32 @@ class Epoch:
     steps: int
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
-    """Top-1 accuracy of a classifier.
+    """The metric that the split's targets ask for: of `scores`, the first.
 
     Parameters
     ----------
     model : Module
-        Returns logits of shape (B, C); evaluated in eval mode, its modules' modes are restored.
+        Evaluated in eval mode, its modules' modes are restored.
     split : Split
     batch_size : int
+        At most; images that are large go through in smaller batches.
 
     Returns
     -------
     float
         Fraction of one.
     """
+    return scores(model, split, batch_size)[split.objective.metric]
+
+
+@torch.no_grad()
+def scores(model: nn.Module, split: Split, batch_size: int = 512) -> Scores:
+    """All metrics that the split's targets ask for, by name; parameters as for `evaluate`."""
+    elements = split.inputs[0].numel()
+    batches = split.batches(max(1, min(batch_size, EVALUATED_AT_ONCE // elements)))
     with evaluation_mode(model):
-        correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in split.batches(batch_size))
-    return correct / len(split)
+        return split.objective.score((main_output(model(x)), y) for x, y in batches)
 
 
 class Trainer:
@@ -107,8 +115,6 @@ class Trainer:
         Of the order of the samples.
     quantizer : ECQx, optional
         The model's quantizer; None trains in full precision.
-    loss : callable
-        ``(logits, targets) -> scalar``.
     """
 
     def __init__(
@@ -119,10 +125,10 @@ class Trainer:
         settings: FitSettings,
         seed: int = 0,
         quantizer: ECQx | None = None,
-        loss: Loss = F.cross_entropy,
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
-        self.settings, self.quantizer, self.loss = settings, quantizer, loss
+        self.settings, self.quantizer = settings, quantizer
+        self.objective = train.objective
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
@@ -140,7 +146,12 @@ class Trainer:
             return torch.optim.Adam(groups, lr=settings.lr)
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
 
-    def fit(self, progress: bool = False, resume: Path | None = None) -> list[Epoch]:
+    def fit(
+        self,
+        progress: bool = False,
+        resume: Path | None = None,
+        on_epoch: Callable[[Epoch], object] | None = None,
+    ) -> list[Epoch]:
         """Train to the end of the settings' epochs.
 
         Parameters
@@ -149,6 +160,8 @@ class Trainer:
             Show a progress bar (silent where the output is no terminal).
         resume : Path, optional
             File that holds the state after each epoch. If it exists, training goes on from there.
+        on_epoch : callable, optional
+            Told each epoch that was trained, after its state was saved.
 
         Returns
         -------
@@ -170,6 +183,8 @@ class Trainer:
             bar.set_postfix(accuracy=f"{epoch.accuracy:.2%}", sparsity=f"{epoch.sparsity:.1%}")
             if resume is not None:
                 self.save(resume)
+            if on_epoch is not None:
+                on_epoch(epoch)
         bar.close()
         if self.settings.selection == "best" and self.best is not None:
             self._restore(self.best)
@@ -185,6 +200,8 @@ class Trainer:
         for x, y in self.train.batches(self.settings.batch_size, self.generator):
             if steps == self.settings.max_batches:
                 break
+            if len(y) == 1 and steps:
+                break  # BatchNorm cannot be trained on the one sample that is left over
             total += self.step(x, y) * len(y)
             samples, steps = samples + len(y), steps + 1
         accuracy = evaluate(self.model, self.validation)
@@ -198,7 +215,7 @@ class Trainer:
     def step(self, x: Tensor, y: Tensor) -> float:
         """One training step on one batch; returns the loss."""
         self.optimizer.zero_grad()
-        loss = self.loss(self.model(x), y)
+        loss = self.objective.loss(main_output(self.model(x)), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from ecqx.data import Split
 from ecqx.quantizer import ECQx
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer, evaluate
+from ecqx.training import FitSettings, Trainer, evaluate, scores
 
 METHODS: dict[str, LRP | None] = {
     "ECQ": None,
@@ -131,14 +131,55 @@ def test_weight_decay_spares_what_is_quantized(quantized: str) -> None:
             assert group["weight_decay"] == (0.3 if id(parameter) in rest else 0)
 
 
-def test_another_loss() -> None:
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits - F.one_hot(targets, 3)).square().mean()
+class Pixelwise(nn.Module):
+    """A segmentation network as torchvision has them: a dict of outputs."""
 
-    subject, plain = trainer(loss=loss), trainer()
-    subject.fit()
-    plain.fit()
-    assert not same(state_of(subject), state_of(plain))
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.layers(x)}
+
+
+def of_kind(kind: str) -> tuple[nn.Module, Split]:
+    """A network, and data with something to learn, for one kind of targets."""
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 1, 6, 6)
+    if kind == "several labels":
+        teacher = torch.randn(36, 3)
+        return network(), Split(inputs, (inputs.flatten(1) @ teacher > 0).float())
+    masks = (inputs[:, 0] > 0).to(torch.uint8) + (inputs[:, 0] > 1).to(torch.uint8)
+    masks[:, 0] = 255
+    return Pixelwise(), Split(inputs, masks)
+
+
+@pytest.mark.parametrize("relevance", [None, LRP()])
+@pytest.mark.parametrize("kind", ["several labels", "labels of pixels"])
+def test_other_kinds_of_targets_are_learned(kind: str, relevance: LRP | None) -> None:
+    model, data = of_kind(kind)
+    quantizer = ECQx(model, bits=4, lam=0.05, relevance=relevance)
+    before = evaluate(model, data)
+    Trainer(model, data, data, replace(SETTINGS, epochs=30), quantizer=quantizer).fit()
+    after = scores(model, data)
+    assert set(after) == set(data.objective.metrics)
+    assert after[data.objective.metric] == evaluate(model, data) > before + 0.1
+
+
+def test_the_one_sample_that_is_left_over_is_left_out() -> None:
+    subject = Trainer(network(), TRAIN.take(65), VALIDATION, replace(SETTINGS, epochs=1))
+    assert subject.fit()[0].steps == 2
+    alone = Trainer(network(), TRAIN.take(1), VALIDATION, replace(SETTINGS, epochs=1))
+    assert alone.fit()[0].steps == 1
+
+
+@pytest.mark.parametrize("relevance", [LRP(of="stepped"), LRP(of="quantized")])
+def test_a_layer_without_part_in_the_output_is_named(relevance: LRP) -> None:
+    model, data = of_kind("labels of pixels")
+    model.aside = nn.Linear(3, 3)
+    quantizer = ECQx(model, bits=4, lam=0.05, relevance=relevance)
+    with pytest.raises(ValueError, match=r"no relevance reaches aside\.weight"):
+        Trainer(model, data, data, SETTINGS, quantizer=quantizer).fit()
 
 
 # -- selection and end -----------------------------------------------------------------------------

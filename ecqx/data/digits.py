@@ -43,5 +43,11 @@ def digits(seed: int = 0, limit: int | None = None) -> TensorData:
     mean, deviation = images[train].mean(), images[train].std()
     standardized = torch.from_numpy((images - mean) / deviation).to(torch.float32)
     inputs, targets = standardized.reshape(-1, 1, 8, 8), torch.from_numpy(labels)
-    splits = (Split(inputs[chosen], targets[chosen]) for chosen in (train, validation, test))
-    return TensorData(*(split.take(limit or len(split)) for split in splits))
+    data = TensorData(
+        train=Split(inputs[train], targets[train]),
+        validation=Split(inputs[validation], targets[validation]),
+        test=Split(inputs[test], targets[test]),
+        classes=tuple(map(str, range(10))),
+        label="digits" if limit is None else "digits (slice)",
+    )
+    return data.map(lambda split: split.take(limit or len(split)))

@@ -2,17 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from ecqx.checkpoint import read_tensors, write_tensors
 from ecqx.errors import InputError
+from ecqx.objectives import IGNORED_LABEL, Objective, objective_of
 
 SPLITS = ("train", "validation", "test")
+METADATA_KEY = "ecqx_data"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to a batch on its way from storage to the network.
+
+    Attributes
+    ----------
+    mean, deviation : tuple of float
+        Per channel, of pixels in [0, 1]: ``(pixel / 255 - mean) / deviation``. Empty: the inputs
+        are used as they are stored.
+    flip : bool
+        Training mirrors an image at random, with the labels of its pixels.
+    padding : int
+        Training cuts each image at random out of its copy with a black rim of so many pixels.
+    draws : bool
+        The second dimension holds several versions of a sample, of which training draws one.
+    """
+
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    flip: bool = False
+    padding: int = 0
+    draws: bool = False
+
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Prepare a batch; with a generator as for training, without one as for evaluation."""
+        if self.draws:
+            inputs = _one_version(inputs, generator)
+        if generator is not None and self.padding:
+            inputs, targets = _random_crops(inputs, targets, self.padding, generator)
+        if generator is not None and self.flip:
+            inputs, targets = _random_flips(inputs, targets, generator)
+        if self.mean:
+            shape = (1, -1, 1, 1)
+            mean = torch.tensor(self.mean, device=inputs.device).reshape(shape)
+            deviation = torch.tensor(self.deviation, device=inputs.device).reshape(shape)
+            inputs = (inputs.to(torch.float32) / 255 - mean) / deviation
+        return inputs, targets
+
+
+def _one_version(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Shape (B, D, …) to (B, …): a random version each for training, else the first."""
+    if generator is None:
+        return inputs[:, 0]
+    chosen = torch.randint(inputs.shape[1], (len(inputs),), generator=generator)
+    return inputs[torch.arange(len(inputs)), chosen.to(inputs.device)]
+
+
+def _random_crops(
+    images: Tensor, targets: Tensor, padding: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Each image at its own offset from its padded copy, and its pixels' labels likewise."""
+    count, height, width = len(images), images.shape[-2], images.shape[-1]
+    top, left = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    rows = (top[:, None] + torch.arange(height, device=images.device))[:, :, None]
+    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, :]
+    rim = (padding,) * 4
+    # Advanced indices around a slice move the channels to the end.
+    images = F.pad(images, rim)[index, :, rows, columns].movedim(-1, 1)
+    if targets.ndim > 2:
+        targets = F.pad(targets, rim, value=IGNORED_LABEL)[index, rows, columns]
+    return images, targets
+
+
+def _random_flips(
+    images: Tensor, targets: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+    if targets.ndim > 2:
+        targets = torch.where(flipped[:, None, None], targets.flip(-1), targets)
+    return images, targets
 
 
 @dataclass(frozen=True)
@@ -22,11 +103,17 @@ class Split:
     Attributes
     ----------
     inputs : Tensor, shape (N, …)
-    targets : Tensor, shape (N,) or (N, …)
+        As stored; images as uint8.
+    targets : Tensor
+        Classes, int64 of shape (N,); several labels, float32 of shape (N, C) with 0 and 1; or a
+        label per pixel, uint8 of shape (N, H, W), where 255 is ignored.
+    preparation : Preparation
+        What makes a batch of it.
     """
 
     inputs: Tensor
     targets: Tensor
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -41,7 +128,8 @@ class Split:
         size : int
             Samples a batch; the last one may be smaller.
         generator : torch.Generator, optional
-            Draws the order; without one the order is that of the data.
+            Draws the order and what `Preparation` leaves to chance; without one the order is that
+            of the data, and nothing is left to chance.
 
         Yields
         ------
@@ -53,11 +141,21 @@ class Split:
         else:
             order = torch.randperm(len(self), generator=generator)
         for chosen in torch.split(order.to(self.targets.device), size):
-            yield self.inputs[chosen], self.targets[chosen]
+            inputs, targets = self.preparation(self.inputs[chosen], self.targets[chosen], generator)
+            yield inputs, targets.long() if targets.dtype == torch.uint8 else targets
+
+    @property
+    def objective(self) -> Objective:
+        """Loss and metrics that fit the targets."""
+        return objective_of(self.targets)
 
     def take(self, count: int) -> Split:
         """The first ``count`` samples."""
-        return Split(self.inputs[:count], self.targets[:count])
+        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The split with its tensors on another device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -65,25 +163,42 @@ class TensorData:
     """Training, validation and test split of a data set.
 
     Validation chooses (epochs, settings); the test split is for the reported number alone.
+
+    Attributes
+    ----------
+    train, validation, test : Split
+    classes : tuple of str
+        Names in the order of the labels.
+    label : str
+        What results call the data set.
     """
 
     train: Split
     validation: Split
     test: Split
+    classes: tuple[str, ...]
+    label: str
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, from the labels of the training split."""
-        return int(self.train.targets.max()) + 1
+    def map(self, function: Callable[[Split], Split]) -> TensorData:
+        """The same data with a function of a split applied to each of the three."""
+        return replace(
+            self,
+            train=function(self.train),
+            validation=function(self.validation),
+            test=function(self.test),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the splits to one safetensors file."""
         tensors = {}
+        preparations = {}
         for name in SPLITS:
             split: Split = getattr(self, name)
             tensors[f"{name}.inputs"] = split.inputs
             tensors[f"{name}.targets"] = split.targets
-        write_tensors(path, tensors)
+            preparations[name] = asdict(split.preparation)
+        about = {"label": self.label, "classes": self.classes, "preparation": preparations}
+        write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> TensorData:
@@ -94,11 +209,23 @@ class TensorData:
         InputError
             If the file is missing or not such a file.
         """
-        tensors, _ = read_tensors(path)
+        tensors, metadata = read_tensors(path, METADATA_KEY)
+        about = json.loads(metadata)
         try:
-            splits = (
-                Split(tensors[f"{name}.inputs"], tensors[f"{name}.targets"]) for name in SPLITS
-            )
-            return cls(*splits)
+            splits = {
+                name: Split(
+                    tensors[f"{name}.inputs"],
+                    tensors[f"{name}.targets"],
+                    _preparation(about["preparation"][name]),
+                )
+                for name in SPLITS
+            }
+            return cls(**splits, classes=tuple(about["classes"]), label=about["label"])
         except KeyError as error:
             raise InputError(f"{path}: not a data file of this suite, {error} is missing") from None
+
+
+def _preparation(values: dict[str, Any]) -> Preparation:
+    """JSON has lists where the dataclass has tuples."""
+    values = {**values, "mean": tuple(values["mean"]), "deviation": tuple(values["deviation"])}
+    return Preparation(**values)
