@@ -29,7 +29,9 @@ from ecqx.models.layers import PaddedShortcut, ResidualSum
 from ecqx.models.resnet_cifar import BasicBlock
 from ecqx.quantizer import ECQx
 from ecqx.relevance import (
+    CANONIZERS,
     build_canonizer,
+    canonizers,
     output_relevance,
     weight_relevance,
     with_weight_relevance,
@@ -100,7 +102,7 @@ def make(name: str) -> Network:
         cuts = [*model.layer1, *model.layer2, *model.layer3, *model.layer4, model.fc]
     else:
         inputs = torch.randn(4, 3, 32, 32)
-        model = build("mobilenet_v2", num_classes=5)
+        model = build(name, num_classes=5)
         cuts = [*model.features, model.classifier]
     canonizer = {"resnet18": "resnet", "mobilenet_v2": "mobilenet"}.get(name, "vgg")
     return Network(without_shifts(model, inputs), inputs, canonizer, [model, *cuts])
@@ -362,11 +364,28 @@ def test_relevance_does_not_grow_at_the_blocks_of_resnet20_but_does_unsplit() ->
     assert unsplit[-1] > 100
 
 
-def test_relevance_does_not_grow_at_the_blocks_of_torchvision_but_does_unsplit() -> None:
-    """``vgg`` is the canonizer that leaves the additions of torchvision's blocks alone."""
+@pytest.mark.parametrize("canonizer", CANONIZERS)
+def test_relevance_does_not_grow_at_the_blocks_of_torchvision(canonizer: str) -> None:
     net = network("resnet18")
     blocks = [module for module in net.cuts[1:] if module is not net.model.fc]
-    assert growth(block_sums(net, blocks, "resnet")) == pytest.approx([1.0] * 8, abs=TOLERANCE)
-    unsplit = block_sums(net, blocks, "vgg")
+    assert growth(block_sums(net, blocks, canonizer)) == pytest.approx([1.0] * 8, abs=TOLERANCE)
+
+
+def test_relevance_grows_at_the_blocks_of_torchvision_unsplit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(canonizers, "_holds_classes_of", lambda *_: False)
+    net = network("resnet18")
+    blocks = [module for module in net.cuts[1:] if module is not net.model.fc]
+    unsplit = block_sums(net, blocks, "resnet")
     assert all(1.5 < factor < 2.5 for factor in growth(unsplit))
     assert unsplit[-1] > 100
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large"])
+def test_relevance_does_not_grow_at_the_gates_of_mobilenet_v3(name: str) -> None:
+    """Units without a positive contribution drop theirs; nothing is made."""
+    net = make(name)
+    sums = block_sums(net, net.cuts[1:-1], "mobilenet")
+    assert all(factor < 1 + TOLERANCE for factor in growth(sums))
+    assert sums[-1] > 0.9

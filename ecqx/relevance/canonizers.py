@@ -1,4 +1,4 @@
-"""The published canonizers by name: how a network is rewritten before relevance runs through it.
+"""How a network is rewritten before relevance runs through it, by the published canonizers' names.
 
 BatchNorm stays a layer of its own with a rule of its own: its running statistics are folded into
 its own scale and shift, not into the layer before it as zennit's canonizers do. Residual
@@ -16,7 +16,10 @@ from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
 from zennit.layer import Sum
 from zennit.types import BatchNorm
 
+from ecqx.relevance.products import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
+
+_MOBILENETS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv3")
 
 
 class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
@@ -82,24 +85,29 @@ class SplitResnetAdditions(Canonizer):  # type: ignore[misc]
 
 
 class SplitMobileNetAdditions(AttributeCanonizer):  # type: ignore[misc]
-    """Split the residual additions of torchvision's MobileNetV2."""
+    """Split the residual additions of torchvision's MobileNets, and the gates of MobileNetV3."""
 
     def __init__(self) -> None:
         super().__init__(self._attributes)
 
     def apply(self, root_module: nn.Module) -> list[Canonizer]:
         """Rewrite the blocks below ``root_module``, if there are any."""
-        if not _holds_classes_of(root_module, "torchvision.models.mobilenetv2"):
+        if not any(_holds_classes_of(root_module, library) for library in _MOBILENETS):
             return []
         split: list[Canonizer] = super().apply(root_module)
         return split
 
     @staticmethod
     def _attributes(name: str, module: nn.Module) -> dict[str, Any] | None:
-        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.models import mobilenetv2, mobilenetv3
+        from torchvision.ops import SqueezeExcitation
 
-        if isinstance(module, InvertedResidual) and module.use_res_connect:
+        blocks = (mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual)
+        if isinstance(module, blocks) and module.use_res_connect:
             return {"forward": _residual_forward.__get__(module), "canonizer_sum": Sum()}
+        if isinstance(module, SqueezeExcitation):
+            product = BranchProduct()
+            return {"forward": _gated_forward.__get__(module), "canonizer_product": product}
         return None
 
 
@@ -109,16 +117,15 @@ def _holds_classes_of(root_module: nn.Module, library: str) -> bool:
 
 
 def _residual_forward(self: Any, x: Tensor) -> Tensor:
-    total: Tensor = self.canonizer_sum(torch.stack([x, self.conv(x)], dim=-1))
+    branch = self.conv if hasattr(self, "conv") else self.block
+    total: Tensor = self.canonizer_sum(torch.stack([x, branch(x)], dim=-1))
     return total
 
 
-_CANONIZERS: dict[str, tuple[type[Canonizer], ...]] = {
-    "vgg": (FoldBatchNormStatistics,),
-    "resnet": (FoldBatchNormStatistics, SplitResnetAdditions),
-    "resnetcifar": (FoldBatchNormStatistics,),
-    "mobilenet": (FoldBatchNormStatistics, SplitMobileNetAdditions),
-}
+def _gated_forward(self: Any, x: Tensor) -> Tensor:
+    gate = self._scale(x).expand_as(x)
+    product: Tensor = self.canonizer_product(torch.stack([x, gate], dim=-1))
+    return product
 
 
 def build_canonizer(name: str) -> Canonizer:
@@ -127,8 +134,9 @@ def build_canonizer(name: str) -> Canonizer:
     Parameters
     ----------
     name : str
-        One of `CANONIZERS`. This suite's own networks need no more than ``vgg``, which is the same
-        as ``resnetcifar``: their residual additions are a `Sum` already.
+        One of `CANONIZERS`. All four do the same here: the published ones split the additions of
+        one family of networks each, and a network under another family's canonizer would make
+        relevance at each of its blocks, up to a thousandfold.
 
     Returns
     -------
@@ -140,4 +148,6 @@ def build_canonizer(name: str) -> Canonizer:
         If the name is unknown.
     """
     check_choice("canonizer", name, CANONIZERS)
-    return CompositeCanonizer([canonizer() for canonizer in _CANONIZERS[name]])
+    return CompositeCanonizer(
+        [FoldBatchNormStatistics(), SplitResnetAdditions(), SplitMobileNetAdditions()]
+    )

@@ -9,6 +9,7 @@ from zennit.rules import AlphaBeta, Epsilon, Flat, Norm, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
 from ecqx.models.layers import PaddedShortcut, ResidualSum
+from ecqx.relevance.products import BranchProduct, Uniform
 from ecqx.relevance.rules import GammaAdapt, GammaBnConv, GammaPlus, ZPlus
 from ecqx.relevance.settings import COMPOSITES, check_choice
 
@@ -54,6 +55,7 @@ def build_composite(name: str) -> Composite:
     layer_map: list[tuple[object, Hook]] = [
         (Activation, Pass()),
         ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
+        (BranchProduct, Uniform()),
         (Convolution, convolution),
         (Linear, Epsilon()),
     ]

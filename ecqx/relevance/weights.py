@@ -24,6 +24,7 @@ from zennit.core import (
 from zennit.rules import GammaMod, Pass
 
 from ecqx.modes import evaluation_mode
+from ecqx.objectives import IGNORED_LABEL, main_output
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
 from ecqx.relevance.rules import stabilized
@@ -37,7 +38,6 @@ from ecqx.relevance.settings import (
     check_choice,
 )
 
-IGNORED_LABEL = 255
 WEIGHT_GAMMA = 0.25
 
 Sink = Callable[[nn.Parameter, Tensor], None]
@@ -272,7 +272,7 @@ def weight_relevance(
     attributing = with_weight_relevance(base, sink, weight_rule)
     start = inputs.detach().clone().requires_grad_()
     with _prepared(model), torch.enable_grad(), attributing.context(model) as attributed:
-        logits = _logits(attributed(start))
+        logits = main_output(attributed(start))
         torch.autograd.grad(logits, start, output_relevance(logits.detach(), targets, output))
     return {name: result[name] for name in names.values() if name in result}
 
@@ -314,12 +314,6 @@ def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
     else:
         start = torch.ones_like(logits)
     return present * start / logits.shape[0]
-
-
-def _logits(output: Any) -> Tensor:
-    logits = output["out"] if isinstance(output, dict) else output
-    assert isinstance(logits, Tensor)
-    return logits
 
 
 @contextmanager
