@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ecqx import bitstream
 from ecqx.bitstream import QuantizedTensor
 from ecqx.centroids import MAX_BITS, MIN_BITS
 from ecqx.checkpoint import (
     METADATA_KEY,
     read_coded_state,
+    read_state,
     read_tensors,
     section,
     write_coded_state,
@@ -205,3 +212,166 @@ def test_incomplete_checkpoints(path: Path, damage: Damage) -> None:
 def test_metadata_that_is_none(path: Path, metadata: str) -> None:
     save_file({"model.x": torch.ones(2)}, path, {METADATA_KEY: metadata})
     assert "not a whole quantizer checkpoint" in one_line(path)
+
+
+# -- the state_dict in each form -------------------------------------------------------------------
+
+KEYS = [None, "state_dict", "model", "model_state_dict", "net"]
+NAMES = st.text("abcnet.0", min_size=1, max_size=12)
+SHAPES = st.lists(st.integers(1, 3), max_size=4)
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64])
+# Names that would be taken for the entry of a training checkpoint are no dict there, but tensors.
+STATES = st.dictionaries(NAMES, st.tuples(SHAPES, DTYPES), min_size=1, max_size=5)
+
+
+def made(entries: dict[str, tuple[list[int], torch.dtype]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(len(entries))
+    return {
+        name: (100 * torch.randn(shape, generator=generator)).to(dtype)
+        for name, (shape, dtype) in entries.items()
+    }
+
+
+def assert_read(path: Path, expected: dict[str, Tensor]) -> None:
+    state = read_state(path)
+    assert set(state) == set(expected)
+    for name, tensor in state.items():
+        assert same_bits(tensor, expected[name]), name
+        assert not tensor.requires_grad
+
+
+@given(STATES, st.sampled_from(KEYS), st.sampled_from(["", "module."]), st.booleans())
+def test_states_of_torch_come_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: dict[str, tuple[list[int], torch.dtype]],
+    key: str | None,
+    prefix: str,
+    legacy: bool,
+) -> None:
+    state = made(entries)
+    path = tmp_path_factory.mktemp("states") / "model.pth"
+    content: dict[str, Any] = OrderedDict((prefix + name, t) for name, t in state.items())
+    if key is not None:
+        content = {"epoch": 3, "optimizer": {"lr": 0.1}, key: content}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    assert_read(path, state)
+
+
+@given(STATES, st.sampled_from(["", "module."]))
+def test_states_of_safetensors_come_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: dict[str, tuple[list[int], torch.dtype]],
+    prefix: str,
+) -> None:
+    state = made(entries)
+    path = tmp_path_factory.mktemp("states") / "model.safetensors"
+    write_tensors(path, {prefix + name: tensor for name, tensor in state.items()})
+    assert_read(path, state)
+
+
+def test_quantized_models_as_a_start(tmp_path: Path) -> None:
+    q = quantized(3)
+    expected = {name: tensor.clone() for name, tensor in q.model.state_dict().items()}
+    q.save_checkpoint(tmp_path / "model.safetensors")
+    assert_read(tmp_path / "model.safetensors", expected)
+    bitstream.save(tmp_path / "model.ecqx", q)
+    assert_read(tmp_path / "model.ecqx", expected)
+
+
+def test_parameters_and_metadata_of_a_module(path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    expected = model.state_dict()
+    torch.save(expected, path.with_suffix(".pt"))
+    assert_read(path.with_suffix(".pt"), expected)
+    torch.save(dict(model.named_parameters()), path.with_suffix(".pt"))
+    assert_read(path.with_suffix(".pt"), dict(list(expected.items())[:4]))
+
+
+def test_a_prefix_of_some_names_is_part_of_them(path: Path) -> None:
+    state = {"module.weight": torch.ones(2, 2), "head.weight": torch.ones(2)}
+    write_tensors(path, state)
+    assert_read(path, state)
+
+
+def test_the_published_checkpoint(shared: Path) -> None:
+    state = read_state(shared / "models" / "resnet20.pt")
+    assert next(iter(state)) == "conv1.weight"
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert sum(t.numel() for n, t in state.items() if not n.endswith(statistics)) == 269_722
+
+
+class Malicious:
+    """Unpickled as pickle does by itself, it makes a folder."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.sentinel),)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt"])
+@pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: {"state_dict": {"w": evil}}])
+def test_a_checkpoint_cannot_run_code(
+    tmp_path: Path, suffix: str, wrap: Callable[[Malicious], object]
+) -> None:
+    sentinel = tmp_path / "sentinel"
+    pickle.loads(pickle.dumps(wrap(Malicious(sentinel))))
+    assert sentinel.exists()  # so the file does harm where it is not read safely
+    sentinel.rmdir()
+    path = tmp_path / f"model.{suffix}"
+    for save in (torch.save, lambda content, p: p.write_bytes(pickle.dumps(content))):
+        save(wrap(Malicious(sentinel)), path)
+        assert "no checkpoint that can be loaded safely" in one_line(path, read_state)
+        assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "ecqx"])
+def test_files_that_are_not_there_or_not_whole(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model.{suffix}"
+    assert "no such file" in one_line(path, read_state)
+    path.mkdir()
+    assert "not a folder" in one_line(path, read_state)
+    path.rmdir()
+    state = {"w": torch.randn(50, 50), "b": torch.randn(50)}
+    if suffix == "ecqx":
+        bitstream.save(path, state)
+    elif suffix == "pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    whole = path.read_bytes()
+    for length in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        one_line(path, read_state)
+    path.write_bytes(b"no checkpoint, but text\n" * 50)
+    one_line(path, read_state)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [], 3, torch.ones(2), {1: torch.ones(2)}, {"epoch": 3}, {"state_dict": {}}, {"net": None}],
+)
+def test_checkpoints_without_a_state(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    assert "holds no state_dict" in one_line(tmp_path / "model.pt", read_state)
+
+
+@pytest.mark.parametrize("value", [3, "text", {"a": 1}, torch.eye(3).to_sparse()])
+def test_values_that_are_no_dense_tensors(tmp_path: Path, value: object) -> None:
+    torch.save({"weight": torch.ones(2, 2), "odd": value}, tmp_path / "model.pt")
+    assert "tensor odd: is not a dense tensor" in one_line(tmp_path / "model.pt", read_state)
+
+
+def test_whole_models_are_refused_with_what_would_be_right(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
+    assert "save the model's state_dict" in one_line(tmp_path / "model.pt", read_state)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(2)}, path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+    assert "Permission denied" in one_line(path, read_state)

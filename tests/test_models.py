@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import ecqx
 from ecqx.models import MODELS, build
+from ecqx.models.layers import ResidualSum
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -103,6 +104,86 @@ def test_resnet20_loads_the_published_checkpoint(shared: Path) -> None:
     assert logits.isfinite().all()
 
 
+# -- ResNet56 --------------------------------------------------------------------------------------
+
+
+def bottleneck_blocks() -> list[tuple[str, int, int, int]]:
+    """Name, input channels, width and stride of the published network's 18 blocks."""
+    blocks, channels = [], 16
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for number in range(6):
+            stride = 2 if stage > 1 and number == 0 else 1
+            blocks.append((f"layer{stage}.{number}", channels, width, stride))
+            channels = 4 * width
+    return blocks
+
+
+def resnet56_by_hand(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The network in eval mode, from its state_dict alone."""
+
+    def conv_bn(name: str, conv: str, bn: str, x: Tensor, **options: int) -> Tensor:
+        x = F.conv2d(x, state[f"{name}{conv}.weight"], **options)
+        mean, var = state[f"{name}{bn}.running_mean"], state[f"{name}{bn}.running_var"]
+        return F.batch_norm(x, mean, var, state[f"{name}{bn}.weight"], state[f"{name}{bn}.bias"])
+
+    x = conv_bn("", "conv1", "bn1", x, padding=1).relu()
+    for block, channels, width, stride in bottleneck_blocks():
+        name = f"{block}."
+        out = conv_bn(name, "conv1", "bn1", x).relu()
+        out = conv_bn(name, "conv2", "bn2", out, stride=stride, padding=1).relu()
+        out = conv_bn(name, "conv3", "bn3", out)
+        if channels != 4 * width:
+            x = conv_bn(name, "downsample.0", "downsample.1", x, stride=stride)
+        x = (out + x).relu()
+    return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+
+
+def test_resnet56_has_the_published_depth_size_and_names() -> None:
+    model = build("resnet56")
+    names = {"conv1.weight": (16, 3, 3, 3), "fc.weight": (100, 256)}
+    for block, channels, width, _ in bottleneck_blocks():
+        names[f"{block}.conv1.weight"] = (width, channels, 1, 1)
+        names[f"{block}.conv2.weight"] = (width, width, 3, 3)
+        names[f"{block}.conv3.weight"] = (4 * width, width, 1, 1)
+        if block.endswith(".0"):
+            names[f"{block}.downsample.0.weight"] = (4 * width, channels, 1, 1)
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    assert {name: tuple(p.shape) for name, p in weights.items()} == names
+    # Depth counts the layers in a row: not those of the shortcuts.
+    assert sum("downsample" not in name for name in weights) == 56
+    # BatchNorm behind every convolution, with a scale and a shift; a bias in the last layer alone.
+    expected = sum(p.numel() for p in weights.values()) + 100
+    expected += sum(2 * shape[0] for name, shape in names.items() if name != "fc.weight")
+    assert parameters(model) == expected
+    assert parameters(build("resnet56", num_classes=10)) == expected - 90 * 257
+    normalized = {name.rpartition(".")[0] for name in model.state_dict() if "running_var" in name}
+    convolutions = {name.removesuffix(".weight") for name in names} - {"fc"}
+    assert normalized == {
+        name.replace("conv", "bn").replace("downsample.0", "downsample.1") for name in convolutions
+    }
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 9)])
+def test_resnet56_computes_what_it_should(channels: int, size: int) -> None:
+    torch.manual_seed(0)
+    model = build("resnet56", num_classes=7, in_channels=channels)
+    x = torch.randn(3, channels, size, size)
+    for bn in layers(model, nn.BatchNorm2d):
+        nn.init.uniform_(bn.weight, 0.5, 1.5)
+        nn.init.normal_(bn.bias)
+    model(x)  # in train mode: running statistics that are not 0 and 1
+    with torch.no_grad():
+        logits = model.eval()(x)
+        expected = resnet56_by_hand(model.state_dict(), x)
+    assert logits.shape == (3, 7)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_residual_additions_are_layers_of_their_own() -> None:
+    for name, blocks in (("resnet20", 9), ("resnet56", 18)):
+        assert len(layers(build(name), ResidualSum)) == blocks
+
+
 # -- VGG16 -----------------------------------------------------------------------------------------
 
 VGG16_CHANNELS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -174,6 +255,52 @@ def test_networks_of_torchvision() -> None:
     # The suite's own come first.
     assert "vgg16" in MODELS
     assert len(layers(build("vgg16", width=0.1), nn.Conv2d)) == 13
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose weights were to be downloaded fails the test."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"download of {args}")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50"]
+)
+def test_segmentation_networks(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name)
+    assert not [key for key in model.state_dict() if key.startswith("aux")]
+    x = torch.randn(2, 3, 48, 40)
+    with torch.no_grad():
+        output = model.eval()(x)
+        assert list(output) == ["out"]
+        assert output["out"].shape == (2, 21, 48, 40)
+        assert build(name, num_classes=3).eval()(x)["out"].shape == (2, 3, 48, 40)
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_auxiliary_classifier_is_there_on_demand() -> None:
+    names = build("deeplabv3_mobilenet_v3_large", aux_loss=True).state_dict()
+    assert [name for name in names if name.startswith("aux_classifier.")]
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v2", 32)])
+def test_twenty_classes(name: str, size: int) -> None:
+    model = build(name, num_classes=20).eval()
+    assert model(torch.randn(2, 3, size, size)).shape == (2, 20)
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 32), ("inception_v3", 75)])
+def test_one_output_in_training_too(name: str, size: int) -> None:
+    model = build(name, num_classes=5, init_weights=False)
+    assert model.train()(torch.randn(2, 3, size, size)).shape == (2, 5)
 
 
 def test_weights_follow_from_the_seed() -> None:
