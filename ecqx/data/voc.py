@@ -1,0 +1,267 @@
+"""Pascal VOC2012: photographs of 20 kinds of things, named per image or per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ecqx.data.downloads import Source, provide, unpack
+from ecqx.data.tensors import Preparation, Split, TensorData
+from ecqx.errors import InputError
+from ecqx.objectives import IGNORED_LABEL
+
+THINGS = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+# Of ImageNet, which the networks were pre-trained on.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TREE = "VOCdevkit/VOC2012"
+TEST_SHARE = 0.2
+OFFICIAL_LISTS = {"classification": "Main", "segmentation": "Segmentation"}
+# They hold 11,540 and 2,913 images; a tree that has fewer than this is not the official one.
+WHOLE = 1000
+
+Task = Literal["classification", "segmentation"]
+Pixels = NDArray[np.uint8]
+
+
+def voc(
+    root: str | Path,
+    task: Task,
+    crop: int = 224,
+    resize: int | None = None,
+    validation: float = 0.2,
+    seed: int = 0,
+) -> TensorData:
+    """Load Pascal VOC2012, and download it first where it is missing.
+
+    Segmentation tests on the official ``val`` list (the labels of VOC's own test set are not
+    public), and trains and validates on the official ``train`` list. Classification takes both
+    lists together and tests on 20 % of them, drawn at random.
+
+    The labels of an image are all objects of its annotation, those marked as difficult included.
+    A tree without ``Annotations/`` has them from its masks: the classes that occur anywhere in
+    them, of the images in the segmentation lists.
+
+    Parameters
+    ----------
+    root : path
+        Data folder with ``VOCdevkit/VOC2012/``, ``VOC2012/`` or the official archive, which is
+        unpacked there.
+    task : {"classification", "segmentation"}
+    crop : int
+        Side of the square that is cut from the centre, in pixels; where the image is smaller, it
+        gets a black rim, whose label is ignored.
+    resize : int, optional
+        Before that, scale the shorter side to so many pixels.
+    validation : float
+        Share of the training images, in (0, 1), that validates, at least one image.
+    seed : int
+        Of what is drawn at random.
+
+    Returns
+    -------
+    TensorData
+        Inputs of shape (N, 3, crop, crop), uint8. Targets: 0 and 1 of shape (N, 20), float32; or
+        classes of shape (N, crop, crop), uint8, where 0 is the background and 255 is ignored.
+        Training flips images. The label tells the number of images where they are not the official
+        ones of the task.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be had, or a file of it is missing or damaged, or there are too few
+        images for the splits.
+    """
+    _check_settings(task, crop, resize, validation)
+    tree = provide(voc_source(), root)
+    if not tree.is_dir():
+        tree = unpack(tree, TREE)
+    reader = _Reader(tree, task, crop, resize)
+    generator = torch.Generator().manual_seed(seed)
+    names = _split_names(tree, reader.lists, task, validation, generator)
+    plain, training = Preparation(MEAN, DEVIATION), Preparation(MEAN, DEVIATION, flip=True)
+    total = sum(map(len, names))
+    with tqdm(total=total, unit="image", desc="VOC2012", disable=None) as bar:
+        train, held_out, test = (
+            Split(*reader.read(chosen, bar.update), preparation)
+            for chosen, preparation in zip(names, (training, plain, plain), strict=True)
+        )
+    classes = THINGS if task == "classification" else ("background", *THINGS)
+    official = total >= WHOLE and reader.lists == OFFICIAL_LISTS[task]
+    label = f"voc2012 {task}" + ("" if official else f" ({total} images)")
+    return TensorData(train, held_out, test, classes=classes, label=label)
+
+
+def _check_settings(task: str, crop: int, resize: int | None, validation: float) -> None:
+    if task not in OFFICIAL_LISTS:
+        raise InputError(f"task: {task!r}, but VOC has 'classification' and 'segmentation'")
+    for name, side in (("crop", crop), ("resize", resize)):
+        if side is not None and side < 1:
+            raise InputError(f"{name}: {side}, but it must be at least 1 pixel")
+    if not 0 < validation < 1:
+        raise InputError(f"validation: {validation}, but it must be a share between 0 and 1")
+
+
+def voc_source() -> Source:
+    """Where Pascal VOC2012 comes from."""
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    official = DATASET_YEAR_DICT["2012"]
+    return Source(
+        title="Pascal VOC2012",
+        found_as=(TREE, "VOC2012", official["filename"]),
+        url=official["url"],
+        file=official["filename"],
+        checksum=f"md5:{official['md5']}",
+    )
+
+
+# -- lists and splits ------------------------------------------------------------------------------
+
+
+def _split_names(
+    tree: Path, lists: str, task: str, validation: float, generator: torch.Generator
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of the images that train, validate and test."""
+    folder = tree / "ImageSets" / lists
+    train, test = _listed(folder / "train.txt"), _listed(folder / "val.txt")
+    if both := sorted(set(train) & set(test)):
+        raise InputError(f"{folder / 'val.txt'}: {both[0]} stands in train.txt too")
+    if task == "classification":
+        train, test = _cut(train + test, TEST_SHARE, generator)
+    train, held_out = _cut(train, validation, generator)
+    if len(train) < 2:
+        raise InputError(f"{folder}: too few images, training needs 2 and gets {len(train)}")
+    return train, held_out, test
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the list of images is missing or unreadable") from error
+    if not names:
+        raise InputError(f"{path}: names no image")
+    return list(dict.fromkeys(names))
+
+
+def _cut(names: list[str], share: float, generator: torch.Generator) -> tuple[list[str], list[str]]:
+    """Draw a share of the names, at least one; what remains comes first, both in their order."""
+    count = max(1, round(share * len(names)))
+    drawn = set(torch.randperm(len(names), generator=generator)[:count].tolist())
+    rest = [name for i, name in enumerate(names) if i not in drawn]
+    return rest, [name for i, name in enumerate(names) if i in drawn]
+
+
+# -- images and labels -----------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads the images of one tree with the targets of one task."""
+
+    def __init__(self, tree: Path, task: str, crop: int, resize: int | None) -> None:
+        self.tree, self.task, self.crop, self.resize = tree, task, crop, resize
+        self.from_masks = task == "segmentation" or not (tree / "Annotations").is_dir()
+        self.lists = "Segmentation" if self.from_masks else "Main"
+
+    def read(self, names: list[str], progress: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+        # Filled in place: the images of the whole data set are 1.7 GB.
+        inputs = torch.empty((len(names), 3, self.crop, self.crop), dtype=torch.uint8)
+        if self.task == "classification":
+            targets = torch.zeros((len(names), len(THINGS)))
+        else:
+            targets = torch.empty((len(names), self.crop, self.crop), dtype=torch.uint8)
+        for i, name in enumerate(names):
+            image = self._image(name)
+            inputs[i] = torch.from_numpy(self._cropped(image, 0)).permute(2, 0, 1)
+            if self.task == "segmentation":
+                mask = self._mask(name, image.size)
+                targets[i] = torch.from_numpy(self._cropped(mask, IGNORED_LABEL))
+            else:
+                targets[i, self._things(name, image.size)] = 1
+            progress()
+        return inputs, targets
+
+    def _image(self, name: str) -> Image.Image:
+        return _opened(self.tree / "JPEGImages" / f"{name}.jpg").convert("RGB")
+
+    def _mask(self, name: str, size: tuple[int, int]) -> Image.Image:
+        path = self.tree / "SegmentationClass" / f"{name}.png"
+        mask = _opened(path)
+        if mask.mode not in ("P", "L"):
+            raise InputError(
+                f"{path}: its pixels are {mask.mode}, not numbers of classes (a palette)"
+            )
+        if mask.size != size:
+            raise InputError(f"{path}: is {mask.size} in size, but its image is {size}")
+        labels = np.unique(np.asarray(mask))
+        if wrong := labels[(labels > len(THINGS)) & (labels != IGNORED_LABEL)].tolist():
+            raise InputError(f"{path}: has label {wrong[0]}, but they are 0 to 20, and 255")
+        return mask
+
+    def _things(self, name: str, size: tuple[int, int]) -> list[int]:
+        """Numbers of the things in an image, from zero."""
+        if not self.from_masks:
+            return _annotated(self.tree / "Annotations" / f"{name}.xml")
+        labels = np.unique(np.asarray(self._mask(name, size))).tolist()
+        return [label - 1 for label in labels if 0 < label <= len(THINGS)]
+
+    def _cropped(self, image: Image.Image, fill: int) -> Pixels:
+        """The square in the centre; labels are never mixed, pixels are."""
+        if self.resize is not None:
+            scale = self.resize / min(image.size)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            labels = image.mode in ("P", "L")
+            way = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
+            image = image.resize((width, height), way)
+        pixels = np.asarray(image, dtype=np.uint8)
+        square = np.full((self.crop, self.crop, *pixels.shape[2:]), fill, dtype=np.uint8)
+        (rows, to_rows), (columns, to_columns) = (_overlap(n, self.crop) for n in pixels.shape[:2])
+        square[to_rows, to_columns] = pixels[rows, columns]
+        return square
+
+
+def _overlap(size: int, crop: int) -> tuple[slice, slice]:
+    """Where centred stretches of two lengths overlap, in the one and in the other."""
+    length = min(size, crop)
+    start, to = (size - length) // 2, (crop - length) // 2
+    return slice(start, start + length), slice(to, to + length)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file, but a list in ImageSets names it") from error
+    except Exception as error:
+        # Damaged files make Pillow raise almost anything, SyntaxError and IndexError included.
+        raise InputError(f"{path}: not a whole image ({error})") from error
+
+
+def _annotated(path: Path) -> list[int]:
+    """Numbers of the things that an annotation names, from zero."""
+    try:
+        annotation = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: not a readable annotation ({error})") from error
+    if annotation.tag != "annotation":
+        raise InputError(f"{path}: holds <{annotation.tag}>, not an <annotation>")
+    # Parts of a thing, such as a head, have names too: only the thing's own counts.
+    names = {thing.findtext("name", "").strip() for thing in annotation.findall("object")}
+    if unknown := sorted(names - set(THINGS)):
+        raise InputError(f"{path}: {unknown[0]!r} is none of the 20 classes")
+    return [THINGS.index(name) for name in sorted(names)]
