@@ -35,16 +35,8 @@ from ecqx.errors import InputError
 
 Run = Mapping[str, Any]
 
-SETTINGS = (
-    "task",
-    "sweep",
-    "variant",
-    "dataset",
-    "model",
-    "method",
-    "bits",
-    "lam",
-    "p",
+# What a run's quantizer and relevance were told, beside bits, Λ and p.
+CONFIGURATION = (
     "sparsity_band",
     "alpha",
     "gradient",
@@ -55,8 +47,11 @@ SETTINGS = (
     "relevance_of",
     "pmf",
     "lambda_max",
-    "epochs",
-    "metric",
+)
+SETTINGS = (
+    *("task", "sweep", "variant", "dataset", "model", "method", "bits", "lam", "p"),
+    *CONFIGURATION,
+    *("epochs", "metric"),
 )
 # Runs on other data, or from another start, say nothing about each other.
 SOURCE = ("dataset", "data_checksum", "start")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,18 +12,26 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.axis import Axis
+from made_runs import (
+    TASKS,
+    assert_readable,
+    make_grid,
+    make_minimal_suite,
+    make_relevance,
+    make_run,
+    make_suite,
+)
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from scipy import stats
 
 from ecqx.errors import InputError
 from ecqx.report import build
 from ecqx.report.claims import build_claims
 from ecqx.report.correlations import Correlation, correlate
+from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Table, to_csv, to_latex, to_markdown
-from ecqx.report.records import Evidence, read_runs
+from ecqx.report.records import read_runs
 from ecqx.report.selection import front, most_accurate, smallest_file
 from ecqx.report.statistics import (
     Estimate,
@@ -41,155 +48,6 @@ from ecqx.report.statistics import (
 from ecqx.report.style import COLOURS, LINES, MARKERS, stretched_axis
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import Claim, Verdict, claims_markdown
-
-TASKS = {
-    "mlp": "MLP_GSC on digits",
-    "resnet20": "ResNet20 on digits",
-    "vgg": "slim VGG16 on digits",
-    "vgg_bn": "slim VGG16_bn on digits",
-}
-PARAMETERS = {"mlp": 480_000, "resnet20": 270_000, "vgg": 930_000, "vgg_bn": 934_000}
-LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-SEEDS = (0, 1, 2)
-
-LRP_SETTINGS = {
-    "alpha": 0.1,
-    "composite": "epsilon_plus_flat_bn_pass",
-    "canonizer": "vgg",
-    "weight_rule": "epsilon",
-    "lrp_output": "output",
-    "relevance_of": "stepped",
-}
-
-
-def make_run(
-    task: str, method: str, bits: int, lam: float, seed: int, **changes: Any
-) -> dict[str, Any]:
-    """A run as the pipeline records it, on a plausible curve with deviation over seeds."""
-    p = changes.get("p")
-    key = [len(task), bits, round(1000 * lam), seed, method == "ECQx", round(1000 * (p or 0))]
-    noise = np.random.default_rng(key)
-    added = 0.0 if method == "ECQ" else 0.02 if p is None else 0.15 * p
-    strength = lam * (1 + 0.1 * noise.standard_normal())
-    sparsity = min(0.99, 0.28 + 0.1 * (5 - bits) + 0.55 * (1 - np.exp(-9 * strength)) + added)
-    fp32 = 0.972 + 0.004 * np.random.default_rng([len(task), seed]).standard_normal()
-    loss = 0.003 * (5 - bits) + 2.5 * max(0.0, sparsity - added - 0.72) ** 1.5
-    accuracy = float(np.clip(fp32 - loss + 0.003 * noise.standard_normal(), 0.1, 1))
-    entropy = max(0.12, bits * (1 - sparsity) * 0.9)
-    parameters = PARAMETERS.get(task, 100_000)
-    integers = int(parameters * entropy / 8)
-    size = integers + 6_000
-    run = {
-        "run_id": f"{task}-{method}-{bits}-{lam:g}-{p}-{seed}",
-        "task": task,
-        "dataset": "digits",
-        "model": task,
-        "method": method,
-        "bits": bits,
-        "lam": lam,
-        "p": 0.1 if method == "ECQx" else None,
-        "sparsity_band": [0.0, 0.1] if method == "ECQx" else None,
-        "gradient": "magnitude",
-        "pmf": "published",
-        "lambda_max": "published",
-        "seed": seed,
-        "epochs": 12,
-        "metric": "accuracy",
-        "accuracy_start": 0.969,
-        "accuracy_fp32": float(fp32),
-        "accuracy_validation": float(np.clip(accuracy + 0.002 * noise.standard_normal(), 0, 1)),
-        "accuracy": accuracy,
-        "sparsity": float(sparsity),
-        "bytes": size,
-        "bytes_integers": integers,
-        "bytes_other": size - integers,
-        "compression_ratio": 4 * parameters / size,
-        "entropy_bits_per_weight": entropy,
-        "sweep": "grid",
-        "train_samples": 1078,
-        "steps": 204,
-        "parameters": parameters,
-    }
-    run |= {key: value if method == "ECQx" else None for key, value in LRP_SETTINGS.items()}
-    return run | changes
-
-
-def make_grid(
-    task: str,
-    bits: tuple[int, ...] = (4,),
-    lambdas: tuple[float, ...] = LAMBDAS,
-    seeds: tuple[int, ...] = SEEDS,
-) -> list[dict[str, Any]]:
-    """All runs of a task's grid."""
-    every = itertools.product(("ECQ", "ECQx"), bits, lambdas, seeds)
-    return [make_run(task, *settings) for settings in every]
-
-
-def make_p_sweep(task: str, bits: int = 4) -> list[dict[str, Any]]:
-    """All runs of a task's sweep over p."""
-    return [
-        make_run(task, "ECQx", bits, lam, seed, p=p, sparsity_band=[0.0, p], sweep="p")
-        for p, lam, seed in itertools.product((0.02, 0.05, 0.1, 0.2), LAMBDAS[1:5], SEEDS)
-    ]
-
-
-def make_relevance(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Weights and relevances of a first and a last layer that go together loosely."""
-    noise = np.random.default_rng(len(task))
-    layers = {}
-    for name, shape in (("layers.0.weight", (64, 32)), ("layers.6.weight", (10, 64))):
-        weight = noise.normal(0, 0.08, shape)
-        relevance = (
-            weight * noise.lognormal(0, 1.5, shape) * noise.choice([0, 1], shape, p=[0.1, 0.9])
-        )
-        layers[name] = (weight.astype(np.float32), relevance.astype(np.float32))
-    return layers
-
-
-def make_layers(task: str) -> list[dict[str, Any]]:
-    """Records per layer of a reference run of both methods."""
-    return [
-        {
-            "task": task,
-            "method": method,
-            "bits": 4,
-            "lam": 0.1,
-            "layer": f"layers.{index}.weight",
-            "elements": 4096 // (index + 1),
-            "sparsity": 0.6 + 0.05 * index,
-            "entropy_bits_per_weight": 2.0 - 0.3 * index,
-        }
-        for method in ("ECQ", "ECQx")
-        for index in range(4)
-    ]
-
-
-def make_suite(tasks: tuple[str, ...] = tuple(TASKS)) -> dict[str, Any]:
-    """Everything `build` takes, for some tasks."""
-    runs = []
-    for task in tasks:
-        runs += make_grid(task, bits=(2, 3, 4, 5) if task == "mlp" else (4,))
-    if "mlp" in tasks:
-        runs += make_p_sweep("mlp")
-    return {
-        "runs": runs,
-        "relevance": {task: make_relevance(task) for task in tasks[:2]},
-        "suite": "embedded",
-        "tasks": {task: TASKS[task] for task in tasks},
-        "layers": [layer for task in tasks for layer in make_layers(task)],
-    }
-
-
-def make_minimal_suite() -> dict[str, Any]:
-    """One task, one bit width, two Λ, two seeds, no sweep over p, nothing else."""
-    return {
-        "runs": make_grid("mlp", lambdas=(0.02, 0.2), seeds=(0, 1)),
-        "relevance": {},
-        "suite": "smoke",
-        "tasks": {"mlp": TASKS["mlp"]},
-        "layers": [],
-    }
-
 
 # Statistics
 
@@ -481,7 +339,8 @@ def test_claims_give_numbers_and_rules() -> None:
     assert "Verdict: **holds**" in text
     assert "1.00 [0.75, 1.25] points" in text
     assert "lies above −0.5 points" in text
-    assert "Suite made. Measured on: MLP_GSC on digits (data digits, 1078 training samples" in text
+    assert "Verdict: **holds**, on digits\n" in text
+    assert "- MLP_GSC on digits: top-1 accuracy on digits; trained on 1078 of 1078 training" in text
 
 
 # Tables
@@ -528,10 +387,12 @@ def test_three_formats_hold_the_same_numbers(tables: list[Table]) -> None:
 def test_every_table_says_what_it_was_measured_on(tables: list[Table]) -> None:
     for table in tables:
         for text in (to_markdown(table), to_latex(table)):
-            assert "Suite embedded. Measured on: " in text
-            assert "data digits, 1078 training samples" in text
-        header = to_csv(table).splitlines()[0].split(",")
-        assert {"suite", "data", "train_samples", "epochs", "seeds"} <= set(header)
+            assert "Suite embedded, measured on:" in text
+            assert "top-1 accuracy on digits; " in text
+            assert re.search(r"(trained on 1078 of )?1078 training samples", text)
+        header = set(to_csv(table).splitlines()[0].split(","))
+        assert {"suite", "data", "metric", "train_samples", "samples_seen"} <= header
+        assert {"epochs", "seeds", "start"} <= header
 
 
 def test_results_show_the_means_of_the_runs(tables: list[Table]) -> None:
@@ -650,7 +511,7 @@ def test_page_begins_with_the_claims(built: Path) -> None:
     assert order == sorted(order)
     assert "prefers-color-scheme: dark" in text
     assert "suite smoke" in text
-    assert "data digits, 1078 training samples, 12 epochs, seeds 0, 1" in text
+    assert "trained on 1078 of 1078 training samples per run, 12 epochs; seeds 0, 1;" in text
 
 
 @pytest.fixture
@@ -664,44 +525,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(Figure, "savefig", collect)
     return figures
-
-
-def apart(boxes: list[Bbox]) -> bool:
-    """Whether no two boxes overlap."""
-    return not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-
-
-def tick_labels(axis: Axis) -> list[Bbox]:
-    """Boxes of the labels of an axis that are in sight."""
-    low, high = sorted(axis.get_view_interval())
-    return [
-        label.get_window_extent()
-        for tick in axis.get_major_ticks()
-        for label in (tick.label1, tick.label2)
-        if low <= tick.get_loc() <= high and label.get_visible() and label.get_text()
-    ]
-
-
-def assert_readable(figure: Figure) -> None:
-    """No panel without data, no label outside the figure or over its neighbour."""
-    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
-    boxes = [title.get_window_extent() for title in titles if title.get_text()]
-    assert apart(boxes)
-    boxes += [legend.get_window_extent() for legend in figure.legends]
-    for axes in figure.axes:
-        assert axes.has_data()
-        if not axes.axison:
-            continue
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = tick_labels(axis)
-            assert apart(labels)
-            boxes += [*labels, axis.label.get_window_extent()]
-    inside = figure.bbox.padded(1)
-    for box in boxes:
-        assert inside.x0 <= box.x0
-        assert box.x1 <= inside.x1
-        assert inside.y0 <= box.y0
-        assert box.y1 <= inside.y1
 
 
 def test_figures_of_the_full_suite_are_readable(drawn: list[Figure], tmp_path: Path) -> None:

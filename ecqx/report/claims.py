@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ecqx.report.correlations import Correlation
-from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import GRID, METHODS, Evidence, Method, Setting, source_of
-from ecqx.report.selection import (
-    flat,
-    gain_at_equal_sparsity,
-    most_accurate,
-    over_seeds,
-    smallest_file,
-)
-from ecqx.report.tables import (
+from ecqx.report.columns import (
     ACCURACY,
     BITS,
     FULL_PRECISION,
@@ -25,14 +15,28 @@ from ecqx.report.tables import (
     SHARED_RANGE,
     TASK,
     gain_cells,
-    relevance_and_magnitude,
+    table,
 )
+from ecqx.report.correlations import Correlation
+from ecqx.report.evidence import Evidence
+from ecqx.report.formats import Cell, Column, Row, Table
+from ecqx.report.records import GRID, METHODS, Method, Setting
+from ecqx.report.selection import (
+    flat,
+    gain_at_equal_sparsity,
+    most_accurate,
+    over_seeds,
+    smallest_file,
+)
+from ecqx.report.sources import source_of
+from ecqx.report.tables import relevance_and_magnitude
 from ecqx.report.verdicts import (
     MARGIN_TEXT,
     RANK_BOUND,
     Claim,
     Part,
     Verdict,
+    by_task,
     combine,
     in_points,
     judge_below,
@@ -48,6 +52,11 @@ PAPER_METHOD: Method = "ECQx"
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
 
+DROP_TEXT = (
+    "The drop is the accuracy (the task's metric) of the same checkpoint trained as long in full "
+    "precision, accuracy_fp32, minus that of the decoded model, paired per seed."
+)
+
 
 def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> list[Claim]:
     """All claims of the paper, judged."""
@@ -60,15 +69,12 @@ def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> lis
 
 
 def _table(evidence: Evidence, name: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
-    return Table(name, "Evidence", "", evidence.suite, evidence.tasks, columns, rows)
+    return table(evidence, name, "Evidence", "", columns, rows)
 
 
-def _cases(evidence: Evidence) -> Iterator[tuple[str, int, str]]:
-    """Every task and bit width of the paper that was measured, and its name."""
-    for task in evidence.tasks:
-        for bits in evidence.bits(task):
-            if bits in PAPER_BITS:
-                yield task, bits, f"{evidence.tasks[task]}, {bits} bit"
+def _cases(evidence: Evidence) -> list[tuple[str, int]]:
+    """Every task and bit width of the paper that was measured."""
+    return [(t, bits) for t in evidence.tasks for bits in evidence.bits(t) if bits in PAPER_BITS]
 
 
 def file_size(evidence: Evidence) -> Claim:
@@ -90,11 +96,11 @@ def file_size(evidence: Evidence) -> Claim:
         verdict=_ratio_verdict(settings),
         findings=tuple(_ratio_findings(evidence, settings)),
         rule=(
-            "A setting keeps the accuracy if the 95 % interval of its drop against full precision "
-            f"(paired per seed) lies below {MARGIN_TEXT}. The claim holds if an ECQx setting with "
-            f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
-            "ECQx setting has the interval of its ratio wholly below that or the interval of its "
-            "drop wholly above the margin. The largest of many ratios is picked in view of the "
+            "A setting keeps the accuracy if the 95 % interval of its drop lies below "
+            f"{MARGIN_TEXT}. {DROP_TEXT} The claim holds if an ECQx setting with a mean ratio of "
+            f"at least {PAPER_RATIO} keeps the accuracy. It does not hold if every ECQx setting "
+            "has the interval of its ratio wholly below that or the interval of its drop wholly "
+            "above the margin. The largest of many ratios is picked in view of the "
             "test accuracy; the rows by validation show what a choice without it gives. The ratio "
             "depends on the size of the network: names, step sizes, biases and BatchNorm do not "
             "shrink with the weights."
@@ -123,18 +129,26 @@ def _ratio_findings(evidence: Evidence, settings: Sequence[Setting]) -> Iterator
     if not settings:
         yield "No ECQx runs were measured."
         return
-    if kept := _kept(settings):
-        best = _ratio_text(evidence, max(kept, key=_ratio))
-        yield f"Largest ratio of ECQx with the accuracy kept: {best}"
-    else:
-        yield f"No ECQx setting is certain to keep the accuracy within {MARGIN_TEXT}."
-    largest = _ratio_text(evidence, max(settings, key=_ratio))
-    yield f"Largest ratio of ECQx at any accuracy: {largest}"
+    for words, chosen in (
+        ("with the accuracy kept", _kept(settings)),
+        ("at any accuracy", settings),
+    ):
+        if not chosen:
+            yield f"No ECQx setting is certain to keep the accuracy within {MARGIN_TEXT}."
+            continue
+        best = max(chosen, key=_ratio)
+        text = _ratio_text(best, f"{evidence.name(best.task)}, ")
+        yield f"Largest ratio of ECQx {words}: {text}"
+    tasks = list(dict.fromkeys(s.task for s in settings))
+    for task in tasks if len(tasks) > 1 else ():
+        kept = [s for s in _kept(settings) if s.task == task]
+        text = _ratio_text(max(kept, key=_ratio), "") if kept else "none."
+        yield f"{evidence.name(task)}: largest ratio of ECQx with the accuracy kept: {text}"
 
 
-def _ratio_text(evidence: Evidence, setting: Setting) -> str:
+def _ratio_text(setting: Setting, where: str) -> str:
     ratio = RATIO.text(setting.mean("compression_ratio"))
-    where = f"{evidence.tasks[setting.task]}, {setting.bits} bit, Λ {setting.lam:g}"
+    where += f"{setting.bits} bit, Λ {setting.lam:g}"
     return f"{ratio} ({where}), drop {in_points(setting.drop())}."
 
 
@@ -159,24 +173,22 @@ def _ratio_rows(evidence: Evidence, task: str, settings: Sequence[Setting]) -> l
     return rows
 
 
-def _overhead(setting: Setting) -> float | None:
+def _overhead(setting: Setting) -> float:
     """Share of the file that does not hold the integers of weights."""
-    if any(run.bytes_other is None for run in setting.runs):
-        return None
     return setting.mean("bytes_other").mean / setting.mean("bytes").mean
 
 
 def low_bit_width(evidence: Evidence) -> Claim:
     """Claim 2: whether accuracy is kept at each bit width."""
     rows, parts = [], []
-    for task, bits, name in _cases(evidence):
+    for task, bits in _cases(evidence):
         for method in METHODS:
             settings = evidence.of(task, GRID, method, bits)
             if not settings:
                 continue
             chosen = most_accurate(settings)
             drop = chosen.drop()
-            part = Part(name, drop, judge_drop(drop))
+            part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
             if method == PAPER_METHOD:
                 parts.append(part)
             cells = (
@@ -191,6 +203,7 @@ def low_bit_width(evidence: Evidence) -> Claim:
         worst = max(parts, key=lambda part: part.value.mean if part.value else 0.0)
         if worst.value:
             findings.append(f"Largest drop of ECQx: {in_points(worst.value)} ({worst.name}).")
+    findings += by_task(parts, "Drop of ECQx")
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
@@ -198,10 +211,10 @@ def low_bit_width(evidence: Evidence) -> Claim:
         findings=tuple(findings),
         rule=(
             "Per task, bit width and method the setting of highest mean validation accuracy is "
-            "taken. The row holds if the 95 % interval of its drop against full precision (paired "
-            f"per seed) lies below {MARGIN_TEXT}, and does not hold if the interval lies wholly "
-            "above. The claim goes by the rows of ECQx: it holds if all of them do, and does not "
-            "hold if one does not."
+            "taken. The row holds if the 95 % interval of its drop lies below "
+            f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} The "
+            "claim goes by the rows of ECQx: it holds if all of them do, and does not hold if one "
+            "does not."
         ),
         table=_table(evidence, "claim_bit_width", columns, rows),
     )
@@ -210,12 +223,13 @@ def low_bit_width(evidence: Evidence) -> Claim:
 def equal_sparsity(evidence: Evidence) -> Claim:
     """Claim 3: ECQx against ECQ at equal sparsity."""
     rows, parts = [], []
-    for task, bits, name in _cases(evidence):
+    for task, bits in _cases(evidence):
         ecq, ecqx = (evidence.of(task, GRID, method, bits) for method in METHODS)
         if not ecq or not ecqx:
             continue
         gain = gain_at_equal_sparsity(ecqx, ecq)
-        part = Part(name, gain.difference, judge_gain(gain.difference))
+        verdict = judge_gain(gain.difference)
+        part = Part(evidence.name(task), f"{bits} bit", gain.difference, verdict)
         parts.append(part)
         seeds = f"{gain.compared} of {gain.seeds}"
         cells = (evidence.tasks[task], bits, *gain_cells(gain), seeds, part.verdict.value)
@@ -227,12 +241,12 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         verdict=combine(parts),
         findings=tuple(_gain_findings(parts)),
         rule=(
-            "Per task, bit width and seed, accuracy is interpolated linearly over sparsity along "
-            "Λ, and the difference ECQx − ECQ is averaged over the range of sparsity that both "
-            "methods cover. A row holds if the 95 % interval over seeds lies above "
-            f"−{MARGIN_TEXT}, and does not hold if it lies wholly below. Without a common range, "
-            "or with one seed only, it cannot be told. The claim holds if all rows do, and does "
-            "not hold if one does not."
+            "Per task, bit width and seed, accuracy (the task's metric) is interpolated linearly "
+            "over sparsity along Λ, and the difference ECQx − ECQ is averaged over the range of "
+            "sparsity that both methods cover. A row holds if the 95 % interval over seeds lies "
+            f"above −{MARGIN_TEXT}, and does not hold if it lies wholly below. Without a common "
+            "range, or with one seed only, it cannot be told. The claim holds if all rows do, and "
+            "does not hold if one does not."
         ),
         table=_table(evidence, "claim_equal_sparsity", columns, rows),
     )
@@ -252,22 +266,24 @@ def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
     apart = [part.name for part in parts if part.value is None]
     if apart:
         yield f"Without a common range of sparsity: {'; '.join(apart)}."
+    yield from by_task(parts, "ECQx − ECQ")
 
 
 def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Claim:
     """Claim 4: relevance ranks weights otherwise than magnitude does."""
     parts = [
         Part(
-            f"{evidence.tasks[found.task]}, {found.layer}",
+            evidence.name(found.task),
+            found.layer,
             found.spearman,
             judge_below(found.spearman, RANK_BOUND),
         )
         for found in correlations
     ]
-    table = relevance_and_magnitude(evidence, correlations)
+    shown = relevance_and_magnitude(evidence, correlations)
     rows = [
         Row(row.task, (*row.cells, part.verdict.value), row.source)
-        for row, part in zip(table.rows, parts, strict=True)
+        for row, part in zip(shown.rows, parts, strict=True)
     ]
     return Claim(
         key="relevance-is-not-magnitude",
@@ -280,7 +296,7 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
             f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
             "layers do, and does not hold if one does not."
         ),
-        table=_table(evidence, "claim_not_magnitude", (*table.columns, VERDICT), rows),
+        table=_table(evidence, "claim_not_magnitude", (*shown.columns, VERDICT), rows),
     )
 
 

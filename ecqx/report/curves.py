@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ecqx.report.records import METHODS, Evidence, Method, Setting
+from ecqx.report.evidence import Evidence
+from ecqx.report.records import METHODS, Method, Setting
 from ecqx.report.selection import flat, over_seeds
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import (
@@ -20,8 +22,12 @@ from ecqx.report.style import (
     NEUTRAL,
     Style,
     method_handle,
+    reference_handle,
     stretched_axis,
 )
+
+# Letters that fit over a panel.
+LINE_LENGTH = 42
 
 Quantity = Callable[[Setting], Estimate]
 
@@ -51,21 +57,54 @@ def ratio(setting: Setting) -> Estimate:
     return setting.mean("compression_ratio")
 
 
-def panel_title(evidence: Evidence, task: str, detail: str, break_line: bool = False) -> str:
-    """Title of a panel: task and detail, and between them the data where the task hides it."""
-    data, title = evidence.data(task), evidence.tasks[task]
-    if data not in title:
-        title = f"{title}\ndata {data}"
+def panel_title(
+    evidence: Evidence, task: str, detail: str, among: Iterable[str], break_line: bool = False
+) -> str:
+    """Title of a panel: task, detail, and its data where the figure's tasks differ in that.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    task : str
+    detail : str
+    among : iterable of str
+        All tasks of the figure.
+    break_line : bool
+        Whether the detail has a line of its own in any case.
+    """
+    data, title = evidence.data_in_short(task), evidence.tasks[task]
+    if evidence.common_data(among) is None and data not in title:
+        return "\n".join([title, *textwrap.wrap(data, LINE_LENGTH), detail])
     return f"{title}\n{detail}" if break_line else f"{title}, {detail}"
 
 
 def subtitle(evidence: Evidence, settings: Sequence[Setting]) -> str:
-    """Suite and number of seeds."""
+    """Suite, data if all tasks have the same, and number of seeds."""
     seeds = sorted({len(setting.runs) for setting in settings})
-    if seeds == [1]:
-        return f"suite {evidence.suite}, one seed"
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"suite {evidence.suite}, mean ± standard deviation over {count} seeds"
+    spread = f"mean ± deviation over {count} seeds"
+    if seeds == [1]:
+        spread = "one seed, no deviation"
+    return f"{suite_and_data(evidence, [s.task for s in settings])}, {spread}"
+
+
+def suite_and_data(evidence: Evidence, tasks: Sequence[str]) -> str:
+    """Suite, and data if all tasks have the same and their titles do not tell."""
+    data = evidence.common_data(tasks)
+    if data is None or all(data in evidence.tasks[task] for task in tasks):
+        return f"suite {evidence.suite}"
+    return f"suite {evidence.suite}, {data}"
+
+
+def titled(text: str) -> str:
+    """A text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def full_precision_handle(settings: Sequence[Setting]) -> Line2D:
+    """Legend entry of the full-precision line, with its band if there is one."""
+    several = any(len(setting.runs) > 1 for setting in settings)
+    return reference_handle("full precision ± deviation" if several else "full precision")
 
 
 def curve(
@@ -128,7 +167,7 @@ def accuracy_axis(
     """Limits and label of the ordinate, so that all ranges drawn are in sight."""
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
     stretched = stretched_axis(axes, low, high, top=100.0)
-    note = ", stretched near 100" if stretched else ""
+    note = "\nstretched near 100" if stretched else ""
     axes.set_ylabel(f"{evidence.metric(task)} (%){note}")
 
 
@@ -149,5 +188,5 @@ def in_words(evidence: Evidence, settings: Sequence[Setting], y: Quantity, unit:
                 f"{method} from {y(first).mean:.1f}{unit} at Λ {first.lam:g} "
                 f"to {y(last).mean:.1f}{unit} at Λ {last.lam:g}"
             )
-    where = f"{evidence.title(settings[0].task)}, {settings[0].bits} bit"
+    where = f"{evidence.name(settings[0].task)}, {settings[0].bits} bit"
     return f"{where}: {'; '.join(parts)}."

@@ -15,6 +15,7 @@ from ecqx.report.curves import (
     accuracy_curve,
     change,
     curve,
+    full_precision_handle,
     in_words,
     method_handles,
     method_style,
@@ -22,8 +23,10 @@ from ecqx.report.curves import (
     reference_line,
     sparsity,
     subtitle,
+    titled,
 )
-from ecqx.report.records import GRID, METHODS, Evidence, Setting
+from ecqx.report.evidence import Evidence
+from ecqx.report.records import GRID, METHODS, Setting
 from ecqx.report.style import (
     NEUTRAL,
     Picture,
@@ -36,7 +39,7 @@ from ecqx.report.style import (
     reference_handle,
     stretched_axis,
 )
-from ecqx.report.tables import p_settings
+from ecqx.report.sweeps import p_settings
 
 P_MARKERS = "oD^vPX<>"
 
@@ -69,12 +72,13 @@ def accuracy_against_sparsity(evidence: Evidence) -> Picture | None:
         for task in evidence.tasks
         if (bits := evidence.reference_bits(task)) is not None
     ]
+    tasks = [task for task, _ in chosen]
     return _sparsity_figure(
         evidence,
         chosen,
         "accuracy_sparsity",
-        "Accuracy against sparsity",
-        lambda task, settings: panel_title(evidence, task, f"{settings[0].bits} bit"),
+        f"{titled(evidence.metric_of_all(tasks))} against sparsity",
+        lambda task, settings: panel_title(evidence, task, f"{settings[0].bits} bit", tasks),
         alike=False,
     )
 
@@ -88,7 +92,7 @@ def each_bit_width(evidence: Evidence, task: str) -> Picture | None:
         evidence,
         [(task, evidence.of(task, bits=bits)) for bits in widths],
         f"accuracy_sparsity_{task}",
-        f"Accuracy against sparsity by bit width: {evidence.title(task)}",
+        f"{titled(evidence.metric_of_all([task]))} against sparsity: {evidence.tasks[task]}",
         lambda _, settings: f"{settings[0].bits} bit",
         alike=True,
     )
@@ -121,17 +125,23 @@ def _sparsity_figure(
             axes.set_xlim(min(left for left, _ in limits), max(right for _, right in limits))
     shown = [setting for _, settings in chosen for setting in settings]
     heading(figure, title, subtitle(evidence, shown))
-    legend_below(figure, [*method_handles(shown), reference_handle()])
+    legend_below(figure, [*method_handles(shown), full_precision_handle(shown)])
     lambdas = ", ".join(f"{lam:g}" for lam in sorted({s.lam for s in shown}))
     return finish(
         figure,
         name,
         title,
         f"Each marker is one Λ ({lambdas}); larger Λ lie further right. The dotted line is the "
-        "same checkpoint trained as long in full precision, its band the deviation over seeds.",
+        f"same checkpoint trained as long in full precision{_band(shown)}. "
+        f"{evidence.notes(dict.fromkeys(task for task, _ in chosen))}",
         "Curves of accuracy over sparsity. "
         + " ".join(in_words(evidence, settings, accuracy, " %") for _, settings in chosen),
     )
+
+
+def _band(settings: Sequence[Setting]) -> str:
+    several = any(len(setting.runs) > 1 for setting in settings)
+    return ", its band the deviation over seeds" if several else ""
 
 
 def influence_of_p(evidence: Evidence) -> Picture | None:
@@ -141,6 +151,7 @@ def influence_of_p(evidence: Evidence) -> Picture | None:
     if not chosen:
         return None
     values = sorted({p for _, series in chosen for p, _ in series if p is not None})
+    tasks = [task for task, _ in chosen]
     styles = {p: _p_style(i, len(values)) for i, p in enumerate(values)}
     figure, all_axes = panels(len(chosen))
     for axes, (task, series) in zip(all_axes, chosen, strict=True):
@@ -151,7 +162,7 @@ def influence_of_p(evidence: Evidence) -> Picture | None:
             ranges.append(accuracy_curve(axes, settings, sparsity, **style))
         accuracy_axis(axes, evidence, task, ranges)
         axes.set_xlabel("sparsity (%)")
-        axes.set_title(panel_title(evidence, task, f"{shown[-1].bits} bit"))
+        axes.set_title(panel_title(evidence, task, f"{shown[-1].bits} bit", tasks))
     every = [s for _, series in chosen for _, settings in series for s in settings]
     title = "Influence of p"
     heading(figure, title, subtitle(evidence, every))
@@ -159,17 +170,17 @@ def influence_of_p(evidence: Evidence) -> Picture | None:
     if any(setting.method == "ECQ" for setting in every):
         handles.append(method_handle("ECQ"))
     handles += [Line2D([], [], label=f"ECQx, p = {p:g}", **styles[p]) for p in values]
-    legend_below(figure, [*handles, reference_handle()], columns=3)
+    legend_below(figure, [*handles, full_precision_handle(every)], columns=3)
     return finish(
         figure,
         "influence_of_p",
         title,
         "ECQx may add at most p to the sparsity of ECQ, which is drawn for comparison. Each "
-        "marker is one Λ.",
+        f"marker is one Λ. {evidence.notes(tasks)}",
         "Curves of accuracy over sparsity, one for each p: "
         + ", ".join(f"{p:g}" for p in values)
         + ", beside ECQ. "
-        + " ".join(f"{evidence.title(task)}." for task, _ in chosen),
+        + " ".join(f"{evidence.name(task)}." for task, _ in chosen),
     )
 
 
@@ -194,6 +205,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
     figure, all_axes = panels(len(cases))
     shown: list[Setting] = []
     ranges = []
+    tasks = [task for pair, _, _ in cases for task in pair]
     for axes, (pair, bits, method) in zip(all_axes, cases, strict=True):
         for task, filled in zip(pair, (True, False), strict=True):
             settings = evidence.of(task, GRID, method, bits)
@@ -202,11 +214,11 @@ def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
             ranges.append(curve(axes, settings, sparsity, change, **style))
         axes.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.4)
         axes.set_xlabel("sparsity (%)")
-        axes.set_title(f"{method}: {panel_title(evidence, pair[0], f'{bits} bit')}")
+        axes.set_title(f"{method}: {panel_title(evidence, pair[0], f'{bits} bit', tasks)}")
     low, high = min(0.0, *(r[0] for r in ranges)), max(0.0, *(r[1] for r in ranges))
-    for axes in all_axes:
+    for axes, (pair, _, _) in zip(all_axes, cases, strict=True):
         note = ", stretched near 0" if stretched_axis(axes, low, high, top=0.0) else ""
-        axes.set_ylabel(f"change (points){note}")
+        axes.set_ylabel(f"change of {evidence.metric(pair[0])}\n(points{note})")
     title = "Influence of BatchNorm"
     heading(figure, title, subtitle(evidence, shown))
     without = Line2D([], [], color=NEUTRAL, label="without BatchNorm", marker="o", **_FILLED)
@@ -216,7 +228,8 @@ def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
         figure,
         "influence_of_batchnorm",
         title,
-        "Change against the same network trained as long in full precision; each marker is one Λ.",
+        "Change against the same network trained as long in full precision; each marker is one Λ. "
+        f"{evidence.notes(dict.fromkeys(tasks))}",
         "Curves of the change of accuracy over sparsity, without and with BatchNorm. "
         + " ".join(
             in_words(evidence, evidence.of(task, GRID, method, bits), change, " points")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from tabulate import tabulate
 
-from ecqx.report.records import MISSING, Source
+from ecqx.report.sources import LABELS, MISSING, Source, describe, join
 from ecqx.report.statistics import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -137,15 +137,13 @@ class Table:
         """Alignment of the columns: numbers to the right."""
         return ["left" if column.kind == "text" else "right" for column in self.columns]
 
-    def measured_on(self) -> str:
-        """What the rows were measured on; tasks measured alike stand together."""
-        found: dict[str, list[str]] = {}
-        for row in self.rows:
-            titles = found.setdefault(row.source.text(), [])
-            if self.tasks[row.task] not in titles:
-                titles.append(self.tasks[row.task])
-        parts = [f"{', '.join(titles)} ({text})" for text, titles in found.items()]
-        return f"Suite {self.suite}. Measured on: {'; '.join(parts)}."
+    def notes(self) -> list[str]:
+        """What the rows were measured on, in sentences."""
+        return describe((self.tasks[row.task], row.source) for row in self.rows)
+
+    def data(self) -> str:
+        """The data that the rows were measured on."""
+        return "; ".join(dict.fromkeys(join(row.source.dataset) for row in self.rows))
 
 
 def to_markdown(table: Table, heading: str = "#") -> str:
@@ -159,21 +157,20 @@ def markdown_body(table: Table) -> str:
     headers = [header.replace("|", "\\|") for header in table.headers()]
     body = [[cell.replace("|", "\\|") for cell in row] for row in table.body()]
     grid = tabulate(body, headers, "github", disable_numparse=True, colalign=table.aligned())
-    return f"{grid}\n\n{table.measured_on()}"
+    notes = "\n".join(f"- {note}" for note in table.notes())
+    return f"{grid}\n\nSuite {table.suite}, measured on:\n\n{notes}"
 
 
 def to_csv(table: Table) -> str:
     """The table as CSV; suite and what a row was measured on are its last columns."""
-    labels = ("suite", "data", "train_samples", "epochs", "seeds")
     names = [name for column in table.columns for name in column.names()]
+    labels = ("suite", *LABELS)
     added = [label for label in labels if label not in names]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*names, *added])
     for row in table.rows:
-        source = row.source
-        values = (table.suite, source.dataset, source.train_samples, source.epochs, source.seeds)
-        known = dict(zip(labels, values, strict=True))
+        known = {"suite": table.suite, **row.source.record()}
         cells = zip(table.columns, row.cells, strict=True)
         parts = [part for column, cell in cells for part in column.parts(cell)]
         writer.writerow([*parts, *(known[label] for label in added)])
@@ -189,7 +186,8 @@ def to_latex(table: Table) -> str:
         disable_numparse=True,
         colalign=table.aligned(),
     )
-    caption = _escape(f"{table.title}. {table.caption} {table.measured_on()}")
+    notes = " ".join(table.notes())
+    caption = _escape(f"{table.title}. {table.caption} Suite {table.suite}, measured on: {notes}")
     label = f"tab:{table.suite}-{table.name}"
     first, rest = _symbols(text).split("\n", 1)
     head = f"% Needs \\usepackage{{longtable}}.\n{first}"

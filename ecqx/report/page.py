@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table
-from ecqx.report.records import Evidence, source_of
+from ecqx.report.sources import describe, source_of
 from ecqx.report.style import Picture
 from ecqx.report.verdicts import Claim, Verdict
 
@@ -19,19 +21,26 @@ MARKS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
 CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
 
 
-def render_page(
-    evidence: Evidence,
-    claims: Sequence[Claim],
-    pictures: Sequence[Picture],
-    tables: Sequence[Table],
-) -> str:
+@dataclass(frozen=True)
+class Part:
+    """Pictures and tables that stand together, in the order in which they are shown."""
+
+    pictures: Sequence[Picture]
+    tables: Sequence[Table]
+
+
+def render_page(evidence: Evidence, claims: Sequence[Claim], yardstick: Part, rest: Part) -> str:
     """Render the page.
 
     Parameters
     ----------
     evidence : Evidence
-    claims, pictures, tables : sequences
+    claims : sequence of Claim
         In the order in which they are shown.
+    yardstick : Part
+        The comparison with the published algorithm; without tables it has no section.
+    rest : Part
+        All other pictures and tables.
 
     Returns
     -------
@@ -49,13 +58,12 @@ def render_page(
     environment.filters["data_uri"] = _data_uri
     return environment.get_template("report.html.j2").render(
         suite=evidence.suite,
-        tasks=[
-            (title, source_of(evidence.of_task(task)).text())
-            for task, title in evidence.tasks.items()
-        ],
+        measured=describe(
+            (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
+        ),
         claims=claims,
-        pictures=pictures,
-        tables=tables,
+        yardstick=yardstick,
+        rest=rest,
         marks=MARKS,
         classes=CLASSES,
         folded_rows=FOLDED_ROWS,

@@ -1,39 +1,33 @@
-"""The measured runs, typed: one run, one setting over its seeds, and what they were measured on."""
+"""The measured runs, typed: one run, and one setting over its seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ecqx.errors import InputError
+from ecqx.regression import CONFIGURATION
 from ecqx.report.statistics import Estimate, estimate, paired_difference
 
 Method = Literal["ECQ", "ECQx"]
 METHODS: tuple[Method, ...] = ("ECQ", "ECQx")
 GRID, P_SWEEP, ABLATION = "grid", "p", "ablation"
-MISSING = "–"
 
-OPTIONAL = ("variant", "p", "train_samples", "steps", "parameters", "bytes_other")
 SHARED_BY_SETTING = ("task", "sweep", "bits", "method", "variant", "p", "lam")
-CONFIGURATION = (
-    "sparsity_band",
-    "alpha",
-    "gradient",
-    "composite",
-    "canonizer",
-    "weight_rule",
-    "lrp_output",
-    "relevance_of",
-    "pmf",
-    "lambda_max",
-)
+# How metrics.json names a start that was given: what the pretrain stage made "of" what.
+GIVEN_START = " of "
+SHOWN_CHECKSUM = 8
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained, encoded and evaluated run; accuracies and sparsity are fractions of one."""
+    """One trained, encoded and evaluated run.
+
+    Accuracies, which are what the task's metric gives, other metrics and sparsity are fractions
+    of one. ``configuration`` holds the values of `ecqx.regression.CONFIGURATION`, in that order.
+    """
 
     run_id: str
     task: str
@@ -47,25 +41,40 @@ class Run:
     p: float | None
     seed: int
     epochs: int
+    steps: int
+    batch_size: int
+    train_samples: int
+    start: str
     metric: str
     accuracy_start: float
     accuracy_fp32: float
     accuracy_validation: float
     accuracy: float
+    other_metrics: Mapping[str, float]
     sparsity: float
     bytes: int
-    bytes_other: int | None
+    bytes_integers: int
+    bytes_other: int
     compression_ratio: float
     entropy_bits_per_weight: float
-    train_samples: int | None
-    steps: int | None
-    parameters: int | None
-    configuration: tuple[str, ...]
+    parameters: int
+    configuration: tuple[Any, ...]
 
     @property
     def bytes_fp32(self) -> float:
         """Size of the same model with all floating-point values in 32 bit."""
         return self.bytes * self.compression_ratio
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples that the run can have seen at most, each counted once."""
+        return min(self.steps * self.batch_size, self.train_samples)
+
+    @property
+    def start_in_words(self) -> str:
+        """What the stage that makes the starting checkpoint began with."""
+        _, is_given, checksum = self.start.partition(GIVEN_START)
+        return f"checkpoint {checksum[:SHOWN_CHECKSUM]}" if is_given else "random weights"
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,11 @@ class Setting:
     def mean(self, name: str) -> Estimate:
         """Estimate of a numeric attribute of the runs over seeds."""
         return estimate(getattr(run, name) for run in self.runs)
+
+    def other(self, metric: str) -> Estimate | None:
+        """Estimate of a further metric over seeds; None where the task has no such metric."""
+        known = [run.other_metrics[metric] for run in self.runs if metric in run.other_metrics]
+        return estimate(known) if known else None
 
     def drop(self) -> Estimate:
         """Full-precision accuracy minus accuracy, paired per seed; positive is a loss."""
@@ -110,8 +124,7 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     InputError
         If a key is missing, a method is unknown, or two runs share a setting and a seed.
     """
-    known = [run for run in runs if run.get("sweep", GRID) in (GRID, P_SWEEP, ABLATION)]
-    read = sorted((_read_run(run) for run in known), key=_order)
+    read = sorted((run for run in map(_read_run, runs) if run.sweep in _SWEEPS), key=_order)
     if not read:
         raise InputError("there are no runs to report on")
     for one, other in pairwise(read):
@@ -120,27 +133,24 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     return read
 
 
+_SWEEPS = (GRID, P_SWEEP, ABLATION)
+_OWN = tuple(field.name for field in fields(Run) if field.name != "configuration")
+
+
 def _read_run(run: Mapping[str, Any]) -> Run:
     name = run.get("run_id", "without run_id")
-    wanted = [field.name for field in fields(Run) if field.name != "configuration"]
-    for key in (*wanted, *CONFIGURATION):
-        if key not in run and key not in OPTIONAL and key != "sweep":
+    for key in (*_OWN, *CONFIGURATION):
+        if key not in run:
             raise InputError(f"run {name}: '{key}' is missing")
     if run["method"] not in METHODS:
         raise InputError(f"run {name}: method {run['method']!r} is neither ECQ nor ECQx")
-    values = {key: run.get(key) for key in wanted}
-    values["sweep"] = run.get("sweep", GRID)
-    configuration = tuple(_text(run[key]) for key in CONFIGURATION)
-    return Run(**cast(dict[str, Any], values), configuration=configuration)
+    values = {key: run[key] for key in _OWN}
+    configuration = tuple(_hashable(run[key]) for key in CONFIGURATION)
+    return Run(**values, configuration=configuration)
 
 
-def _text(value: Any) -> str:
-    """A setting as a reader writes it."""
-    if value is None:
-        return MISSING
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_text(item) for item in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _order(run: Run) -> tuple[Any, ...]:
@@ -161,113 +171,3 @@ def group_settings(runs: Iterable[Run]) -> list[Setting]:
         )
         for r in groups.values()
     ]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that was measured, with the words to label it.
-
-    Attributes
-    ----------
-    suite : str
-        Name of the suite.
-    tasks : dict of str to str
-        Titles of the tasks that have runs, in the order in which they are shown.
-    runs : list of Run
-        All runs, sorted.
-    settings : list of Setting
-        The same runs, grouped over seeds.
-    """
-
-    suite: str
-    tasks: dict[str, str]
-    runs: list[Run]
-    settings: list[Setting]
-
-    @classmethod
-    def collect(
-        cls, suite: str, tasks: Mapping[str, str], runs: Iterable[Mapping[str, Any]]
-    ) -> Evidence:
-        """Read the runs; a task without a title goes by its key, after those with one."""
-        read = read_runs(runs)
-        measured = list(dict.fromkeys(run.task for run in read))
-        shown = {key: title for key, title in tasks.items() if key in measured}
-        shown.update({key: key for key in measured if key not in shown})
-        return cls(suite, shown, read, group_settings(read))
-
-    def of(
-        self, task: str, sweep: str = GRID, method: Method | None = None, bits: int | None = None
-    ) -> list[Setting]:
-        """Settings of a task and sweep, by bits, method, p and Λ."""
-        return [
-            setting
-            for setting in self.settings
-            if (setting.task, setting.sweep) == (task, sweep)
-            and method in (None, setting.method)
-            and bits in (None, setting.bits)
-        ]
-
-    def bits(self, task: str, sweep: str = GRID) -> list[int]:
-        """Bit widths that a task was measured at, ascending."""
-        return sorted({setting.bits for setting in self.of(task, sweep)})
-
-    def reference_bits(self, task: str) -> int | None:
-        """The bit width that stands for a task where only one is shown: 4, or else the largest."""
-        bits = self.bits(task)
-        return None if not bits else 4 if 4 in bits else bits[-1]
-
-    def of_task(self, task: str) -> list[Run]:
-        """All runs of a task."""
-        return [run for run in self.runs if run.task == task]
-
-    def metric(self, task: str) -> str:
-        """What the task's accuracy is called."""
-        return self.of_task(task)[0].metric.replace("_", " ")
-
-    def data(self, task: str) -> str:
-        """The data that a task was measured on."""
-        return source_of(self.of_task(task)).dataset
-
-    def title(self, task: str) -> str:
-        """Title of a task that names its data."""
-        data, title = self.data(task), self.tasks[task]
-        return title if data in title else f"{title} (data: {data})"
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Tasks without and with BatchNorm that belong together: X and X_bn."""
-        return [(task, f"{task}_bn") for task in self.tasks if f"{task}_bn" in self.tasks]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a number was measured on; a dash where a part does not apply."""
-
-    dataset: str
-    train_samples: str
-    epochs: str = MISSING
-    seeds: str = MISSING
-
-    def text(self) -> str:
-        """The same in words."""
-        parts = [f"data {self.dataset}", f"{self.train_samples} training samples"]
-        if self.epochs != MISSING:
-            parts.append(f"{self.epochs} epochs")
-        if self.seeds != MISSING:
-            parts.append(f"seeds {self.seeds}" if "," in self.seeds else f"seed {self.seeds}")
-        return ", ".join(parts)
-
-
-def source_of(runs: Sequence[Run]) -> Source:
-    """What runs of one task were measured on."""
-    return Source(
-        dataset=join(run.dataset for run in runs),
-        train_samples=join(run.train_samples for run in runs),
-        epochs=join(run.epochs for run in runs),
-        seeds=join(run.seed for run in runs),
-    )
-
-
-def join(values: Iterable[Any]) -> str:
-    """Distinct values, ascending, separated by commas; a dash where there is none."""
-    known = sorted({value for value in values if value is not None})
-    return ", ".join(str(value) for value in known) or MISSING

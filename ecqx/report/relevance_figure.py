@@ -16,8 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from ecqx.report.correlations import Correlation, Relevance
+from ecqx.report.curves import suite_and_data
+from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column
-from ecqx.report.records import Evidence
 from ecqx.report.statistics import sample_stride
 from ecqx.report.style import HEADING_HEIGHT, Picture, canvas, finish, heading
 
@@ -52,8 +53,9 @@ def _figure(
     for index, found in enumerate(correlations):
         top = 1 - (HEADING_HEIGHT + LAYER_HEIGHT * index) / height
         _layer(figure, top, LAYER_HEIGHT / height, found, *layers[found.layer])
-    title = f"Relevance against magnitude: {evidence.title(task)}"
-    subtitle = f"suite {evidence.suite}, full-precision checkpoint, before quantization"
+    title = f"Relevance against magnitude: {evidence.tasks[task]}"
+    where = suite_and_data(evidence, [task])
+    subtitle = f"{where}, full-precision checkpoint, before quantization"
     heading(figure, title, subtitle)
     words = [f"{c.layer}: {_correlation_words(c)}." for c in correlations]
     return finish(
@@ -62,7 +64,8 @@ def _figure(
         title,
         f"Left: at most {POINTS} weights, evenly strided, with histograms of both axes over all "
         "weights. Right: all weights, counted. R is |relevance| over the largest of its layer; "
-        "weights with R = 0 have no place on the logarithmic axis.",
+        "weights with R = 0 have no place on the logarithmic axis. "
+        f"Data: {evidence.data(task)}.",
         f"Scatter plots and two-dimensional histograms. {' '.join(words)}",
     )
 

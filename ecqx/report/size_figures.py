@@ -15,6 +15,7 @@ from ecqx.report.curves import (
     accuracy_axis,
     accuracy_curve,
     curve,
+    full_precision_handle,
     in_words,
     method_handles,
     method_style,
@@ -24,8 +25,10 @@ from ecqx.report.curves import (
     size,
     sparsity,
     subtitle,
+    titled,
 )
-from ecqx.report.records import GRID, METHODS, Evidence, Method, Setting
+from ecqx.report.evidence import Evidence
+from ecqx.report.records import GRID, METHODS, Method, Setting
 from ecqx.report.selection import front
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import (
@@ -38,7 +41,6 @@ from ecqx.report.style import (
     heading,
     legend_below,
     panels,
-    reference_handle,
 )
 
 BIT_MARKERS = {2: "v", 3: "D", 4: "o", 5: "s", 6: "^", 7: "P", 8: "X"}
@@ -68,13 +70,13 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
             if of_method:
                 ranges += _cloud(axes, method, of_method)
         accuracy_axis(axes, evidence, task, ranges)
-        _size_axis(axes, settings)
+        size_axis(axes, [size(s).mean for s in settings])
         full = settings[0].runs[0].bytes_fp32 / 1000
         detail = f"full precision: {full:,.0f} kB"
-        axes.set_title(panel_title(evidence, task, detail, break_line=True))
+        axes.set_title(panel_title(evidence, task, detail, tasks, break_line=True))
     shown = [s for task in tasks for s in evidence.of(task)]
     widths = sorted({s.bits for s in shown})
-    title = "Accuracy against file size"
+    title = f"{titled(evidence.metric_of_all(tasks))} against file size"
     heading(figure, title, subtitle(evidence, shown))
     handles: list[Line2D | Patch] = [
         Line2D(
@@ -94,16 +96,16 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
         Line2D([], [], color=NEUTRAL, marker=BIT_MARKERS[b], linestyle="", label=f"{b} bit")
         for b in widths
     ]
-    legend_below(figure, [*handles, reference_handle()], columns=4)
+    legend_below(figure, [*handles, full_precision_handle(shown)], columns=4)
     return finish(
         figure,
         "accuracy_size",
         title,
         "Every setting of the grid: shape is the bit width, filled is ECQx, hollow is ECQ. The "
         "fronts join the settings that no other one beats in both size and validation accuracy; "
-        "shown is their test accuracy.",
+        f"shown is their test accuracy. {evidence.notes(tasks)}",
         "Accuracy over file size on a logarithmic axis. "
-        + " ".join(f"{evidence.title(task)}: {_front_words(evidence, task)}." for task in tasks),
+        + " ".join(f"{evidence.name(task)}: {_front_words(evidence, task)}." for task in tasks),
     )
 
 
@@ -136,8 +138,8 @@ def _cloud(axes: Axes, method: Method, settings: list[Setting]) -> list[tuple[fl
     return ranges
 
 
-def _size_axis(axes: Axes, settings: Sequence[Setting]) -> None:
-    sizes = [size(s).mean for s in settings]
+def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """File sizes in kB on a logarithmic axis."""
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
     span = max(sizes) / min(sizes)
@@ -171,6 +173,7 @@ def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Pict
     chosen = [(task, s) for task, s in chosen if len({setting.lam for setting in s}) > 1]
     if not chosen:
         return None
+    tasks = [task for task, _ in chosen]
     figure, all_axes = panels(len(chosen))
     for axes, (task, settings) in zip(all_axes, chosen, strict=True):
         for method in METHODS:
@@ -179,9 +182,9 @@ def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Pict
                 curve(axes, of_method, lambda s: Estimate(s.lam), y, **method_style(method))
         _lambda_axis(axes, sorted({s.lam for s in settings}))
         axes.set_ylabel(label)
-        axes.set_title(panel_title(evidence, task, f"{settings[0].bits} bit"))
+        axes.set_title(panel_title(evidence, task, f"{settings[0].bits} bit", tasks))
     shown = [s for _, settings in chosen for s in settings]
-    title = f"{label.split(' (')[0].capitalize()} along Λ"
+    title = f"{titled(label.split(' (')[0])} along Λ"
     heading(figure, title, subtitle(evidence, shown))
     legend_below(figure, method_handles(shown))
     unit = " %" if "%" in label else ""
@@ -189,7 +192,8 @@ def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Pict
         figure,
         f"{name}_lambda",
         title,
-        "Λ weighs information against distance: the larger, the sparser and smaller.",
+        "Λ weighs information against distance: the larger, the sparser and smaller. "
+        f"{evidence.notes(tasks)}",
         f"Curves of {label} over Λ. "
         + " ".join(in_words(evidence, settings, y, unit) for _, settings in chosen),
     )

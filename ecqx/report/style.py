@@ -158,18 +158,20 @@ def method_handle(method: Method) -> Line2D:
     )
 
 
-def reference_handle(label: str = "full precision ± deviation") -> Line2D:
+def reference_handle(label: str) -> Line2D:
     """Legend entry of the full-precision line."""
     return Line2D([], [], color=NEUTRAL, linestyle=":", linewidth=1.4, label=label)
 
 
+# In percent or points.
+WIDE, NEAR = 15, 10
 # The most telling first: a later one is left out where it would touch one of these.
 TICK_DISTANCES = (0, 1, 10, 50, 3, 5, 2, 20, 90, 30, 15, 0.5)
 TICK_SPACING = 0.045
 
 
 def stretched_axis(axes: Axes, lowest: float, highest: float, top: float) -> bool:
-    """Limit the ordinate to the data; stretch it towards ``top`` where the range is wide.
+    """Limit the ordinate to the data; stretch it towards ``top`` where it is wide and near that.
 
     Where one curve ends at the accuracy of guessing, differences of a point would be lost on a
     linear axis. The stretched one is logarithmic in the distance to ``top``, plus one point.
@@ -187,7 +189,7 @@ def stretched_axis(axes: Axes, lowest: float, highest: float, top: float) -> boo
     bool
         Whether the axis is stretched.
     """
-    if highest - lowest < 15:
+    if highest - lowest < WIDE or highest < top - NEAR:
         pad = max(0.06 * (highest - lowest), 0.05)
         axes.set_ylim(lowest - pad, highest + pad)
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,11 +24,28 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One case that a claim is judged by: a task and bit width, or a layer."""
+    """One case that a claim is judged by.
 
-    name: str
+    Attributes
+    ----------
+    task : str
+        Title of the task, with its data.
+    case : str
+        What of the task: a bit width, or a layer.
+    value : Estimate or None
+        What the verdict goes by.
+    verdict : Verdict
+    """
+
+    task: str
+    case: str
     value: Estimate | None
     verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        """Task and case."""
+        return f"{self.task}, {self.case}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,11 @@ class Claim:
     findings: tuple[str, ...]
     rule: str
     table: Table
+
+    @property
+    def where(self) -> str:
+        """The data that the verdict was found on, to follow it; empty where nothing was judged."""
+        return f", on {self.table.data()}" if self.table.rows else ""
 
 
 def judge_below(value: Estimate | None, bound: float) -> Verdict:
@@ -95,10 +117,21 @@ def tally(parts: Sequence[Part], what: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
+    """Verdict and values of each task, in words; ``what`` names the value."""
+    for task in dict.fromkeys(part.task for part in parts):
+        own = [part for part in parts if part.task == task]
+        values = ", ".join(f"{part.case} {_points(part.value)}" for part in own)
+        yield f"{task}: {combine(own).value}. {what} (points): {values}."
+
+
+def _points(value: Estimate | None) -> str:
+    return Column("", "", "interval", 2, 100).text(value)
+
+
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
-    text = Column("", "", "interval", 2, 100).text(value)
-    return f"{text} points" + (" (one seed, no interval)" if value.low is None else "")
+    return f"{_points(value)} points" + (" (one seed, no interval)" if value.low is None else "")
 
 
 def claims_markdown(claims: Sequence[Claim], suite: str) -> str:
@@ -111,7 +144,8 @@ def claims_markdown(claims: Sequence[Claim], suite: str) -> str:
         *(f"| {claim.title} | **{claim.verdict.value}** |" for claim in claims),
     ]
     for number, claim in enumerate(claims, 1):
-        lines += ["", f"## {number}. {claim.title}", "", f"Verdict: **{claim.verdict.value}**", ""]
+        verdict = f"Verdict: **{claim.verdict.value}**{claim.where}"
+        lines += ["", f"## {number}. {claim.title}", "", verdict, ""]
         lines += [f"- {finding}" for finding in claim.findings]
         lines += ["", f"Rule: {claim.rule}"]
         if claim.table.rows:

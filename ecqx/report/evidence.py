@@ -1,0 +1,119 @@
+"""All that was measured, with the words to label it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ecqx.report.records import GRID, Method, Run, Setting, group_settings, read_runs
+from ecqx.report.sources import describe, source_of
+
+# Labels of data longer than this lose what they have in brackets where there is little room.
+LABEL_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that was measured, with the words to label it.
+
+    Attributes
+    ----------
+    suite : str
+        Name of the suite.
+    tasks : dict of str to str
+        Titles of the tasks that have runs, in the order in which they are shown.
+    runs : list of Run
+        All runs, sorted.
+    settings : list of Setting
+        The same runs, grouped over seeds.
+    """
+
+    suite: str
+    tasks: dict[str, str]
+    runs: list[Run]
+    settings: list[Setting]
+
+    @classmethod
+    def collect(
+        cls, suite: str, tasks: Mapping[str, str], runs: Iterable[Mapping[str, Any]]
+    ) -> Evidence:
+        """Read the runs; a task without a title goes by its key, after those with one."""
+        read = read_runs(runs)
+        measured = list(dict.fromkeys(run.task for run in read))
+        shown = {key: title for key, title in tasks.items() if key in measured}
+        shown.update({key: key for key in measured if key not in shown})
+        return cls(suite, shown, read, group_settings(read))
+
+    def of(
+        self, task: str, sweep: str = GRID, method: Method | None = None, bits: int | None = None
+    ) -> list[Setting]:
+        """Settings of a task and sweep, by bits, method, p and Λ."""
+        return [
+            setting
+            for setting in self.settings
+            if (setting.task, setting.sweep) == (task, sweep)
+            and method in (None, setting.method)
+            and bits in (None, setting.bits)
+        ]
+
+    def bits(self, task: str, sweep: str = GRID) -> list[int]:
+        """Bit widths that a task was measured at, ascending."""
+        return sorted({setting.bits for setting in self.of(task, sweep)})
+
+    def reference_bits(self, task: str) -> int | None:
+        """The bit width that stands for a task where only one is shown: 4, or else the largest."""
+        bits = self.bits(task)
+        return None if not bits else 4 if 4 in bits else bits[-1]
+
+    def of_task(self, task: str) -> list[Run]:
+        """All runs of a task."""
+        return [run for run in self.runs if run.task == task]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Tasks without and with BatchNorm that belong together: X and X_bn."""
+        return [(task, f"{task}_bn") for task in self.tasks if f"{task}_bn" in self.tasks]
+
+    # -- words -------------------------------------------------------------------------------------
+
+    def metric(self, task: str) -> str:
+        """What the task's accuracy is."""
+        return self.of_task(task)[0].metric
+
+    def metric_of_all(self, tasks: Iterable[str]) -> str:
+        """What the accuracies of some tasks are together: "accuracy" for each kind of it."""
+        metrics = {self.metric(task) for task in tasks}
+        if all(metric.endswith("accuracy") for metric in metrics):
+            return "accuracy"
+        return metrics.pop() if len(metrics) == 1 else "test metric"
+
+    def other_metrics(self) -> list[str]:
+        """Names of the metrics that some task has beside its accuracy."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.other_metrics))
+
+    def data(self, task: str) -> str:
+        """The data that a task was measured on."""
+        return self.of_task(task)[0].dataset
+
+    def data_in_short(self, task: str) -> str:
+        """The same without what a long label has in brackets."""
+        data = self.data(task)
+        return data if len(data) <= LABEL_LENGTH else data.split(" (")[0]
+
+    def common_data(self, tasks: Iterable[str]) -> str | None:
+        """The data of some tasks if it is the same for all of them, in short."""
+        labels = {self.data_in_short(task) for task in tasks}
+        return labels.pop() if len(labels) == 1 else None
+
+    def name(self, task: str) -> str:
+        """Title of a task that names its data."""
+        data, title = self.data_in_short(task), self.tasks[task]
+        return title if data in title else f"{title} on {data}"
+
+    def seeds_per_setting(self) -> list[int]:
+        """How many seeds settings have, ascending."""
+        return sorted({len(setting.runs) for setting in self.settings})
+
+    def notes(self, tasks: Iterable[str]) -> str:
+        """What some tasks were measured on, in sentences."""
+        return " ".join(describe((self.tasks[t], source_of(self.of_task(t))) for t in tasks))

@@ -1,0 +1,113 @@
+"""What numbers were measured on, in words: metric, data, how much of it, start and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ecqx.report.records import Run
+
+MISSING = "–"
+# What a number was measured on, as columns of CSV.
+LABELS = ("data", "metric", "train_samples", "samples_seen", "epochs", "seeds", "start")
+# More values than this are told by their range.
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """What numbers of one task were measured on, as the distinct values of their runs.
+
+    Attributes
+    ----------
+    dataset, metric, start : frozenset of str
+    train_samples : frozenset of int
+        Size of the training split.
+    seen, epochs, seeds : frozenset of int
+        Samples that a run was trained on, its epochs and seed; empty where they do not apply.
+    """
+
+    dataset: frozenset[str]
+    metric: frozenset[str]
+    start: frozenset[str]
+    train_samples: frozenset[int]
+    seen: frozenset[int] = frozenset()
+    epochs: frozenset[int] = frozenset()
+    seeds: frozenset[int] = frozenset()
+
+    def __or__(self, other: Source) -> Source:
+        return Source(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(Source)))
+
+    @property
+    def coverage(self) -> str:
+        """How much of the training split a run has seen; a dash where nothing was trained."""
+        if not self.seen:
+            return MISSING
+        # Every epoch draws anew, so parts of the split may overlap.
+        partial = min(self.seen) < max(self.train_samples)
+        words = "at most " if partial and max(self.epochs) > 1 else ""
+        return f"{words}{join(self.seen)} of {join(self.train_samples)}"
+
+    def text(self) -> str:
+        """All of it, in words."""
+        parts = [f"{join(self.metric)} on {join(self.dataset)}"]
+        if self.seen:
+            epochs = f"{join(self.epochs)} epoch" + ("" if self.epochs == {1} else "s")
+            parts.append(f"trained on {self.coverage} training samples per run, {epochs}")
+        else:
+            parts.append(f"{join(self.train_samples)} training samples")
+        if self.seeds:
+            parts.append(f"seed{'s' if len(self.seeds) > 1 else ''} {join(self.seeds)}")
+        return "; ".join([*parts, f"start: stage pretrain, from {join(self.start)}"])
+
+    def record(self) -> dict[str, str]:
+        """The same by `LABELS`."""
+        values = (self.dataset, self.metric, self.train_samples, self.seen, self.epochs)
+        return dict(zip(LABELS, map(join, (*values, self.seeds, self.start)), strict=True))
+
+
+def source_of(runs: Iterable[Run], trained: bool = True) -> Source:
+    """What runs of one task were measured on; not ``trained`` is their start."""
+    listed = list(runs)
+
+    def values(name: str) -> frozenset[Any]:
+        return frozenset(getattr(run, name) for run in listed)
+
+    known = Source(
+        values("dataset"), values("metric"), values("start_in_words"), values("train_samples")
+    )
+    if not trained:
+        return known
+    return replace(
+        known, seen=values("samples_seen"), epochs=values("epochs"), seeds=values("seed")
+    )
+
+
+def join(values: Iterable[Any]) -> str:
+    """Distinct values, ascending, numbers by their range where they are many; a dash for none."""
+    known = sorted({value for value in values if value is not None})
+    if len(known) > LISTED and not isinstance(known[0], str):
+        return f"{known[0]} to {known[-1]}"
+    return ", ".join(str(value) for value in known) or MISSING
+
+
+def describe(measured: Iterable[tuple[str, Source]]) -> list[str]:
+    """What tasks were measured on, a sentence each; tasks measured alike stand together.
+
+    Parameters
+    ----------
+    measured : iterable of (str, Source)
+        Title of a task and what some numbers of it were measured on; titles may come again.
+
+    Returns
+    -------
+    list of str
+    """
+    by_title: dict[str, Source] = {}
+    for title, source in measured:
+        by_title[title] = by_title[title] | source if title in by_title else source
+    by_text: dict[str, list[str]] = {}
+    for title, source in by_title.items():
+        by_text.setdefault(source.text(), []).append(title)
+    return [f"{', '.join(titles)}: {text}." for text, titles in by_text.items()]
