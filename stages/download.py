@@ -1,20 +1,65 @@
-"""First stage: a suite's data set as one file of tensors, ``python -m stages.download SUITE``."""
+"""First stage: a suite's data sets and starting weights, ``python -m stages.download SUITE``.
+
+What a person has is used where it lies; the rest is downloaded and checked.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ecqx.data import digits
+from torch import Tensor
+
+from ecqx.checkpoint import read_state, write_tensors
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
+from stages.parallel import processes
+from stages.roots import IMAGENET, choose, data_roots, find_checkpoint
+from stages.settings import DataSet, TaskSettings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write data/SUITE.safetensors."""
+    """Write data/SUITE/NAME.safetensors and data/SUITE/starts/TASK.safetensors."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite).data
-    digits(wanted.seed, wanted.limit).save(paths.data(suite))
+    wanted = settings.load(suite)
+    roots = data_roots()
+    # First, since data sets take minutes to read: a checkpoint that is missing is told at once.
+    starts = {name: _starting_weights(task, roots) for name, task in wanted.tasks.items()}
+    for name, candidates in wanted.data.items():
+        _write_data(suite, name, candidates, roots)
+    for name, state in starts.items():
+        path = paths.start(suite, name)
+        if state is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_tensors(path, state)
     return 0
+
+
+def _write_data(
+    suite: str, name: str, candidates: Sequence[DataSet], roots: Sequence[Path]
+) -> None:
+    chosen, root = choose(candidates, roots)
+    data = chosen.build(root, processes())
+    print(f"{name}: {data.label}", file=sys.stderr)
+    data.save(paths.data(suite, name))
+
+
+def _starting_weights(task: TaskSettings, roots: Sequence[Path]) -> dict[str, Tensor] | None:
+    """The state_dict that a task's pre-training starts from; None for random weights."""
+    if task.start is None:
+        return None
+    if task.start.checkpoint == IMAGENET:
+        # torchvision takes seconds to import, which suites without it need not wait for.
+        from ecqx.models.weights import imagenet_weights
+
+        return imagenet_weights(task.model["name"], roots[0])
+    path = find_checkpoint(task.start, roots)
+    if path is None:
+        print(f"{task.title}: no {task.start.checkpoint}, starts at random", file=sys.stderr)
+        return None
+    return read_state(path)
 
 
 if __name__ == "__main__":

@@ -15,23 +15,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from ecqx.bitstream import FileInfo, inspect, load
 from ecqx.checkpoint import write_tensors
 from ecqx.errors import InputError
 from ecqx.files import write_text
-from ecqx.relevance import weight_relevance
-from ecqx.training import evaluate
-from stages import paths, settings
+from ecqx.training import evaluate, scores
+from stages import exhibits, paths, settings
 from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
 from stages.parallel import checksum, key_of, run_all
 from stages.quantize import load_full_precision, load_runs
 from stages.settings import LayerSettings, Suite, TaskSettings
-from stages.tasks import load_data, network
+from stages.tasks import device, load_data, network
 
-METRIC = "top-1 accuracy"
 # What summary.json and the CSV for `dvc plots` show, means over seeds.
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
 
@@ -43,6 +41,7 @@ class Job:
     suite: str
     task: TaskSettings
     path: Path
+    device: torch.device
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,12 +53,19 @@ def main(arguments: Sequence[str]) -> int:
     reference = _reference_accuracies(suite, wanted, runs)
     quantized = [run for run in runs if run["method"] != "fp32"]
     jobs = [
-        Job(suite, wanted.tasks[r["task"]], paths.bitstreams(suite) / f"{r['run_id']}.ecqx")
+        Job(suite, wanted.tasks[r["task"]], paths.bitstream(suite, r["run_id"]), device(wanted))
         for r in quantized
     ]
     measured = run_all(measure, jobs, "evaluate", chunk=32)
+    about = {name: _about(suite, wanted, name) for name in wanted.tasks}
     records = [
-        _record(run, result, files[run["run_id"]], suite, wanted, reference)
+        {
+            **_settings(run),
+            **about[run["task"]],
+            "start": _start(suite, wanted, run),
+            **_measures(result, files[run["run_id"]]),
+            **reference[run["task"], run["seed"]],
+        }
         for run, result in zip(quantized, measured, strict=True)
     ]
     out = paths.results(suite)
@@ -69,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     write_text(out / "curves.csv", _curves(summary))
     layers = _layers(quantized, measured, wanted.report.layers)
     write_text(out / "layers.json", json.dumps(layers, indent=1) + "\n")
-    write_tensors(paths.relevance(suite), _relevances(suite, wanted))
+    write_tensors(paths.relevance(suite), exhibits.relevances(suite, wanted))
+    masks, classes = exhibits.masks(suite, wanted, quantized)
+    write_tensors(paths.samples(suite), masks, {"classes": json.dumps(classes)})
     return 0
 
 
@@ -85,57 +93,55 @@ def _checked_files(suite: str) -> dict[str, dict[str, Any]]:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Accuracies of one file's decoded model, and what its tensors are like."""
+    """Metrics of one file's decoded model, and what its tensors are like."""
     model = network(job.task)
     model.load_state_dict(load(job.path))
+    model.to(job.device)
     data = load_data(job.suite, job.task)
+    validation = scores(model, data.validation.to(job.device))
+    test = scores(model, data.test.to(job.device))
+    metric, *others = data.test.objective.metrics
     return {
-        "accuracy_validation": evaluate(model, data.validation),
-        "accuracy": evaluate(model, data.test),
+        "accuracy_validation": validation[metric],
+        "accuracy": test[metric],
+        "other_metrics": {name: test[name] for name in others},
         "info": inspect(job.path),
     }
 
 
 def measure_full_precision(job: Job) -> float:
     """Test accuracy of one checkpoint."""
-    model = load_full_precision(job.suite, job.task, job.path)
-    return evaluate(model, load_data(job.suite, job.task).test)
+    model = load_full_precision(job.suite, job.task, job.path).to(job.device)
+    return evaluate(model, load_data(job.suite, job.task).test.to(job.device))
 
 
 def _reference_accuracies(
     suite: str, wanted: Suite, runs: Sequence[dict[str, Any]]
-) -> dict[tuple[str, int], tuple[float, float]]:
+) -> dict[tuple[str, int], dict[str, float]]:
     """Test accuracies by task and seed: of the start, and of the start trained on."""
     further = [run for run in runs if run["method"] == "fp32"]
     jobs = []
     for run in further:
-        task = wanted.tasks[run["task"]]
+        task, where = wanted.tasks[run["task"]], device(wanted)
         start = paths.checkpoint(suite, run["task"], run["seed"])
         trained_on = paths.quantized(suite) / f"{run['run_id']}.safetensors"
-        jobs += [Job(suite, task, start), Job(suite, task, trained_on)]
+        jobs += [Job(suite, task, start, where), Job(suite, task, trained_on, where)]
     accuracies = run_all(measure_full_precision, jobs, "full precision", chunk=32)
-    pairs = zip(accuracies[::2], accuracies[1::2], strict=True)
-    return {(run["task"], run["seed"]): pair for run, pair in zip(further, pairs, strict=True)}
+    return {
+        (run["task"], run["seed"]): {"accuracy_start": start, "accuracy_fp32": fp32}
+        for run, start, fp32 in zip(further, accuracies[::2], accuracies[1::2], strict=True)
+    }
 
 
-def _record(
-    run: dict[str, Any],
-    result: dict[str, Any],
-    file: dict[str, Any],
-    suite: str,
-    wanted: Suite,
-    reference: dict[tuple[str, int], tuple[float, float]],
-) -> dict[str, Any]:
-    """One entry of metrics.json, with the names of the contract."""
-    info: FileInfo = result["info"]
-    start, fp32 = reference[run["task"], run["seed"]]
+# An entry of metrics.json has the names of the contract; its parts follow.
+
+
+def _settings(run: dict[str, Any]) -> dict[str, Any]:
+    """What one run was told, and how long it took in steps."""
     relevance = run["relevance"] or defaultdict(lambda: None)
-    sparsity, entropy = _weighted_means(info)
     return {
         "run_id": run["run_id"],
         "task": run["task"],
-        "dataset": wanted.data.label,
-        "model": wanted.tasks[run["task"]].model["name"],
         "method": run["method"],
         "sweep": run["sweep"],
         "variant": run["variant"],
@@ -155,32 +161,51 @@ def _record(
         "seed": run["seed"],
         "epochs": len(run["history"]),
         "steps": sum(epoch["steps"] for epoch in run["history"]),
-        "train_samples": len(load_data(suite, wanted.tasks[run["task"]]).train),
-        "parameters": info.float_elements,
-        "data_checksum": checksum(paths.data(suite)),
-        "start": _start(wanted, run),
-        "metric": METRIC,
-        "accuracy_start": start,
-        "accuracy_fp32": fp32,
+        "batch_size": run["fit"]["batch_size"],
+    }
+
+
+def _about(suite: str, wanted: Suite, name: str) -> dict[str, Any]:
+    """What all runs of a task share."""
+    task = wanted.tasks[name]
+    data = load_data(suite, task)
+    return {
+        "dataset": data.label,
+        "model": task.model["name"],
+        "train_samples": len(data.train),
+        "data_checksum": checksum(paths.data(suite, task.data)),
+        "metric": data.test.objective.metric,
+    }
+
+
+def _start(suite: str, wanted: Suite, run: dict[str, Any]) -> str:
+    """What the run started from: a pre-training by its settings, whose bits vary by machine."""
+    name = run["task"]
+    pretraining = "pretrain " + key_of(
+        task=wanted.tasks[name].model_dump(),
+        fit=wanted.pretrain[name].model_dump(),
+        seed=run["seed"],
+    )
+    given = paths.start(suite, name)
+    return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
+
+
+def _measures(result: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """What one run gave."""
+    info: FileInfo = result["info"]
+    sparsity, entropy = _weighted_means(info)
+    return {
         "accuracy_validation": result["accuracy_validation"],
         "accuracy": result["accuracy"],
+        "other_metrics": result["other_metrics"],
         "sparsity": sparsity,
+        "parameters": info.float_elements,
         "bytes": file["bytes"],
         "bytes_integers": file["bytes_integers"],
         "bytes_other": file["bytes_other"],
         "compression_ratio": info.compression_ratio,
         "entropy_bits_per_weight": entropy,
     }
-
-
-def _start(wanted: Suite, run: dict[str, Any]) -> str:
-    """What the run started from: a pre-training by its settings, whose bits vary by machine."""
-    task = run["task"]
-    return "pretrain " + key_of(
-        task=wanted.tasks[task].model_dump(),
-        fit=wanted.pretrain[task].model_dump(),
-        seed=run["seed"],
-    )
 
 
 def _weighted_means(info: FileInfo) -> tuple[float, float]:
@@ -246,26 +271,6 @@ def _layers(
         for record in result["info"].tensors
         if record.kind == "quantized"
     ]
-
-
-def _relevances(suite: str, wanted: Suite) -> dict[str, Tensor]:
-    """Weights and relevances of first and last layer, start of the first seed, validation split."""
-    lrp = wanted.quantize.relevance.build()
-    tensors: dict[str, Tensor] = {}
-    for name, task in wanted.tasks.items():
-        model = load_full_precision(suite, task, paths.checkpoint(suite, name, wanted.seeds[0]))
-        split = load_data(suite, task).validation
-        relevance = weight_relevance(
-            model,
-            split.inputs,
-            split.targets,
-            *(lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule),
-        )
-        weights = dict(model.named_parameters())
-        for layer in (list(relevance)[0], list(relevance)[-1]):  # noqa: RUF015
-            tensors[f"{name}/{layer}/weight"] = weights[layer]
-            tensors[f"{name}/{layer}/relevance"] = relevance[layer]
-    return tensors
 
 
 if __name__ == "__main__":

@@ -5,9 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def data(suite: str) -> Path:
-    """The data set, split."""
-    return Path("data") / f"{suite}.safetensors"
+def data_sets(suite: str) -> Path:
+    """The data sets, ``NAME.safetensors``, and the checkpoints to start from."""
+    return Path("data") / suite
+
+
+def data(suite: str, name: str) -> Path:
+    """One data set, split."""
+    return data_sets(suite) / f"{name}.safetensors"
+
+
+def start(suite: str, task: str) -> Path:
+    """The checkpoint that a task starts from; not there where it starts at random."""
+    return data_sets(suite) / "starts" / f"{task}.safetensors"
 
 
 def checkpoints(suite: str) -> Path:
@@ -30,9 +40,19 @@ def bitstreams(suite: str) -> Path:
     return Path("bitstreams") / suite
 
 
+def bitstream(suite: str, run_id: str) -> Path:
+    """One coded network."""
+    return bitstreams(suite) / f"{run_id}.ecqx"
+
+
 def relevance(suite: str) -> Path:
     """Weights and relevances of the pre-trained networks' first and last layers."""
     return Path("relevance") / f"{suite}.safetensors"
+
+
+def samples(suite: str) -> Path:
+    """Test images with true, full-precision and decoded masks of the segmentation tasks."""
+    return Path("samples") / f"{suite}.safetensors"
 
 
 def results(suite: str) -> Path:

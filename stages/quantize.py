@@ -19,8 +19,8 @@ from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all
 from stages.runs import Run, all_runs, run_id
-from stages.settings import TaskSettings
-from stages.tasks import load_data, network, training_inputs
+from stages.settings import Suite, TaskSettings
+from stages.tasks import device, load_data, network, training_inputs
 
 RESULT, HISTORY, EPOCH = "result.safetensors", "history.json", "epoch.pt"
 
@@ -30,6 +30,7 @@ class Job:
     """One run to train, with the hash of all it depends on."""
 
     suite: str
+    wanted: Suite
     task: TaskSettings
     run: Run
     run_id: str
@@ -40,13 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     """Write quantized/SUITE/RUN_ID.safetensors and runs.json."""
     suite = suite_of(arguments)
     wanted = settings.load(suite)
-    common = training_inputs(suite)
+    common = {name: training_inputs(suite, wanted, name) for name in wanted.tasks}
     jobs = []
     for run in all_runs(wanted):
         start = checksum(paths.checkpoint(suite, run.task, run.seed))
         task = wanted.tasks[run.task]
-        key = key_of(run=run.record, task=task.model_dump(), start=start, common=common)
-        jobs.append(Job(suite, task, run, run_id(run, wanted), key))
+        key = key_of(run=run.record, task=task.model_dump(), start=start, common=common[run.task])
+        jobs.append(Job(suite, wanted, task, run, run_id(run, wanted), key))
     folders = run_all(train, sorted(jobs, key=_expected_cost, reverse=True), "quantize")
     _collect(suite, jobs, {folder.name: folder for folder in folders})
     return 0
@@ -65,10 +66,13 @@ def train(job: Job) -> Path:
     model = network(job.task)
     state, _ = read_tensors(paths.checkpoint(job.suite, job.run.task, job.run.seed))
     model.load_state_dict(state)
+    where = device(job.wanted)
+    model.to(where)
     data = load_data(job.suite, job.task)
+    train_split, validation = data.train.to(where), data.validation.to(where)
     quantizer = None if job.run.method == "fp32" else job.run.build_quantizer(model)
     trainer = Trainer(
-        model, data.train, data.validation, job.run.fit, job.run.seed, quantizer=quantizer
+        model, train_split, validation, job.run.fit, job.run.seed, quantizer=quantizer
     )
     history = trainer.fit(resume=folder / EPOCH)
     if quantizer is None:

@@ -69,7 +69,7 @@ def run_id(run: Run, suite: Suite) -> str:
         run=run.record,
         task=suite.tasks[run.task].model_dump(),
         pretrain=suite.pretrain[run.task].model_dump(),
-        data=suite.data.model_dump(),
+        data=[data.model_dump() for data in suite.data[suite.tasks[run.task].data]],
     )
 
 

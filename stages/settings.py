@@ -9,9 +9,11 @@ import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ecqx import models
+from ecqx import data, models
 from ecqx.assignment import check_settings
 from ecqx.centroids import LambdaMax, Pmf
+from ecqx.data import TensorData
+from ecqx.data.downloads import is_at_hand
 from ecqx.errors import InputError
 from ecqx.quantizer import Gradient
 from ecqx.relevance import LRP
@@ -41,21 +43,145 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-class DataSettings(Settings):
-    """The data set: its name, how results label it, the seed of its split."""
+class Digits(Settings):
+    """scikit-learn's digits."""
 
     name: Literal["digits"]
-    label: str
     seed: int
     limit: Positive | None = None
+
+    def available(self, root: Path) -> bool:
+        """They ship with the package."""
+        return True
+
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set."""
+        return data.digits(self.seed, self.limit)
+
+
+class ImageFolder(Settings):
+    """A tree train/<class>, test/<class>, or an archive of one; ``path`` lies below the root."""
+
+    name: Literal["image_folder"]
+    path: str
+    validation: Positive
+    seed: int
+    size: Positive = 32
+    overlap: bool = False
+    label: str | None = None
+
+    def available(self, root: Path) -> bool:
+        """Whether it lies below a root."""
+        return self._find(root) is not None
+
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set."""
+        found = self._find(root)
+        if found is None:
+            raise InputError(
+                f"{root / self.path}: no such folder (train/<class>/<image>, test/<class>/<image>) "
+                "or archive of one"
+            )
+        return data.image_folder(
+            *(found, self.validation, self.seed, self.size, self.overlap), label=self.label
+        )
+
+    def _find(self, root: Path) -> Path | None:
+        candidates = (root / f"{self.path}{ending}" for ending in ("", *data.ARCHIVES))
+        return next((path for path in candidates if path.exists()), None)
+
+
+class Cifar(Settings):
+    """The official archives of CIFAR-10 and CIFAR-100."""
+
+    name: Literal["cifar10", "cifar100"]
+    validation: Positive
+    seed: int
+
+    def available(self, root: Path) -> bool:
+        """Whether it lies below a root."""
+        return is_at_hand(data.cifar_source(self._classes), root)
+
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set."""
+        return data.cifar(root, self._classes, self.validation, self.seed)
+
+    @property
+    def _classes(self) -> int:
+        return 10 if self.name == "cifar10" else 100
+
+
+class SpeechCommands(Settings):
+    """Google Speech Commands v0.02; ``volume`` is the loudest background noise."""
+
+    name: Literal["speech_commands"]
+    archive: Literal["full", "test"]
+    seed: int
+    draws: Positive
+    volume: Share
+    coefficients: Positive
+    window: Positive
+    hop: Positive
+
+    def available(self, root: Path) -> bool:
+        """Whether it lies below a root."""
+        return is_at_hand(data.speech_source(self.archive), root)
+
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set."""
+        return data.speech_commands(
+            *(root, self.archive, self.draws, self.seed),
+            disturbance=data.Disturbance(volume=self.volume),
+            mfcc=data.Mfcc(self.coefficients, self.window, self.hop),
+            processes=processes,
+        )
+
+
+class Voc(Settings):
+    """Pascal VOC2012."""
+
+    name: Literal["voc2012"]
+    task: Literal["classification", "segmentation"]
+    crop: Positive
+    resize: Positive | None = None
+    validation: Share
+    seed: int
+
+    def available(self, root: Path) -> bool:
+        """Whether it lies below a root."""
+        return is_at_hand(data.voc_source(), root)
+
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set."""
+        return data.voc(root, self.task, self.crop, self.resize, self.validation, self.seed)
+
+
+DataSet = Annotated[
+    Digits | ImageFolder | Cifar | SpeechCommands | Voc, Field(discriminator="name")
+]
+# Several: the first one that is at hand, else the last, which is downloaded.
+DataSets = Annotated[list[DataSet], Field(min_length=1)]
+
+
+class Start(Settings):
+    """The checkpoint that a task's pre-training starts from: a file, or ``imagenet``.
+
+    A file lies below the data root, in its ``models/`` or in the ``models/`` beside it. Where it
+    is not ``required`` and not there, training starts from random weights.
+    """
+
+    checkpoint: str
+    required: bool = True
 
 
 class TaskSettings(Settings):
     """A network on the suite's data; ``model`` holds what `ecqx.models.build` takes."""
 
     title: str
+    data: str
     model: dict[str, Any]
     enlarge: Positive = 1
+    start: Start | None = None
 
     @model_validator(mode="after")
     def _names_a_model(self) -> TaskSettings:
@@ -197,17 +323,40 @@ class LayerSettings(Settings):
     seed: int
 
 
+class PublishedSetup(Settings):
+    """The setting of a task that the published code has as its default, a row of its own."""
+
+    task: str
+    bits: Bits
+    lam: Lam
+
+
+class Yardstick(Settings):
+    """A result of the published algorithm that a task is held against."""
+
+    task: str
+    method: Literal["ECQ", "ECQx"]
+    bits: Bits
+    lam: Lam
+    accuracy: Share
+    sparsity: Share
+    bytes: Positive
+
+
 class ReportSettings(Settings):
     """The report stage."""
 
     layers: LayerSettings
+    published: list[PublishedSetup] = []
+    yardsticks: list[Yardstick] = []
 
 
 class Suite(Settings):
     """One suite of params.yaml, a section a stage."""
 
     seeds: Annotated[list[int], *Different]
-    data: DataSettings
+    device: Literal["cpu", "auto"]
+    data: Annotated[dict[str, DataSets], Field(min_length=1)]
     tasks: Annotated[dict[str, TaskSettings], Field(min_length=1)]
     pretrain: dict[str, Fit]
     quantize: QuantizeSettings
@@ -218,6 +367,13 @@ class Suite(Settings):
         for name, section in (("pretrain", self.pretrain), ("quantize.tasks", self.quantize.tasks)):
             if set(section) != set(self.tasks):
                 raise ValueError(f"{name} must name the tasks {', '.join(self.tasks)}")
+        for name, task in self.tasks.items():
+            if task.data not in self.data:
+                raise ValueError(f"tasks.{name}.data must be one of {', '.join(self.data)}")
+        rows: list[PublishedSetup | Yardstick] = [*self.report.published, *self.report.yardsticks]
+        for row in rows:
+            if row.task not in self.tasks:
+                raise ValueError(f"report: task must be one of {', '.join(self.tasks)}")
         return self
 
 

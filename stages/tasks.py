@@ -1,8 +1,9 @@
-"""The pieces that a task is made of: its network and its data."""
+"""The pieces that a task is made of: its network, its data and the device it runs on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,19 +13,23 @@ from ecqx import models
 from ecqx.data import Split, TensorData
 from stages import paths
 from stages.parallel import checksum
-from stages.settings import TaskSettings
+from stages.settings import Suite, TaskSettings
 
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
     *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/quantizer.py", "ecqx/training.py"),
-    *("ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/relevance", "ecqx/models", "ecqx/data"),
-    "constraints.txt",
+    *("ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/objectives.py", "ecqx/data/tensors.py"),
+    *("ecqx/relevance", "ecqx/models", "constraints.txt"),
 )
 
 
-def training_inputs(suite: str) -> list[str]:
-    """Checksums of what every training of a suite depends on: its data and the library's code."""
-    return [checksum(paths.data(suite)), checksum(*map(Path, TRAINING_CODE))]
+def training_inputs(suite: str, wanted: Suite, task: str) -> dict[str, str]:
+    """What every training of a task depends on: its data, the device and the library's code."""
+    return {
+        "data": checksum(paths.data(suite, wanted.tasks[task].data)),
+        "device": wanted.device,
+        "code": checksum(*map(Path, TRAINING_CODE)),
+    }
 
 
 def network(task: TaskSettings, seed: int = 0) -> nn.Module:
@@ -33,13 +38,15 @@ def network(task: TaskSettings, seed: int = 0) -> nn.Module:
     return models.build(**task.model)
 
 
+def device(wanted: Suite) -> torch.device:
+    """Where a suite's networks run: ``auto`` takes a GPU where there is one."""
+    return torch.device("cuda" if wanted.device == "auto" and torch.cuda.is_available() else "cpu")
+
+
 def load_data(suite: str, task: TaskSettings) -> TensorData:
-    """The suite's data at the task's size: pixels repeated ``enlarge`` times each way."""
-    data = TensorData.load(paths.data(suite))
-    if task.enlarge == 1:
-        return data
-    splits = (data.train, data.validation, data.test)
-    return TensorData(*(_enlarged(split, task.enlarge) for split in splits))
+    """A task's data at the task's size: pixels repeated ``enlarge`` times each way."""
+    data = TensorData.load(paths.data(suite, task.data))
+    return data if task.enlarge == 1 else data.map(partial(_enlarged, times=task.enlarge))
 
 
 def _enlarged(split: Split, times: int) -> Split:

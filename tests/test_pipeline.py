@@ -43,7 +43,7 @@ CONTRACT = [
 ]
 ADDED = [
     *("sweep", "variant", "steps", "train_samples", "parameters", "data_checksum", "start"),
-    *("bytes_integers", "bytes_other"),
+    *("bytes_integers", "bytes_other", "batch_size", "other_metrics"),
 ]
 
 pytestmark = [
@@ -223,7 +223,7 @@ def test_every_run_has_the_keys_of_the_contract(finished: Copy) -> None:
         assert run["epochs"] == sweep["fit"]["epochs"]
         batches = -(-run["train_samples"] // sweep["fit"]["batch_size"])
         assert run["steps"] == run["epochs"] * batches
-        assert run["dataset"] == finished.settings["data"]["label"]
+        assert (run["dataset"], run["metric"]) == ("digits (slice)", "top-1 accuracy")
 
 
 # -- the files -------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_every_run_has_the_keys_of_the_contract(finished: Copy) -> None:
 
 def accuracy(copy: Copy, task: str, state: dict[str, Tensor], split: str) -> float:
     """Accuracy of a state_dict on a split, all samples in one batch."""
-    data = load_file(copy.root / "data" / "smoke.safetensors")
+    data = load_file(copy.root / "data" / "smoke" / "digits.safetensors")
     model = build(**copy.settings["tasks"][task]["model"])
     model.load_state_dict(state)
     with torch.no_grad():

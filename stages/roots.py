@@ -1,0 +1,71 @@
+"""Where a person's own data lies: the folders of ``data.root``, or the one of ECQX_DATA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ecqx.errors import InputError
+from stages.settings import PARAMS, DataSet, Start
+
+VARIABLE = "ECQX_DATA"
+IMAGENET = "imagenet"
+
+
+def data_roots(path: Path = PARAMS) -> list[Path]:
+    """The folders that are searched; downloads go to the first.
+
+    Parameters
+    ----------
+    path : Path
+        Settings that `stages.settings.load` accepts.
+
+    Raises
+    ------
+    InputError
+        If ECQX_DATA names no folder, or the settings have no ``data.root``.
+    """
+    if folder := os.environ.get(VARIABLE):
+        if not Path(folder).is_dir():
+            raise InputError(f"{VARIABLE}: {folder} is no folder with data sets")
+        return [Path(folder)]
+    data = yaml.safe_load(path.read_text()).get("data")
+    named = data.get("root") if isinstance(data, dict) else None
+    roots: list[Any] = named if isinstance(named, list) else [named]
+    if not roots or not all(isinstance(root, str) and root for root in roots):
+        raise InputError(f"{path}: data.root must be a folder, or a list of folders")
+    return [Path(root).expanduser() for root in roots]
+
+
+def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSet, Path]:
+    """The first data set that is at hand and where; else the last, and where downloads go."""
+    for candidate in candidates:
+        for root in roots:
+            if candidate.available(root):
+                return candidate, root
+    return candidates[-1], roots[0]
+
+
+def find_checkpoint(start: Start, roots: Sequence[Path]) -> Path | None:
+    """The file of a task's start, or None where there is none and none is required.
+
+    Raises
+    ------
+    InputError
+        If it is required and not there.
+    """
+    for root in roots:
+        for folder in (root, root / "models", root.parent / "models"):
+            if (path := folder / start.checkpoint).is_file():
+                return path
+    if start.required:
+        where = " or ".join(map(str, roots))
+        raise InputError(
+            f"{start.checkpoint}: not in {where}, nor in models/ there or beside it; put it there, "
+            f"or let data.root or {VARIABLE} name the folder that has it"
+        )
+    return None
