@@ -8,11 +8,12 @@ one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python := .venv/bin/python
 suite_name := $(if $(SUITE),"$(SUITE)")
 
-.PHONY: help setup paper-results test check baseline bench verify lint
+.PHONY: help setup paper-results dry-run test check baseline bench verify lint
 
 help:
 	@echo 'make setup            install into .venv (PYTHON=… names the Python 3.11 or 3.12 to use)'
 	@echo 'make paper-results    every table and figure, in results/SUITE/'
+	@echo 'make dry-run          check the settings and list the stages, without computing anything'
 	@echo 'make test             the tests'
 	@echo 'make check            are the results worse than the baseline? (JUNIT=FILE writes XML)'
 	@echo 'make baseline         accept the present results as the baseline'
@@ -20,7 +21,7 @@ help:
 	@echo 'make verify           the long checks; writes docs/verification.md'
 	@echo 'make lint             ruff and mypy'
 	@echo
-	@echo 'SUITE=NAME chooses a suite of params.yaml for paper-results, check, baseline and verify.'
+	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench and lint.'
 
 setup: .venv/installed
 	@:
@@ -31,6 +32,11 @@ setup: .venv/installed
 paper-results: setup
 	@$(python) -m stages.suite "$(SUITE)" -- dvc repro
 	@$(python) -m stages.provenance $(suite_name)
+
+# Without --force DVC would look for each stage's input, which the stage before it has yet to make.
+dry-run: setup
+	@$(python) -m stages.settings $(suite_name)
+	@$(python) -m stages.suite "$(SUITE)" -- dvc repro --dry --force
 
 test: setup
 	@$(one_thread) $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -14,9 +14,10 @@ from torch import Tensor
 from ecqx.checkpoint import read_state, write_tensors
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
+from stages.data_settings import DataSet
 from stages.parallel import processes
 from stages.roots import IMAGENET, choose, data_roots, find_checkpoint
-from stages.settings import DataSet, TaskSettings
+from stages.settings import TaskSettings
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from ecqx.errors import InputError
-from stages.settings import PARAMS, DataSet, Start
+from stages.data_settings import DataSet
+from stages.settings import PARAMS, Start
 
 VARIABLE = "ECQX_DATA"
 IMAGENET = "imagenet"

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from ecqx import data, models
+from ecqx import models
 from ecqx.assignment import check_settings
 from ecqx.centroids import LambdaMax, Pmf
-from ecqx.data import TensorData
-from ecqx.data.downloads import is_at_hand
 from ecqx.errors import InputError
 from ecqx.quantizer import Gradient
 from ecqx.relevance import LRP
 from ecqx.training import FitSettings
+from stages.command import run_command_line
+from stages.data_settings import DataSets, Positive, Settings, Share
+from stages.suite import selected
 
 PARAMS = Path("params.yaml")
 
 Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bits = Annotated[int, Field(ge=2, le=8)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
 
 
 def _all_different(values: list[Any]) -> list[Any]:
@@ -35,132 +35,6 @@ def _all_different(values: list[Any]) -> list[Any]:
 
 # A setting that is named twice would be two runs of one name.
 Different = (Field(min_length=1), AfterValidator(_all_different))
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown names and wrong types are errors, nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-class Digits(Settings):
-    """scikit-learn's digits."""
-
-    name: Literal["digits"]
-    seed: int
-    limit: Positive | None = None
-
-    def available(self, root: Path) -> bool:
-        """They ship with the package."""
-        return True
-
-    def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.digits(self.seed, self.limit)
-
-
-class ImageFolder(Settings):
-    """A tree train/<class>, test/<class>, or an archive of one; ``path`` lies below the root."""
-
-    name: Literal["image_folder"]
-    path: str
-    validation: Positive
-    seed: int
-    size: Positive = 32
-    overlap: bool = False
-    label: str | None = None
-
-    def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return self._find(root) is not None
-
-    def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        found = self._find(root)
-        if found is None:
-            raise InputError(
-                f"{root / self.path}: no such folder (train/<class>/<image>, test/<class>/<image>) "
-                "or archive of one"
-            )
-        return data.image_folder(
-            *(found, self.validation, self.seed, self.size, self.overlap), label=self.label
-        )
-
-    def _find(self, root: Path) -> Path | None:
-        candidates = (root / f"{self.path}{ending}" for ending in ("", *data.ARCHIVES))
-        return next((path for path in candidates if path.exists()), None)
-
-
-class Cifar(Settings):
-    """The official archives of CIFAR-10 and CIFAR-100."""
-
-    name: Literal["cifar10", "cifar100"]
-    validation: Positive
-    seed: int
-
-    def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.cifar_source(self._classes), root)
-
-    def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.cifar(root, self._classes, self.validation, self.seed)
-
-    @property
-    def _classes(self) -> int:
-        return 10 if self.name == "cifar10" else 100
-
-
-class SpeechCommands(Settings):
-    """Google Speech Commands v0.02; ``volume`` is the loudest background noise."""
-
-    name: Literal["speech_commands"]
-    archive: Literal["full", "test"]
-    seed: int
-    draws: Positive
-    volume: Share
-    coefficients: Positive
-    window: Positive
-    hop: Positive
-
-    def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.speech_source(self.archive), root)
-
-    def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.speech_commands(
-            *(root, self.archive, self.draws, self.seed),
-            disturbance=data.Disturbance(volume=self.volume),
-            mfcc=data.Mfcc(self.coefficients, self.window, self.hop),
-            processes=processes,
-        )
-
-
-class Voc(Settings):
-    """Pascal VOC2012."""
-
-    name: Literal["voc2012"]
-    task: Literal["classification", "segmentation"]
-    crop: Positive
-    resize: Positive | None = None
-    validation: Share
-    seed: int
-
-    def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.voc_source(), root)
-
-    def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.voc(root, self.task, self.crop, self.resize, self.validation, self.seed)
-
-
-DataSet = Annotated[
-    Digits | ImageFolder | Cifar | SpeechCommands | Voc, Field(discriminator="name")
-]
-# Several: the first one that is at hand, else the last, which is downloaded.
-DataSets = Annotated[list[DataSet], Field(min_length=1)]
 
 
 class Start(Settings):
@@ -347,8 +221,8 @@ class ReportSettings(Settings):
     """The report stage."""
 
     layers: LayerSettings
-    published: list[PublishedSetup] = []
-    yardsticks: list[Yardstick] = []
+    published: list[PublishedSetup] = Field(default_factory=list)
+    yardsticks: list[Yardstick] = Field(default_factory=list)
 
 
 class Suite(Settings):
@@ -421,3 +295,13 @@ def _message(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
     return f"{first['msg']}, not {first['input']!r:.60}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check a suite, by default the one that params.yaml names."""
+    load(selected(Path(), *arguments[:1]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command_line(main))

@@ -165,6 +165,33 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return copy
 
 
+# -- the other suites ------------------------------------------------------------------------------
+
+SUITES = list(yaml.safe_load((REPOSITORY / "params.yaml").read_text())["suites"])
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy without any data or result."""
+    root = tmp_path_factory.mktemp("bare") / "repository"
+    root.mkdir()
+    copy_work_tree(root)
+    copy = Copy(root)
+    copy.git("init", "--quiet")
+    copy.commit()
+    return copy
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_dry_runs_without_data(bare: Copy, suite: str) -> None:
+    # Without --force DVC would read each stage's input, to look the stage up in its run cache.
+    command = ("dvc", "repro", "--dry", "--force")
+    output = bare.run(sys.executable, "-m", "stages.suite", suite, "--", *command)
+    assert executed(output) == STAGES
+    assert all(f"sh stages/run {stage} {suite}\n" in output for stage in STAGES)
+    assert bare.git("status", "--porcelain") == ""
+
+
 # -- what ran --------------------------------------------------------------------------------------
 
 
