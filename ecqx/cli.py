@@ -1,4 +1,4 @@
-"""The command ``ecqx``: models into small files and back, and what is in such a file.
+"""The command ``ecqx``: models into small files and back, what is in them, and experiments.
 
 torch and everything built on it is imported inside the commands, so that ``--help`` is immediate.
 """
@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ecqx.errors import InputError
+from ecqx.run.command import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,20 +23,30 @@ if TYPE_CHECKING:
 
     from ecqx.bitstream import FileInfo, QuantizedTensor, TensorRecord
 
-_STATE_KEYS = ("state_dict", "model", "model_state_dict", "net")
+INTERRUPTED = 130
 _PATH = click.Path(path_type=Path)
+# What click raises where no command is given; before 8.2 it shows the help without it.
+_HELP_WANTED = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
     try:
-        cli(prog_name="ecqx")
-    except (ValueError, OSError) as error:
+        sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
+    except _HELP_WANTED as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except (click.ClickException, ValueError, OSError) as error:
         click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
         sys.exit(2)
+    except click.Abort:
+        click.echo("ecqx: interrupted", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename2 or error.filename}: {error.strerror}"
     return str(error)
@@ -103,7 +114,9 @@ def encode(
         _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
         coded = read_coded_state(checkpoint)
     else:
-        state = _load_state(checkpoint)
+        from ecqx.checkpoint import read_state
+
+        state = read_state(checkpoint)
         coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
         bitstream.save(output, coded, floats=floats)
@@ -152,6 +165,9 @@ def info(file: Path, as_json: bool) -> None:
         click.echo(f"\n{_summary(file, contents)}")
 
 
+cli.add_command(run)
+
+
 def _is_quantizer_checkpoint(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
@@ -172,44 +188,6 @@ def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[s
         given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
         if given and parameter.name in names:
             raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
-
-
-def _load_state(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a plain checkpoint, without the prefixes of DataParallel."""
-    from ecqx.checkpoint import read_tensors
-
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    state = _unwrapped(_load_pickle(path))
-    if not state or not all(isinstance(name, str) for name in state):
-        raise InputError(f"{path} holds no state_dict (a dict of names and tensors)")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
-
-
-def _load_pickle(path: Path) -> object:
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a file that is no checkpoint raises nearly anything
-        raise InputError(
-            f"{path} is no checkpoint that can be loaded safely; "
-            "save the model's state_dict with torch.save or as .safetensors"
-        ) from error
-
-
-def _unwrapped(content: object) -> dict[Any, Any] | None:
-    """The state_dict itself, or the one that a training checkpoint holds."""
-    if not isinstance(content, dict):
-        return None
-    for key in _STATE_KEYS:
-        if isinstance(content.get(key), dict):
-            return dict(content[key])
-    return dict(content)
 
 
 def _quantize(

@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from ecqx.errors import InputError
 
+# What tells the data folder, in words for messages.
+NAMED_BY = "data.root, ECQX_DATA or --data_path"
 # Seconds before each further attempt; an attempt that brought new bytes starts the count anew.
 PAUSES = (1.0, 2.0, 4.0)
 # Seconds to connect, and between two pieces of the content.
@@ -102,8 +104,8 @@ def provide(source: Source, root: str | Path) -> Path:
         return path
     except OSError as error:
         raise InputError(
-            f"{source.title}: {error.filename or path}: {error.strerror or error}; data.root or "
-            f"ECQX_DATA may name another folder"
+            f"{source.title}: {error.filename or path}: {error.strerror or error}; "
+            f"{NAMED_BY} may name another folder"
         ) from error
 
 
@@ -299,6 +301,6 @@ def _missing(source: Source, root: Path, error: Exception) -> str:
         reason = f"HTTP {error.response.status_code}"
     return (
         f"{source.title}: not in {root}, and {source.url} cannot be fetched ({reason}); put "
-        f"{' or '.join(source.found_as)} there, let data.root or ECQX_DATA name the folder that "
+        f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
         f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
     )

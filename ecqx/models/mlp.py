@@ -26,10 +26,4 @@ def mlp_gsc(in_features: int = 735, num_classes: int = 12) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
-    for module in model:
-        if isinstance(module, nn.Linear):
-            # torch's own initial weights are too small for seven layers with ReLU.
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    return model
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))

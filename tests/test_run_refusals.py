@@ -1,0 +1,213 @@
+"""`ecqx run`: what is refused before it begins, which data a network gets, and what is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import torch
+from running import Refused, Run, on
+from torch import nn
+
+from ecqx import data, models
+from ecqx.errors import InputError
+from ecqx.relevance import COMPOSITES, LRP
+from ecqx.run.relevance import check_relevance, has_unsplit_additions
+from ecqx.training import Trainer
+
+# The fixtures of these tests.
+place, run, refused, tree = running.place, running.run, running.refused, running.tree
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "resnet21"], "'resnet21'"),
+        (["--dataset", "mnist"], "--dataset"),
+        (["--bitwidth", "1"], "--bitwidth: 1, but it must be a number, 2 to 8"),
+        (["--bitwidth", "many"], "--bitwidth"),
+        (["--batch_size", "1"], "--batch_size"),
+        (["--epochs", "-1"], "--epochs"),
+        (["--max_batches", "0"], "--max_batches"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "inf"], "--lr"),
+        (["--Lambda", "-0.1"], "--Lambda: -0.1, but it must be a number, at least 0"),
+        (["--p", "1.1"], "--p"),
+        (["--alpha", "1"], "alpha must lie in [0, 1)"),
+        (["--lrp_output", "logit"], "--lrp_output"),
+        (["--lrp_w_rule", "zplus"], "--lrp_w_rule"),
+        (["--lrp_composite", "zplus"], f"one of {', '.join(COMPOSITES)}"),
+        (["--canonizer", "densenet"], "--canonizer"),
+        (["--device", "tpu"], "--device"),
+        (["--model_path", "absent.pt"], "absent.pt: no such file"),
+        (["--model_path", "absent.pt", "--model_rand_int"], "--model_rand_int"),
+        (["--data_path", "no/where"], "CIFAR-10: not in no/where"),
+        (["--dataset", "voc", "--data_path", "no/where"], "VOC2012: not in no/where"),
+        (["--dataset", "folder", "--data_path", "absent"], "absent: no such file or folder"),
+        (["--dataset", "digits", "--model", "resnet18"], "resnet18 does not take digits"),
+        (["--dataset", "digits", "--model", "raft_small"], "raft_small does not take digits"),
+        (["--nonsense"], "--nonsense"),
+        (["--lr"], "--lr"),
+        (["extra"], "extra"),
+    ],
+)
+def test_bad_settings(refused: Refused, arguments: list[str], told: str) -> None:
+    assert told in refused(*arguments)
+
+
+def test_checkpoints_that_do_not_fit(tree: Path, place: Path, refused: Refused) -> None:
+    torch.save(models.build("mlp_gsc").state_dict(), place / "mlp.pt")
+    (place / "bad.pt").write_bytes(b"not a checkpoint")
+    arguments = [argument for argument in on(tree) if argument != "--model_rand_int"]
+    assert "mlp.pt does not fit the model" in refused(*arguments, "--model_path", "mlp.pt")
+    assert "bad.pt is no checkpoint" in refused(*arguments, "--model_path", "bad.pt")
+
+
+def test_pretrained_weights_that_cannot_be_had(tree: Path, refused: Refused) -> None:
+    arguments = [argument for argument in on(tree) if argument != "--model_rand_int"]
+    error = refused(*arguments, "--model", "squeezenet1_1", "--image_size", 32)
+    assert "pre-trained weights of squeezenet1_1" in error
+
+
+def test_a_network_for_pixels_needs_labels_for_pixels(tree: Path, refused: Refused) -> None:
+    arguments = on(tree, "--model", "lraspp_mobilenet_v3_large", "--image_size", 32)
+    assert "labels each sample as a whole" in refused(*arguments)
+
+
+def test_a_network_that_its_tensors_do_not_restore(tree: Path, refused: Refused) -> None:
+    error = refused(*on(tree, "--model", "mnasnet0_5", "--image_size", 32))
+    assert "its tensors alone do not restore it" in error
+
+
+def test_results_that_cannot_be_written(
+    tree: Path, place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained before the folder was looked at")
+
+    monkeypatch.setattr(Trainer, "fit", train)
+    (place / "file").write_text("")
+    for folder in ("file", "file/below"):
+        assert "--results" in refused(*on(tree, "--results", folder))
+    (place / "results/resnet20_folder_4bit.ecqx").mkdir(parents=True)
+    assert "no regular file" in refused(*on(tree))
+
+
+def test_relevance_is_asked_before_training(
+    tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained a network without relevance")
+
+    monkeypatch.setattr(Trainer, "fit", train)
+    error = refused(*on(tree, "--model", "convnext_tiny", "--image_size", 32, "--lrp"))
+    assert "LRP has no rule for features.1.0.layer_scale and 17 more" in error
+    assert "leave out --lrp" in error
+
+
+class Unused(nn.Module):
+    """Has a layer that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.used, self.unused = nn.Flatten(), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.used(self.flat(x))
+        return logits
+
+
+def test_relevance_that_reaches_no_layer_is_refused() -> None:
+    model, batch = Unused(), (torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
+    check_relevance(model, batch, LRP(), ["used.weight"])
+    with pytest.raises(InputError, match=r"no relevance reaches unused\.weight"):
+        check_relevance(model, batch, LRP(), ["used.weight", "unused.weight"])
+
+
+def test_a_gpu_that_is_absent(
+    tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device: cuda" in refused(*on(tree, "--device", "cuda"))
+
+
+def test_a_package_that_is_absent(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'librosa'", name="librosa")
+
+    monkeypatch.setattr(data, "speech_commands", absent)
+    error = refused("--dataset", "speech_commands", "--model", "mlp_gsc")
+    assert "librosa" in error
+    assert "pip install 'ecqx[speech]'" in error
+
+
+# -- data sets and networks ------------------------------------------------------------------------
+
+
+def test_speech_takes_the_full_archive_where_it_is(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def take(root: Path, archive: str, processes: int) -> None:
+        asked.append((archive, processes))
+        raise InputError("enough")
+
+    monkeypatch.setattr(data, "speech_commands", take)
+    arguments = ("--dataset", "speech_commands", "--model", "mlp_gsc", "--data_path", place)
+    run(*arguments, "--workers", 3)
+    (place / data.speech_source("full").file).touch()
+    run(*arguments, "--workers", 0)
+    assert asked == [("test", 3), ("full", 1)]
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        ("fcn_resnet50", [], ("segmentation", 256)),
+        ("fcn_resnet50", ["--image_size", 100], ("segmentation", 100)),
+        ("resnet18", [], ("classification", 224)),
+    ],
+)
+def test_voc_labels_what_the_network_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, model: str, size: list[object], expected: Any
+) -> None:
+    asked = []
+
+    def take(root: Path, task: str, crop: int) -> None:
+        asked.append((task, crop))
+        raise InputError("enough")
+
+    monkeypatch.setattr(data, "voc", take)
+    run("--dataset", "voc", "--model", model, *size)
+    assert asked == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "unsplit"),
+    [
+        ("resnet20", False),
+        ("resnet56", False),
+        ("resnet18", False),
+        ("squeezenet1_1", False),
+        ("mobilenet_v3_small", False),
+        ("deeplabv3_mobilenet_v3_large", False),
+        ("lraspp_mobilenet_v3_large", True),
+        ("efficientnet_b0", True),
+        ("regnet_y_400mf", True),
+        ("mnasnet0_5", True),
+    ],
+)
+def test_networks_whose_additions_are_not_split(name: str, unsplit: bool) -> None:
+    assert has_unsplit_additions(models.build(name)) == unsplit
+
+
+def test_unsplit_additions_are_told(tree: Path, run: Run) -> None:
+    arguments = on(tree, "--model", "regnet_y_400mf", "--image_size", 32, "--epochs", 0)
+    code, _, error = run(*arguments, "--lrp")
+    assert code == 0
+    assert "regnet_y_400mf: its additions are not split" in error
+    assert error.count("\n") == 1
+    assert run(*arguments)[2] == ""

@@ -1,0 +1,140 @@
+"""Weights & Biases: what is sent there, where its files lie, and how it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+from running import Refused, Run, on, record
+
+from ecqx import tracking
+from ecqx.run import experiment
+from ecqx.training import Trainer
+
+# The fixtures of these tests.
+place, run, refused, tree = running.place, running.run, running.refused, running.tree
+
+KEY = "0123456789abcdef" * 2 + "01234567"
+
+
+class Recorder:
+    """Stands in for a tracker."""
+
+    def __init__(self, *config: Any) -> None:
+        self.config, self.logged, self.finished = config, list[dict[str, float]](), False
+
+    def log(self, values: dict[str, float]) -> None:
+        assert not self.finished
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    made: list[Recorder] = []
+
+    def make_recorder(*config: Any) -> Recorder:
+        made.append(Recorder(*config))
+        return made[-1]
+
+    monkeypatch.setattr(experiment, "WandbTracker", make_recorder)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: object())
+    return made
+
+
+def test_epochs_and_results_are_tracked(
+    tree: Path, place: Path, run: Run, recorders: list[Recorder]
+) -> None:
+    own = ("--wandb", "--wandb_key", KEY, "--wandb_run_name", "mine")
+    code, out, error = run(*on(tree, "--epochs", 2, *own))
+    assert code == 0
+    (recorder,) = recorders
+    assert recorder.finished
+    folder, name, key, config = recorder.config
+    assert (folder, name, key) == (Path("results"), "mine", KEY)
+    assert KEY not in json.dumps(config) + out + error
+    noted = record(place / "results")
+    for logged, epoch in zip(recorder.logged, noted["epochs"], strict=False):
+        assert set(logged.values()) == {epoch["loss"], epoch["accuracy"], epoch["sparsity"]}
+    assert len(recorder.logged) == 3
+    summary = recorder.logged[-1]
+    assert summary["bytes"] == noted["bytes"]
+    accuracy = noted["scores"]["decoded file"]["top-1 accuracy"]
+    assert summary["test/decoded file/top-1 accuracy"] == accuracy
+
+
+def test_a_tracker_is_finished_whatever_happens(
+    tree: Path, run: Run, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    assert run(*on(tree, "--wandb"))[0] == 130
+    assert recorders[0].finished
+
+
+def test_offline_files_lie_below_the_results_without_the_key(
+    tree: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, _, error = run(*on(tree, "--epochs", 1, "--wandb", "--wandb_key", KEY))
+    assert (code, error) == (0, "")
+    files = [
+        file for file in place.parent.rglob("*") if file.is_file() and tree not in file.parents
+    ]
+    assert all(place / "results" in file.parents for file in files)
+    assert not any(KEY.encode() in file.read_bytes() for file in files)
+    (log,) = (place / "results/wandb").glob("offline-run-*/*.wandb")
+    records = joined(log.read_bytes())
+    for name in (b"quantized training/loss", b"test/decoded file/top-1 accuracy", b"ECQx_NNCodec"):
+        assert name in records
+    assert KEY.encode() not in records
+
+
+def joined(log: bytes) -> bytes:
+    """The records of a file of Weights & Biases, which come in pieces, 32 KiB a block."""
+    block, header, records = 2**15, 7, b""
+    for start in range(0, len(log), block):
+        content = log[start : start + block]
+        # The file has a header of its own, of the same length.
+        position = header if start == 0 else 0
+        while position + header <= len(content):
+            length = int.from_bytes(content[position + 4 : position + 6], "little")
+            position += header + length
+            records += content[position - length : position]
+    return records
+
+
+@pytest.mark.parametrize("key", ["short", KEY[:-1], KEY[:-1] + "!", KEY + " "])
+def test_a_key_that_cannot_be_one(tree: Path, refused: Refused, key: str) -> None:
+    error = refused(*on(tree, "--wandb", "--wandb_key", key))
+    assert "--wandb_key" in error
+    assert key not in error
+
+
+def test_wandb_that_is_not_installed(
+    tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    assert "pip install 'ecqx[wandb]'" in refused(*on(tree, "--wandb"))
+
+
+def test_a_server_that_refuses(
+    tree: Path, place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def init(**settings: Any) -> None:
+        (Path(settings["dir"]) / "wandb").mkdir()
+        raise wandb.errors.CommError(f"The key {KEY} is not valid.\nAsk somebody else.")
+
+    monkeypatch.setattr(wandb, "init", init)
+    error = refused(*on(tree, "--wandb", "--wandb_key", KEY))
+    assert "The key (key) is not valid; give a valid --wandb_key" in error
