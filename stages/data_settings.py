@@ -98,8 +98,8 @@ class SpeechCommands(Settings):
     seed: int
     draws: Positive
     volume: Share
-    coefficients: Positive
-    window: Positive
+    coefficients: Annotated[int, Field(gt=0, le=data.Mfcc().mels)]
+    window: Annotated[int, Field(gt=0, le=data.RATE)]
     hop: Positive
 
     def available(self, root: Path) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx import models
 from ecqx.data import Split, TensorData
@@ -50,5 +50,11 @@ def load_data(suite: str, task: TaskSettings) -> TensorData:
 
 
 def _enlarged(split: Split, times: int) -> Split:
-    inputs = split.inputs.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)
-    return replace(split, inputs=inputs)
+    targets = split.targets
+    if targets.ndim > 2:  # labels of pixels
+        targets = _repeated(targets, times)
+    return replace(split, inputs=_repeated(split.inputs, times), targets=targets)
+
+
+def _repeated(pixels: Tensor, times: int) -> Tensor:
+    return pixels.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)

@@ -1,7 +1,7 @@
 """Data sets as tensors."""
 
 from ecqx.data.archives import ARCHIVES
-from ecqx.data.audio import Disturbance, Mfcc
+from ecqx.data.audio import RATE, Disturbance, Mfcc
 from ecqx.data.cifar import cifar, cifar_source
 from ecqx.data.digits import digits
 from ecqx.data.folder import image_folder
@@ -11,6 +11,7 @@ from ecqx.data.voc import voc, voc_source
 
 __all__ = [
     "ARCHIVES",
+    "RATE",
     "Disturbance",
     "Mfcc",
     "Preparation",

@@ -1,0 +1,334 @@
+"""Where data and checkpoints are looked for, and what the first stage makes of them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import socket
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ecqx.checkpoint import read_tensors
+from ecqx.data import TensorData, downloads, speech
+from ecqx.errors import InputError
+from stages import download
+from stages.command import run_command_line
+from stages.data_settings import Digits, ImageFolder
+from stages.roots import VARIABLE, choose, data_roots, find_checkpoint
+from stages.settings import Start
+
+REPOSITORY = Path(__file__).parents[1]
+PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+
+
+def one_line(error: BaseException) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with no folder named from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    return tmp_path
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def roots_of(data: object) -> list[Path]:
+    Path("params.yaml").write_text(yaml.safe_dump({"suite": "x", "data": data}))
+    return data_roots()
+
+
+def test_roots_are_a_folder_or_several() -> None:
+    assert roots_of({"root": "here"}) == [Path("here")]
+    assert roots_of({"root": ["here", "../there"]}) == [Path("here"), Path("../there")]
+    assert roots_of({"root": "~/sets"}) == [Path.home() / "sets"]
+
+
+@pytest.mark.parametrize(
+    "data", [None, [], "datasets", {}, *({"root": r} for r in (None, [], "", 5, [1], ["x", ""]))]
+)
+def test_roots_that_are_none(data: object) -> None:
+    with pytest.raises(InputError) as caught:
+        roots_of(data)
+    expected = "params.yaml: data.root must be a folder, or a list of folders"
+    assert one_line(caught.value) == expected
+
+
+def test_settings_without_the_section() -> None:
+    Path("params.yaml").write_text("suites: {}\n")
+    with pytest.raises(InputError, match=r"data\.root"):
+        data_roots()
+
+
+def test_the_environment_names_a_folder_in_their_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(folder))
+    assert roots_of({"root": "here"}) == [folder]
+    monkeypatch.setenv(VARIABLE, "")
+    assert roots_of({"root": "here"}) == [Path("here")]
+    (folder / "file").touch()
+    for wrong in ("missing", "file"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(InputError) as caught:
+            roots_of({"root": "here"})
+        assert one_line(caught.value) == f"{VARIABLE}: {wrong} is no folder with data sets"
+
+
+def test_the_root_of_this_repository() -> None:
+    assert all(isinstance(root, Path) for root in data_roots(REPOSITORY / "params.yaml"))
+
+
+# -- data sets -------------------------------------------------------------------------------------
+
+
+def things(path: str = "things", validation: int = 2) -> ImageFolder:
+    return ImageFolder(name="image_folder", path=path, validation=validation, seed=0, size=8)
+
+
+def write_images(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for word in ("ant", "bee"):
+            (path / split / word).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path / split / word / f"{i}.png")
+    return path
+
+
+def test_the_first_data_set_that_is_at_hand_is_taken(folder: Path) -> None:
+    roots = [folder / "one", folder / "two"]
+    first, second, last = things("first"), things("second"), things("last")
+    assert choose([first, second, last], roots) == (last, roots[0])
+    write_images(roots[1] / "second")
+    assert choose([first, second, last], roots) == (second, roots[1])
+    write_images(roots[0] / "second")
+    assert choose([first, second, last], roots) == (second, roots[0])
+    # The order of the data sets counts for more than that of the folders.
+    write_images(roots[1] / "first")
+    assert choose([first, second, last], roots) == (first, roots[1])
+    digits = Digits(name="digits", seed=0)
+    assert choose([last, digits], roots) == (digits, roots[0])
+
+
+@pytest.mark.parametrize("ending", [".tar.xz", ".tar.gz", ".tar"])
+def test_archives_count_as_being_at_hand(folder: Path, ending: str) -> None:
+    tree = write_images(folder / "things")
+    whole = things().build(folder, 1)
+    path = folder / "packed" / f"things{ending}"
+    path.parent.mkdir()
+    with tarfile.open(path, "w" if ending == ".tar" else f"w:{ending[5:]}") as tar:  # type: ignore[call-overload]
+        tar.add(tree, "things")
+    assert things().available(path.parent)
+    packed = things().build(path.parent, 1)
+    assert torch.equal(packed.train.inputs, whole.train.inputs)
+    assert packed.label == whole.label == "things"
+
+
+def test_an_image_folder_that_is_nowhere(folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        things().build(folder, 1)
+    assert one_line(caught.value).startswith(f"{folder / 'things'}: no such folder (train/<class>/")
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["", "models", "../models"])
+def test_checkpoints_lie_in_the_root_or_its_models_or_beside_it(folder: Path, place: str) -> None:
+    roots = [folder / "a" / "data", folder / "b" / "data"]
+    for root in roots:
+        root.mkdir(parents=True)
+    file = (roots[1] / place).resolve() / "start.pt"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    found = find_checkpoint(Start(checkpoint="start.pt"), roots)
+    assert found is not None
+    assert found.resolve() == file
+    (roots[0] / "start.pt").touch()
+    assert find_checkpoint(Start(checkpoint="start.pt"), roots) == roots[0] / "start.pt"
+
+
+def test_checkpoints_that_are_nowhere(folder: Path) -> None:
+    (folder / "start.pt").mkdir()  # a folder is no checkpoint
+    assert find_checkpoint(Start(checkpoint="start.pt", required=False), [folder]) is None
+    with pytest.raises(InputError) as caught:
+        find_checkpoint(Start(checkpoint="start.pt"), [folder, folder / "x"])
+    message = one_line(caught.value)
+    assert message.startswith(f"start.pt: not in {folder} or {folder / 'x'}, ")
+    assert "data.root" in message
+    assert VARIABLE in message
+
+
+# -- the stage -------------------------------------------------------------------------------------
+
+Ran = tuple[int, str]
+Run = Callable[..., Ran]
+START = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, 2.0])}
+
+
+def params(data: list[dict[str, Any]], start: dict[str, Any] | None, **root: object) -> str:
+    """The settings of this repository with one suite, ``made``, of one task."""
+    suite = copy.deepcopy(PARAMS["suites"]["smoke"])
+    model = {"name": "mlp_gsc", "in_features": 192, "num_classes": 2}
+    task = {"title": "MLP", "data": "made", "model": model}
+    suite["data"] = {"made": data}
+    suite["tasks"] = {"mlp": task | ({"start": start} if start else {})}
+    suite["pretrain"] = {"mlp": suite["pretrain"]["mlp"]}
+    suite["quantize"]["tasks"] = {"mlp": suite["quantize"]["tasks"]["mlp"]}
+    return yaml.safe_dump(
+        {"suite": "made", "data": {"root": "sets"} | root, "suites": {"made": suite}}
+    )
+
+
+IMAGES = {"name": "image_folder", "path": "things", "validation": 2, "seed": 0, "size": 8}
+SPEECH = {
+    **{"name": "speech_commands", "archive": "test", "seed": 0, "draws": 2, "volume": 0.1},
+    **{"coefficients": 15, "window": 4096, "hop": 640},
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the stage: its exit code and what it wrote to stderr."""
+
+    def stage(content: str) -> Ran:
+        Path("params.yaml").write_text(content)
+        monkeypatch.setattr(sys, "argv", ["download", "made"])
+        code = run_command_line(download.main)
+        out, error = capfd.readouterr()
+        assert out == ""
+        return code, error
+
+    return stage
+
+
+def files(folder: Path) -> set[str]:
+    """What lies in the working directory, but for the given data and the settings."""
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return {name for name in found if not name.startswith(("sets/", "params.yaml"))}
+
+
+def test_data_and_starting_weights_are_written(folder: Path, run: Run) -> None:
+    write_images(folder / "sets" / "things")
+    (folder / "models").mkdir()
+    torch.save({"state_dict": START}, folder / "models" / "start.pt")
+    assert run(params([SPEECH, IMAGES], {"checkpoint": "start.pt"})) == (0, "made: things\n")
+    written = {"data/made/made.safetensors", "data/made/starts/mlp.safetensors"}
+    assert files(folder) == written | {"models/start.pt"}
+    data = TensorData.load("data/made/made.safetensors")
+    assert data.classes == ("ant", "bee")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [6, 2, 4]
+    expected = things().build(folder / "sets", 1)
+    assert torch.equal(data.test.inputs, expected.test.inputs)
+    assert data.train.preparation == expected.train.preparation
+    state, _ = read_tensors("data/made/starts/mlp.safetensors")
+    assert state.keys() == START.keys()
+    assert all(torch.equal(state[name], START[name]) for name in START)
+    # Once more: the same bytes.
+    before = {name: (folder / name).read_bytes() for name in written}
+    assert run(params([SPEECH, IMAGES], {"checkpoint": "start.pt"}))[0] == 0
+    assert {name: (folder / name).read_bytes() for name in written} == before
+
+
+def test_the_environment_decides_where_to_look(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(folder / "elsewhere" / "things")
+    monkeypatch.setenv(VARIABLE, "elsewhere")
+    assert run(params([IMAGES], None)) == (0, "made: things\n")
+    monkeypatch.setenv(VARIABLE, "nowhere")
+    before = files(folder)
+    assert run(params([IMAGES], None)) == (2, f"{VARIABLE}: nowhere is no folder with data sets\n")
+    assert files(folder) == before
+
+
+def test_a_start_that_is_not_required_may_be_missing(folder: Path, run: Run) -> None:
+    write_images(folder / "sets" / "things")
+    settings = params([IMAGES], {"checkpoint": "start.pt", "required": False})
+    torch.save(START, folder / "sets" / "start.pt")
+    assert run(settings)[0] == 0
+    assert (folder / "data/made/starts/mlp.safetensors").is_file()
+    (folder / "sets" / "start.pt").unlink()
+    code, said = run(settings)
+    assert code == 0
+    assert "MLP: no start.pt, starts at random\n" in said
+    # Weights of an earlier run would be taken for this one's.
+    assert files(folder) == {"data/made/made.safetensors"}
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint", b""])
+def test_a_start_that_is_missing_or_damaged_is_told_before_data_are_read(
+    folder: Path, run: Run, content: bytes | None
+) -> None:
+    write_images(folder / "sets" / "things")
+    if content is not None:
+        (folder / "sets" / "start.pt").write_bytes(content)
+    code, said = run(params([IMAGES], {"checkpoint": "start.pt"}))
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "start.pt" in said
+    assert files(folder) == set()
+
+
+def test_data_that_cannot_be_read_leave_nothing(folder: Path, run: Run) -> None:
+    path = write_images(folder / "sets" / "things")
+    torch.save(START, folder / "sets" / "start.pt")
+    (path / "train" / "bee" / "3.png").write_bytes(b"no image")
+    code, said = run(params([IMAGES], {"checkpoint": "start.pt"}))
+    assert code == 2
+    assert said.startswith("sets/things: train/bee/3.png: ")
+    assert said.count("\n") == 1
+    assert files(folder) == set()
+
+
+@pytest.mark.parametrize("root", [None, [], 5])
+def test_settings_without_a_root(folder: Path, run: Run, root: object) -> None:
+    code, said = run(params([IMAGES], None, root=root))
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("params.yaml: data.root must be")
+    assert files(folder) == set()
+
+
+def test_without_network_and_data(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/archive.tar.gz"
+        closed = replace(speech.SOURCES["test"], url=url)
+        monkeypatch.setitem(speech.SOURCES, "test", closed)
+        monkeypatch.setattr(downloads, "PAUSES", (0.0,))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        code, said = run(params([IMAGES, SPEECH], None, root=["sets", "other"]))
+    assert (code, said.count("\n")) == (2, 1)
+    assert url in said
+    assert "data.root" in said
+    assert VARIABLE in said
+    assert files(folder) == set()
+    assert not [path for path in folder.rglob("sets/*") if path.is_file()]
+
+
+def test_a_damaged_archive_is_told(folder: Path, run: Run) -> None:
+    tree, packed = write_images(folder / "tree"), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as tar:
+        tar.add(tree, "things")
+    (folder / "sets").mkdir()
+    (folder / "sets" / "things.tar.xz").write_bytes(packed.getvalue()[:-200])
+    code, said = run(params([IMAGES], None))
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("sets/things.tar.xz: ")
+    assert not (folder / "data").exists()
