@@ -39,7 +39,8 @@ dry-run: setup
 	@$(python) -m stages.suite "$(SUITE)" -- dvc repro --dry --force
 
 test: setup
-	@$(one_thread) $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(one_thread) $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 check: setup
 	@$(python) -m stages.check $(suite_name) $(if $(JUNIT),--junit "$(JUNIT)")

@@ -129,6 +129,26 @@ class FileInfo:
         """Four bytes for each float element over the size of the file."""
         return 4 * self.float_elements / self.size.total
 
+    @property
+    def quantized_elements(self) -> int:
+        """Elements of all quantized tensors whose integers were looked at."""
+        return sum(record.elements for record in self.tensors if record.sparsity is not None)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of zeros among them; None where there are none."""
+        return self._mean([(r.elements, r.sparsity) for r in self.tensors])
+
+    @property
+    def entropy(self) -> float | None:
+        """Their first-order entropy, mean in bits per weight; None where there are none."""
+        return self._mean([(r.elements, r.entropy) for r in self.tensors])
+
+    def _mean(self, values: list[tuple[int, float | None]]) -> float | None:
+        elements = self.quantized_elements
+        known = [(n, value) for n, value in values if value is not None]
+        return sum(n * value for n, value in known) / elements if elements else None
+
 
 def save(
     path: str | Path,

@@ -239,23 +239,6 @@ def _summary(path: Path, contents: FileInfo) -> str:
     )
 
 
-def _quantized_totals(contents: FileInfo) -> dict[str, Any]:
-    """Elements, sparsity and entropy over all quantized weights together."""
-    counted = [
-        (record.elements, record.sparsity, record.entropy)
-        for record in contents.tensors
-        if record.sparsity is not None and record.entropy is not None
-    ]
-    elements = sum(n for n, _, _ in counted)
-    return {
-        "elements": elements,
-        "sparsity": sum(n * s for n, s, _ in counted) / elements if elements else None,
-        "entropy_bits_per_weight": sum(n * e for n, _, e in counted) / elements
-        if elements
-        else None,
-    }
-
-
 def _as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
     return {
         "file": str(path),
@@ -264,7 +247,11 @@ def _as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
         "other_bytes": contents.size.other,
         "float_elements": contents.float_elements,
         "compression_ratio": contents.compression_ratio,
-        "quantized": _quantized_totals(contents),
+        "quantized": {
+            "elements": contents.quantized_elements,
+            "sparsity": contents.sparsity,
+            "entropy_bits_per_weight": contents.entropy,
+        },
         "tensors": [_record_as_json(record) for record in contents.tensors],
     }
 
@@ -286,7 +273,6 @@ def _record_as_json(record: TensorRecord) -> dict[str, Any]:
 def _table(contents: FileInfo) -> str:
     from tabulate import tabulate
 
-    totals = _quantized_totals(contents)
     rows = [
         (
             record.name,
@@ -306,8 +292,8 @@ def _table(contents: FileInfo) -> str:
             f"{sum(record.elements for record in contents.tensors):,}",
             "",
             "",
-            _number(totals["sparsity"], ".1%"),
-            _number(totals["entropy_bits_per_weight"], ".3f"),
+            _number(contents.sparsity, ".1%"),
+            _number(contents.entropy, ".3f"),
             f"{contents.size.total:,}",
             f"{contents.compression_ratio:.2f}",
         )

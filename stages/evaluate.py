@@ -193,28 +193,18 @@ def _start(suite: str, wanted: Suite, run: dict[str, Any]) -> str:
 def _measures(result: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     """What one run gave."""
     info: FileInfo = result["info"]
-    sparsity, entropy = _weighted_means(info)
     return {
         "accuracy_validation": result["accuracy_validation"],
         "accuracy": result["accuracy"],
         "other_metrics": result["other_metrics"],
-        "sparsity": sparsity,
+        "sparsity": info.sparsity,
         "parameters": info.float_elements,
         "bytes": file["bytes"],
         "bytes_integers": file["bytes_integers"],
         "bytes_other": file["bytes_other"],
         "compression_ratio": info.compression_ratio,
-        "entropy_bits_per_weight": entropy,
+        "entropy_bits_per_weight": info.entropy,
     }
-
-
-def _weighted_means(info: FileInfo) -> tuple[float, float]:
-    """Sparsity and first-order entropy over all quantized weights of a file."""
-    layers = [record for record in info.tensors if record.kind == "quantized"]
-    elements = sum(layer.elements for layer in layers)
-    sparsity = sum((layer.sparsity or 0.0) * layer.elements for layer in layers) / elements
-    entropy = sum((layer.entropy or 0.0) * layer.elements for layer in layers) / elements
-    return sparsity, entropy
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

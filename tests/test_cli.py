@@ -11,28 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from running import Run, in_this_process
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ecqx import bitstream, cli
+from ecqx import bitstream
 from ecqx.assignment import assign
 from ecqx.centroids import CentroidGrid
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command in this process: exit code, stdout, stderr."""
-
-    def run_command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ecqx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run_command
+    return in_this_process(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -62,7 +62,13 @@ class Source:
 
 def is_at_hand(source: Source, root: str | Path) -> bool:
     """Whether a source is found below a folder, whole or not."""
-    return any((Path(root) / name).exists() for name in (*source.found_as, source.file))
+    return _found(source, Path(root)) is not None
+
+
+def _found(source: Source, root: Path) -> str | None:
+    """The best of a source's names that stands below a folder."""
+    names = (*source.found_as, source.file)
+    return next((name for name in names if (root / name).exists()), None)
 
 
 def provide(source: Source, root: str | Path) -> Path:
@@ -93,11 +99,10 @@ def provide(source: Source, root: str | Path) -> Path:
     root = Path(root)
     path = root / source.file
     try:
-        for name in (*source.found_as, source.file):
-            if (root / name).exists():
-                if name == source.file:
-                    _check(path, source)
-                return root / name
+        if (name := _found(source, root)) is not None:
+            if name == source.file:
+                _check(path, source)
+            return root / name
         with locked(path):
             if not path.exists():
                 _download(source, path)

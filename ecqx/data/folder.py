@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecqx.data.archives import ARCHIVES, members, names
+from ecqx.data.cifar import STATISTICS
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 
-# Of the published code, for CIFAR-10.
-MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-DEVIATION = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+MEAN, DEVIATION = STATISTICS[10]
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 

@@ -188,7 +188,11 @@ def split_of(name: str) -> str:
     file = name.split("/")[-1]
     speaker = SPEAKER.search(file)
     key = speaker.group(1) if speaker else file.split(".")[0]
-    share = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
+    return _split_at(int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32)
+
+
+def _split_at(share: float) -> str:
+    """Split of what lies at a share of the whole: 80 % for training, 10 each for the others."""
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
 
 
@@ -264,9 +268,7 @@ def _seconds(path: Path, recordings: list[Clip]) -> dict[str, Clip]:
     for recording in recordings:
         seconds = [recording[i : i + RATE] for i in range(0, len(recording) - RATE + 1, RATE)]
         for i, second in enumerate(seconds):
-            share = i / len(seconds)
-            split = "train" if share < 0.8 else "validation" if share < 0.9 else "test"
-            parts[split].append(second)
+            parts[_split_at(i / len(seconds))].append(second)
     if len(parts) < len(SPLITS):
         raise InputError(f"{path}: needs a recording of 10 seconds or more in {BACKGROUND}")
     return {split: np.stack(parts[split]) for split in SPLITS}

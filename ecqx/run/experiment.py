@@ -21,7 +21,7 @@ from ecqx.run.places import new_folders_removed
 from ecqx.run.prepare import Prepared, prepare, split_weights
 from ecqx.run.result import Result, encoded_model, record_file, telling_settings
 from ecqx.run.settings import EXCLUDED, RunSettings
-from ecqx.run.trainer import ReportingTrainer
+from ecqx.run.trainer import SeededTrainer
 from ecqx.tracking import NoTracker, Tracker, WandbTracker
 from ecqx.training import Epoch, FitSettings, scores
 
@@ -134,21 +134,22 @@ class _Experiment:
         settings, loaded = self.prepared.settings, self.prepared.loaded
         metric = f"validation {loaded.train.objective.metric}"
 
-        def report(number: int, epoch: Epoch) -> None:
+        def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
             self.tracker.log({f"{phase}/{name}": value for name, value in numbers.items()})
             if settings.verbose:
                 self.say(
-                    f"{phase}, epoch {number} of {fit.epochs}: loss {epoch.loss:.4f}, "
-                    f"{metric} {epoch.accuracy:.2%}, sparsity {epoch.sparsity:.2%}"
+                    f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
+                    f"loss {epoch.loss:.4f}, {metric} {epoch.accuracy:.2%}, "
+                    f"sparsity {epoch.sparsity:.2%}"
                 )
 
         if progress.exists():
             self.warn(f"{phase} goes on after its last finished epoch")
-        trainer = ReportingTrainer(
-            self.prepared.model, loaded, fit, settings.seed, quantizer, report, settings.verbose
+        trainer = SeededTrainer(
+            self.prepared.model, loaded, fit, settings.seed, quantizer, settings.verbose
         )
-        return trainer.fit(resume=progress)
+        return trainer.fit(resume=progress, on_epoch=report)
 
     def _scores(self, model: nn.Module) -> Scores:
         """All metrics on the test split."""
@@ -157,12 +158,9 @@ class _Experiment:
     def _result(self, fit: FitSettings, history: list[Epoch], scored: dict[str, Scores]) -> Result:
         prepared = self.prepared
         contents = bitstream.inspect(encoded_model(prepared.settings))
-        counted = [
-            (record.elements, record.sparsity, record.entropy)
-            for record in contents.tensors
-            if record.sparsity is not None and record.entropy is not None
-        ]
-        elements = sum(n for n, _, _ in counted)
+        # A quantizer has a weight to quantize.
+        assert contents.sparsity is not None
+        assert contents.entropy is not None
         return Result(
             settings=prepared.settings,
             fit=fit,
@@ -173,8 +171,8 @@ class _Experiment:
             scores=scored,
             history=history,
             kept=split_weights(prepared.model)[1],
-            sparsity=sum(n * sparsity for n, sparsity, _ in counted) / elements,
-            entropy=sum(n * entropy for n, _, entropy in counted) / elements,
+            sparsity=contents.sparsity,
+            entropy=contents.entropy,
             size=contents.size.total,
             compression_ratio=contents.compression_ratio,
         )

@@ -1,9 +1,8 @@
-"""A trainer that tells how it goes."""
+"""A trainer whose dropout can be resumed, with a bar over batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,9 @@ from ecqx.data import TensorData
 from ecqx.quantizer import ECQx
 from ecqx.training import Epoch, FitSettings, Trainer
 
-Report = Callable[[int, Epoch], None]
 
-
-class ReportingTrainer(Trainer):
-    """Reports each epoch, and draws dropout anew from the number of the epoch.
+class SeededTrainer(Trainer):
+    """Draws dropout anew from the number of the epoch.
 
     So a training that was interrupted ends as if it had not been.
 
@@ -28,8 +25,6 @@ class ReportingTrainer(Trainer):
     settings : FitSettings
     seed : int
     quantizer : ECQx, optional
-    report : callable
-        Takes the number of an epoch, from one, and its record.
     progress : bool
         Show a bar over the batches of an epoch (silent where the output is no terminal).
     """
@@ -41,16 +36,15 @@ class ReportingTrainer(Trainer):
         settings: FitSettings,
         seed: int,
         quantizer: ECQx | None,
-        report: Report,
         progress: bool,
     ) -> None:
         super().__init__(model, loaded.train, loaded.validation, settings, seed, quantizer)
-        self.seed, self.report = seed, report
+        self.seed = seed
         self.hidden = None if progress else True
         self.bar = tqdm(disable=True)
 
     def run_epoch(self) -> Epoch:
-        """Train one epoch and report it."""
+        """Train one epoch."""
         number = len(self.history) + 1
         torch.manual_seed(self.seed + number)
         batches = math.ceil(len(self.train) / self.settings.batch_size)
@@ -58,9 +52,7 @@ class ReportingTrainer(Trainer):
         with tqdm(
             total=total, unit="batch", desc=f"epoch {number}", leave=False, disable=self.hidden
         ) as self.bar:
-            epoch = super().run_epoch()
-        self.report(number, epoch)
-        return epoch
+            return super().run_epoch()
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One training step on one batch; returns the loss."""
