@@ -8,6 +8,9 @@ costs; neither builds the n x K cost tensor here.
 * ECQx multiplies only the zero cluster's cost, so a weight decides between zero and its best
   non-zero cluster: it goes to zero iff β exceeds a value ``t`` of its own. A wanted number of
   zeros is a rank among the ``t``.
+
+Layers on the CPU are left to the compiled loops of `ecqx.compiled`; those on another device take
+the same steps with tensors, without waiting for the device.
 """
 
 from __future__ import annotations
@@ -15,237 +18,66 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ecqx.centroids import (
+from ecqx.centroids import CentroidGrid, GridStack, checked_weight, is_finite
+from ecqx.envelope import envelope_bounds
+from ecqx.information import (
     LAMBDA_MAX_CHOICES,
     PMF_CHOICES,
-    CentroidGrid,
+    SMALLEST_FLOAT64,
     LambdaMax,
     Pmf,
-    checked_weight,
+    Survey,
     information_cost,
-    is_finite,
-    round_down,
 )
 
 RELEVANCE_EPSILON = 1e-12
-SMALLEST_FLOAT64 = 5e-324
+# For sums such as 0.1 * 30, which are a hair beside the whole number.
+ALLOWANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """Lower envelope of equally curved parabolas.
+class AssignmentSettings:
+    """How weights are assigned; see `assign`.
 
-    Attributes
-    ----------
-    bounds : Tensor of float32, shape (m - 1,)
-        Ascending; interval ``i`` ends at ``bounds[i]``, which belongs to it.
-    owners : Tensor of int32, shape (m,)
-        Index of the parabola that is lowest in each interval.
+    Raises
+    ------
+    ValueError
+        With one line for the first setting that is out of range.
     """
 
-    bounds: Tensor
-    owners: Tensor
+    lam: float = 0.05
+    p: float = 0.1
+    sparsity_band: tuple[float, float] | None = None
+    pmf: Pmf = "published"
+    lambda_max: LambdaMax = "published"
 
-    def lookup(self, weight: Tensor) -> Tensor:
-        """Index of the lowest parabola at each weight; int32, shape of ``weight``."""
-        interval = torch.bucketize(weight.flatten(), self.bounds, out_int32=True)
-        return self.owners.index_select(0, interval).reshape(weight.shape)
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lam) and self.lam >= 0):
+            raise ValueError(f"lam (Lambda) must be a finite number, at least 0, not {self.lam}")
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p must lie in [0, 1], not {self.p}")
+        if self.sparsity_band is not None:
+            low, high = self.sparsity_band
+            if not -1 <= low <= high <= 1:
+                raise ValueError(
+                    f"sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
+                    f"not {tuple(self.sparsity_band)}"
+                )
+        if self.pmf not in PMF_CHOICES:
+            raise ValueError(f"pmf must be one of {', '.join(PMF_CHOICES)}, not {self.pmf!r}")
+        if self.lambda_max not in LAMBDA_MAX_CHOICES:
+            choices = ", ".join(LAMBDA_MAX_CHOICES)
+            raise ValueError(f"lambda_max must be one of {choices}, not {self.lambda_max!r}")
 
-    def count(self, weight: Tensor, owner: int) -> int:
-        """How many weights parabola ``owner`` is lowest at."""
-        place = torch.nonzero(self.owners == owner).flatten().tolist()
-        if not place:
-            return 0
-        edges = [-math.inf, *self.bounds.tolist(), math.inf]
-        low, high = edges[place[0]], edges[place[0] + 1]
-        return int(((weight > low) & (weight <= high)).sum())
-
-
-def lower_envelope(centers: Sequence[float], offsets: Sequence[float]) -> Envelope:
-    """Lower envelope of the parabolas ``(w - center)² + offset``.
-
-    Parameters
-    ----------
-    centers : sequence of float
-        Ascending, equal neighbours allowed.
-    offsets : sequence of float
-        At least one finite; an infinite one takes its parabola out.
-
-    Returns
-    -------
-    Envelope
-        On the CPU. Where two parabolas are equal the lower index owns the point.
-    """
-    owners: list[int] = []
-    bounds: list[float] = []
-
-    def crossing(i: int, j: int) -> float:
-        middle = (centers[i] + centers[j]) / 2
-        return middle + (offsets[j] - offsets[i]) / (2 * (centers[j] - centers[i]))
-
-    for j in range(len(centers)):
-        if math.isinf(offsets[j]):
-            continue
-        if owners and centers[owners[-1]] == centers[j]:
-            if offsets[owners[-1]] <= offsets[j]:
-                continue
-            owners.pop()
-            del bounds[len(owners) - 1 :]
-        while bounds and crossing(owners[-1], j) <= bounds[-1]:
-            owners.pop()
-            bounds.pop()
-        if owners:
-            bounds.append(crossing(owners[-1], j))
-        owners.append(j)
-    return Envelope(
-        bounds=round_down(torch.tensor(bounds, dtype=torch.float64)),
-        owners=torch.tensor(owners, dtype=torch.int32),
-    )
-
-
-def ecq_index(weight: Tensor, grid: CentroidGrid, info_cost: Tensor | None) -> Tensor:
-    """ECQ assignment ``argmin_c (w - w_c)² + λ I_c``.
-
-    Parameters
-    ----------
-    weight : Tensor of float32
-    grid : CentroidGrid
-    info_cost : Tensor of float64, shape (K,), or None
-        λ·I_c; None for distances alone.
-
-    Returns
-    -------
-    Tensor of int32, shape of ``weight``
-    """
-    offsets = [0.0] * len(grid) if info_cost is None else info_cost.tolist()
-    return _envelope_on(weight, grid, offsets).lookup(weight)
-
-
-def _envelope_on(weight: Tensor, grid: CentroidGrid, offsets: Sequence[float]) -> Envelope:
-    envelope = lower_envelope(grid.values.tolist(), offsets)
-    return Envelope(envelope.bounds.to(weight.device), envelope.owners.to(weight.device))
-
-
-def ecqx_index(
-    weight: Tensor,
-    grid: CentroidGrid,
-    info_cost: Tensor,
-    relevance: Tensor,
-    band: tuple[float, float],
-) -> Tensor:
-    """ECQx assignment: the zero cluster's cost is multiplied by ``2 (R + 1e-12)^β``.
-
-    β starts at its neutral value ``ln ½ / ln mean(R)``, at which a weight of mean relevance has
-    factor one, and is moved as little as needed, within [0, 1], for the sparsity to lie in
-    ``band`` around ECQ's own.
-
-    Parameters
-    ----------
-    weight : Tensor of float32
-    grid : CentroidGrid
-    info_cost : Tensor of float64, shape (K,)
-        λ·I_c.
-    relevance : Tensor of float32
-        Relevance of the weights, any sign; its magnitude counts. Shape of ``weight``.
-    band : (float, float)
-        Lowest and highest sparsity, relative to ECQ's.
-
-    Returns
-    -------
-    Tensor of int32, shape of ``weight``
-        ECQ's assignment where the relevance says nothing: mean(R) is 0, or not below 1.
-    """
-    plain = _envelope_on(weight, grid, info_cost.tolist())
-    R = relative_relevance(relevance)
-    mean = float(R.mean())
-    offsets = info_cost.tolist()
-    offsets[grid.zero] = math.inf
-    if not 0 < mean < 1 or all(map(math.isinf, offsets)):
-        return plain.lookup(weight)
-    nonzero = _envelope_on(weight, grid, offsets).lookup(weight)
-    t = zero_threshold(weight, grid, info_cost, nonzero, R)
-    n, ecq_zeros = weight.numel(), plain.count(weight, grid.zero)
-    # The allowance is for sums such as 0.1 * 30, which are a hair beside the whole number.
-    fewest = math.ceil(ecq_zeros + band[0] * n - 1e-6)
-    most = math.floor(ecq_zeros + band[1] * n + 1e-6)
-    zeros = zero_set(t, math.log(0.5) / math.log(mean), fewest, most)
-    return nonzero.masked_fill_(zeros, grid.zero)
-
-
-def relative_relevance(relevance: Tensor) -> Tensor:
-    """R = |r| / (max|r| + 1e-12) in [0, 1]: float32 arithmetic, so that the largest R is one."""
-    magnitude = relevance.abs()
-    return magnitude.div_(magnitude.max() + RELEVANCE_EPSILON).to(torch.float64)
-
-
-def zero_threshold(
-    weight: Tensor, grid: CentroidGrid, info_cost: Tensor, nonzero: Tensor, R: Tensor
-) -> Tensor:
-    """The β above which each weight goes to the zero cluster.
-
-    ``2 c₀ R^β < c₊`` iff ``β > t = ln(c₊ / 2c₀) / ln R``, with c₀ the cost at zero and c₊ the
-    lowest cost elsewhere. Where R = 1 the factor does not depend on β, and t is beyond any β.
-
-    Parameters
-    ----------
-    weight, info_cost
-        As for `ecqx_index`.
-    nonzero : Tensor of int32
-        Best non-zero cluster of each weight.
-    R : Tensor of float64
-        Relevance in [0, 1].
-
-    Returns
-    -------
-    Tensor of float64, shape of ``weight``
-    """
-    w = weight.to(torch.float64)
-    values, cost = grid.values.to(torch.float64), info_cost.to(weight.device)
-    at_zero = w.square().add_(cost[grid.zero]).mul_(2)
-    chosen = nonzero.flatten()
-    elsewhere = w.sub_(values.index_select(0, chosen).reshape(w.shape)).square_()
-    elsewhere.add_(cost.index_select(0, chosen).reshape(w.shape))
-    log_R = R.add(RELEVANCE_EPSILON).log_().clamp_(max=-SMALLEST_FLOAT64)
-    return elsewhere.div_(at_zero).log_().div_(log_R)
-
-
-def zero_set(t: Tensor, beta: float, fewest: int, most: int) -> Tensor:
-    """Which weights go to zero: ``t < β`` for the β nearest to ``beta`` that meets the band.
-
-    Parameters
-    ----------
-    t : Tensor of float64
-        From `zero_threshold`.
-    beta : float
-        Neutral β; kept, even above 1, if its number of zeros lies in the band.
-    fewest, most : int
-        Band of the number of zeros. Otherwise β lies in [0, 1]: if one value of ``t`` is shared
-        by so many weights that no β meets the band, or ``fewest`` is out of reach, the largest
-        number of zeros not above ``most`` is taken.
-
-    Returns
-    -------
-    Tensor of bool, shape of ``t``
-    """
-    neutral = t < beta
-    count = int(neutral.sum())
-    if fewest <= count <= most:
-        return neutral
-    least, reachable = t < 0, t < 1
-    always = int(least.sum())
-    wanted = fewest if count < fewest else most
-    if wanted <= always:
-        return least
-    open_t = t[reachable & ~least]
-    if wanted - always >= open_t.numel():
-        return reachable
-    cut = open_t.kthvalue(wanted - always).values
-    zeros = t <= cut
-    return zeros if int(zeros.sum()) <= most else t < cut
+    @property
+    def band(self) -> tuple[float, float]:
+        """Lowest and highest sparsity of ECQx, relative to ECQ's."""
+        return self.sparsity_band if self.sparsity_band is not None else (-self.p, 0.0)
 
 
 def assign(
@@ -300,20 +132,230 @@ def assign(
     >>> assign(weight, grid, lam=0.0) - grid.zero
     tensor([-1,  0,  0,  0,  1], dtype=torch.int32)
     """
+    settings = AssignmentSettings(lam, p, sparsity_band, pmf, lambda_max)
     weight = checked_weight(weight).contiguous()
-    check_settings(lam, p, sparsity_band, pmf, lambda_max)
     if largest_layer_size is not None and largest_layer_size < weight.numel():
         raise ValueError(
             f"largest_layer_size must be at least the layer's own {weight.numel()} elements, "
             f"not {largest_layer_size}"
         )
     if relevance is not None:
-        relevance = checked_relevance(relevance, weight)
-    info_cost = information_cost(weight, grid, lam, largest_layer_size, pmf, lambda_max)
-    if relevance is None or info_cost is None:
-        return ecq_index(weight, grid, info_cost)
-    band = sparsity_band if sparsity_band is not None else (-p, 0.0)
-    return ecqx_index(weight, grid, info_cost, relevance, band)
+        relevance = checked_relevance(relevance, weight).contiguous()
+    index = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
+    assign_layers(
+        [weight],
+        GridStack.of([grid]),
+        settings,
+        None if relevance is None else [relevance],
+        largest_layer_size or weight.numel(),
+        [index],
+    )
+    return index
+
+
+def assign_layers(
+    weights: Sequence[Tensor],
+    grids: GridStack,
+    settings: AssignmentSettings,
+    relevances: Sequence[Tensor] | None,
+    largest_layer_size: int,
+    indices: Sequence[Tensor],
+) -> None:
+    """Assign the weights of several layers.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        Contiguous, float32, finite, on one device.
+    grids : GridStack
+        One grid a layer.
+    settings : AssignmentSettings
+    relevances : sequence of Tensor or None
+        Contiguous, float32, finite, of the shapes of ``weights``: ECQx. None: ECQ.
+    largest_layer_size : int
+        Elements of the model's largest quantized layer.
+    indices : sequence of Tensor
+        Contiguous, int32, of the shapes of ``weights``: the indices of the centroids go there.
+    """
+    flat = [weight.flatten() for weight in weights]
+    targets = [index.view(-1) for index in indices]
+    if settings.lam == 0:
+        for weight, middles, target in zip(flat, grids.middles, targets, strict=True):
+            _lookup(weight, middles, target)
+        return
+    cost = information_cost(
+        survey(flat, grids),
+        grids,
+        settings.lam,
+        [weight.numel() for weight in flat],
+        largest_layer_size,
+        settings.pmf,
+        settings.lambda_max,
+    )
+    plain = envelope_bounds(grids.values, cost)
+    if relevances is None:
+        for weight, bounds, target in zip(flat, plain, targets, strict=True):
+            _lookup(weight, bounds, target)
+        return
+    nonzero = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
+    assign_one = _compiled().ecqx if _has_loops(cost.device) else _ecqx
+    for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
+        layer = Layer(grids.values[i], cost[i], grids.zero[i], plain[i], nonzero[i])
+        assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
+
+
+def _has_loops(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _compiled() -> ModuleType:
+    """`ecqx.compiled`; numba is imported with it, when the first layer needs it."""
+    from ecqx import compiled
+
+    return compiled
+
+
+def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
+    """Occupancy of the clusters and extremes of each layer."""
+    counts = torch.empty_like(grids.values)
+    for weight, middles, row in zip(weights, grids.middles, counts, strict=True):
+        if _has_loops(weight.device):
+            _compiled().occupancy(weight, middles, row)
+        else:
+            nearest = torch.bucketize(weight, middles)
+            row.zero_().scatter_add_(0, nearest, torch.ones_like(weight, dtype=row.dtype))
+    low, high = zip(*(torch.aminmax(weight) for weight in weights), strict=True)
+    return Survey(counts, *(torch.stack(side).unsqueeze(-1).double() for side in (low, high)))
+
+
+def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
+    """Write how many of the ascending bounds lie below each weight."""
+    if _has_loops(weight.device):
+        _compiled().lookup(weight, bounds, index)
+    else:
+        torch.bucketize(weight, bounds, out_int32=True, out=index)
+
+
+# -- ECQx ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What ECQx knows of one layer.
+
+    Attributes
+    ----------
+    values, cost : Tensor of float64, shape (K,)
+        Centroids and λ·I.
+    zero : Tensor of int64, shape (1,)
+        Index of the centroid 0.
+    plain, nonzero : Tensor of float32, shape (K - 1,)
+        Bounds of the envelopes of all clusters, and of all but the zero cluster.
+    """
+
+    values: Tensor
+    cost: Tensor
+    zero: Tensor
+    plain: Tensor
+    nonzero: Tensor
+
+
+def _ecqx(
+    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+) -> None:
+    """Write ECQx's assignment: the zero cluster's cost is multiplied by ``2 (R + 1e-12)^β``.
+
+    β starts at its neutral value ``ln ½ / ln mean(R)``, at which a weight of mean relevance has
+    factor one, and is moved as little as needed, within [0, 1], for the sparsity to lie in
+    ``band`` around ECQ's own. ECQ's assignment where distances alone decide, or the relevance says
+    nothing: mean(R) is 0, or not below 1.
+    """
+    plain = torch.bucketize(weight, layer.plain, out_int32=True)
+    nonzero = torch.bucketize(weight, layer.nonzero, out_int32=True)
+    R = (relevance.abs() / relevance_scale(relevance)).to(torch.float64)
+    mean, ecq_zeros, n = R.mean(), (plain == layer.zero).sum(), weight.numel()
+    t = zero_threshold(weight, layer.values, layer.cost, layer.zero, nonzero, R)
+    zeros = zero_set(
+        t,
+        math.log(0.5) / mean.log(),
+        (ecq_zeros + band[0] * n - ALLOWANCE).ceil(),
+        (ecq_zeros + band[1] * n + ALLOWANCE).floor(),
+    )
+    tells = (mean > 0) & (mean < 1) & layer.cost.any()
+    zero = layer.zero.to(torch.int32)
+    index.copy_(torch.where(tells, torch.where(zeros, zero, nonzero), plain))
+
+
+def relevance_scale(relevance: Tensor) -> Tensor:
+    """The scale of R = |r| / (max|r| + 1e-12): float32, so that the largest R is mostly one."""
+    low, high = torch.aminmax(relevance)
+    return torch.maximum(-low, high) + RELEVANCE_EPSILON
+
+
+def zero_threshold(
+    weight: Tensor, values: Tensor, cost: Tensor, zero: Tensor, nonzero: Tensor, R: Tensor
+) -> Tensor:
+    """The β above which each weight goes to the zero cluster.
+
+    ``2 c₀ R^β < c₊`` iff ``β > t = ln(c₊ / 2c₀) / ln R``, with c₀ the cost at zero and c₊ the
+    lowest cost elsewhere. Where R = 1 the factor does not depend on β, and t is beyond any β.
+
+    Parameters
+    ----------
+    weight : Tensor of float32, shape (n,)
+    values, cost : Tensor of float64, shape (K,)
+        Centroids and λ·I.
+    zero : Tensor of int64, shape (1,)
+        Index of the zero cluster.
+    nonzero : Tensor of int32, shape (n,)
+        Best non-zero cluster of each weight.
+    R : Tensor of float64, shape (n,)
+        Relevance in [0, 1].
+
+    Returns
+    -------
+    Tensor of float64, shape (n,)
+    """
+    w = weight.to(torch.float64)
+    at_zero = w.square().add_(cost[zero]).mul_(2)
+    elsewhere = w.sub_(values.index_select(0, nonzero)).square_()
+    elsewhere.add_(cost.index_select(0, nonzero))
+    log_R = R.add(RELEVANCE_EPSILON).log_().clamp_(max=-SMALLEST_FLOAT64)
+    return elsewhere.div_(at_zero).log_().div_(log_R)
+
+
+def zero_set(t: Tensor, beta: Tensor, fewest: Tensor, most: Tensor) -> Tensor:
+    """Which weights go to zero: ``t < β`` for the β nearest to ``beta`` that meets the band.
+
+    Parameters
+    ----------
+    t : Tensor of float64, shape (n,)
+        From `zero_threshold`.
+    beta : Tensor of float64
+        Neutral β; kept, even above 1, if its number of zeros lies in the band.
+    fewest, most : Tensor
+        Band of the number of zeros. Otherwise β lies in [0, 1]: if one value of ``t`` is shared
+        by so many weights that no β meets the band, or ``fewest`` is out of reach, the largest
+        number of zeros not above ``most`` is taken.
+
+    Returns
+    -------
+    Tensor of bool, shape (n,)
+    """
+    neutral, least, reachable = (t < beta).sum(), (t < 0).sum(), (t < 1).sum()
+    wanted = torch.where(neutral < fewest, fewest, most)
+    rank = (wanted - 1).clamp(0, t.numel() - 1).long()
+    cut = t.sort().values[rank]
+    # With all weights that share the t of this rank, if the band allows it, or with none of them.
+    above = torch.nextafter(cut, torch.full_like(cut, math.inf))
+    edge = torch.where((t <= cut).sum() <= most, above, cut)
+    edge = torch.where(wanted >= reachable, 1.0, edge)
+    edge = torch.where(wanted <= least, 0.0, edge)
+    edge = torch.where((fewest <= neutral) & (neutral <= most), beta, edge)
+    return t < edge
+
+
+# -- checks ----------------------------------------------------------------------------------------
 
 
 def checked_relevance(relevance: Tensor, weight: Tensor) -> Tensor:
@@ -326,30 +368,3 @@ def checked_relevance(relevance: Tensor, weight: Tensor) -> Tensor:
     if not is_finite(relevance):
         raise ValueError("relevance holds NaN or infinite values")
     return relevance
-
-
-def check_settings(
-    lam: float,
-    p: float,
-    sparsity_band: tuple[float, float] | None,
-    pmf: str,
-    lambda_max: str,
-) -> None:
-    """Raise ``ValueError`` with one line for the first assignment setting that is out of range."""
-    if not (math.isfinite(lam) and lam >= 0):
-        raise ValueError(f"lam (Lambda) must be a finite number, at least 0, not {lam}")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must lie in [0, 1], not {p}")
-    if sparsity_band is not None:
-        low, high = sparsity_band
-        if not -1 <= low <= high <= 1:
-            raise ValueError(
-                f"sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
-                f"not {tuple(sparsity_band)}"
-            )
-    if pmf not in PMF_CHOICES:
-        raise ValueError(f"pmf must be one of {', '.join(PMF_CHOICES)}, not {pmf!r}")
-    if lambda_max not in LAMBDA_MAX_CHOICES:
-        raise ValueError(
-            f"lambda_max must be one of {', '.join(LAMBDA_MAX_CHOICES)}, not {lambda_max!r}"
-        )

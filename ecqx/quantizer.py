@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment import assign, check_settings
+from ecqx.assignment import AssignmentSettings, assign_layers
 from ecqx.bitstream import QuantizedTensor, first_order_entropy
-from ecqx.centroids import CentroidGrid, LambdaMax, Pmf
+from ecqx.centroids import CentroidGrid, GridStack, is_finite
 from ecqx.checkpoint import section, write_coded_state
+from ecqx.information import LambdaMax, Pmf
 from ecqx.relevance import LRP, RelevanceAverage
 
 Gradient = Literal["magnitude", "published", "identity"]
@@ -86,7 +87,7 @@ class ECQx:
         pmf: Pmf = "published",
         lambda_max: LambdaMax = "published",
     ) -> None:
-        check_settings(lam, p, sparsity_band, pmf, lambda_max)
+        self._assignment = AssignmentSettings(lam, p, sparsity_band, pmf, lambda_max)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, not {gradient!r}")
         self.model = model
@@ -94,12 +95,6 @@ class ECQx:
         self.lam = lam
         self.gradient = gradient
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
-        self._assignment = {
-            "p": p,
-            "sparsity_band": sparsity_band,
-            "pmf": pmf,
-            "lambda_max": lambda_max,
-        }
         self.weights: dict[str, nn.Parameter] = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -117,6 +112,8 @@ class ECQx:
             self.full_precision[name] = nn.Parameter(copy, requires_grad=weight.requires_grad)
             with _naming(name):
                 self.grids[name] = CentroidGrid.fit(copy, bits)
+            self.index[name] = torch.empty(copy.shape, dtype=torch.int32, device=copy.device)
+        self._stack = GridStack.of(self.grids.values())
         self._assign_all(relevances=None)
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -248,16 +245,23 @@ class ECQx:
 
     @torch.no_grad()
     def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
-        for name in self.weights:
-            with _naming(name):
-                self.index[name] = assign(
-                    self.full_precision[name],
-                    self.grids[name],
-                    self.lam,
-                    None if relevances is None else relevances[name],
-                    largest_layer_size=self.largest_layer_size,
-                    **self._assignment,  # type: ignore[arg-type]
-                )
+        weights = {n: w.detach().float().contiguous() for n, w in self.full_precision.items()}
+        judged = None
+        if relevances is not None:
+            judged = {name: relevances[name].float().contiguous() for name in weights}
+        for kind, tensors in (("weight", weights), ("relevance", judged or {})):
+            for name, tensor in tensors.items():
+                # Another device is not waited for: there `sparsity` looks, once an epoch.
+                if tensor.device.type == "cpu" and not is_finite(tensor):
+                    raise ValueError(f"{name}: {kind} holds NaN or infinite values")
+        assign_layers(
+            list(weights.values()),
+            self._stack,
+            self._assignment,
+            None if judged is None else list(judged.values()),
+            self.largest_layer_size,
+            list(self.index.values()),
+        )
         self._write_centroids()
 
     @torch.no_grad()
@@ -344,6 +348,7 @@ class ECQx:
                 if index.min() < 0 or index.max() >= len(self.grids[name]):
                     raise ValueError(f"{name} has integers that {self.bits} bits do not allow")
                 self.index[name] = index
+            self._stack = GridStack.of(self.grids.values())
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the state is not one of this quantizer: {error}") from error
         if self.relevance is not None:

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     jobs = []
     for name, task in wanted.tasks.items():
         fit = wanted.pretrain[name].build()
-        common = {**training_inputs(suite, wanted, name), "start": _start(suite, name)}
+        inputs = training_inputs(suite, wanted, name, quantized=False)
+        common = {**inputs, "start": _start(suite, name)}
         for seed in wanted.seeds:
             key = key_of(task=task.model_dump(), fit=asdict(fit), seed=seed, common=common)
             jobs.append(Job(suite, wanted, name, task, fit, seed, key))

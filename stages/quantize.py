@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write quantized/SUITE/RUN_ID.safetensors and runs.json."""
     suite = suite_of(arguments)
     wanted = settings.load(suite)
-    common = {name: training_inputs(suite, wanted, name) for name in wanted.tasks}
+    common = {n: training_inputs(suite, wanted, n, quantized=True) for n in wanted.tasks}
     jobs = []
     for run in all_runs(wanted):
         start = checksum(paths.checkpoint(suite, run.task, run.seed))

@@ -11,9 +11,9 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ecqx import models
-from ecqx.assignment import check_settings
-from ecqx.centroids import LambdaMax, Pmf
+from ecqx.assignment import AssignmentSettings
 from ecqx.errors import InputError
+from ecqx.information import LambdaMax, Pmf
 from ecqx.quantizer import Gradient
 from ecqx.relevance import LRP
 from ecqx.training import FitSettings
@@ -97,7 +97,7 @@ class QuantizerSettings(Settings):
 
     @model_validator(mode="after")
     def _is_accepted(self) -> QuantizerSettings:
-        check_settings(0.0, self.p, self.band(), self.pmf, self.lambda_max)
+        AssignmentSettings(0.0, self.p, self.band(), self.pmf, self.lambda_max)
         return self
 
     def band(self) -> tuple[float, float]:

@@ -17,18 +17,23 @@ from stages.settings import Suite, TaskSettings
 
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
-    *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/quantizer.py", "ecqx/training.py"),
-    *("ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/objectives.py", "ecqx/data/tensors.py"),
-    *("ecqx/relevance", "ecqx/models", "constraints.txt"),
+    *("ecqx/training.py", "ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/objectives.py"),
+    *("ecqx/data/tensors.py", "ecqx/models", "constraints.txt"),
+)
+# And what a quantized one depends on beside that.
+QUANTIZER_CODE = (
+    *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/envelope.py"),
+    *("ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py", "ecqx/relevance"),
 )
 
 
-def training_inputs(suite: str, wanted: Suite, task: str) -> dict[str, str]:
+def training_inputs(suite: str, wanted: Suite, task: str, quantized: bool) -> dict[str, str]:
     """What every training of a task depends on: its data, the device and the library's code."""
+    code = TRAINING_CODE + (QUANTIZER_CODE if quantized else ())
     return {
         "data": checksum(paths.data(suite, wanted.tasks[task].data)),
         "device": wanted.device,
-        "code": checksum(*map(Path, TRAINING_CODE)),
+        "code": checksum(*map(Path, code)),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecqx.assignment import assign, ecqx_index, lower_envelope, zero_set, zero_threshold
+from ecqx import assignment
+from ecqx.assignment import assign, zero_set, zero_threshold
 from ecqx.centroids import CentroidGrid
+from ecqx.envelope import envelope_bounds
 
 CPU = torch.device("cpu")
 BITS = st.integers(2, 8)
@@ -38,6 +41,15 @@ ANY_BAND = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(_ordered)
 BANDS = st.one_of(
     WIDTHS.map(lambda p: (-p, 0.0)), WIDTHS.map(lambda p: (0.0, p)), ANY_BAND, st.just((-1.0, 1.0))
 )
+
+
+@pytest.fixture(params=["loops", "tensors"], scope="module", autouse=True)
+def _both_paths(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything by the compiled loops, and as on a device that has none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tensors":
+            patch.setattr(assignment, "_has_loops", lambda device: False)
+        yield
 
 
 def float64(tensor: Tensor) -> oracle.Floats:
@@ -185,7 +197,9 @@ def test_lower_envelope_of_any_centers(parabolas: list[tuple[int, float]], at: l
     assume(any(math.isfinite(offset) for _, offset in parabolas))
     centers, offsets = zip(*sorted(parabolas, key=lambda p: p[0]), strict=True)
     weight = torch.tensor(at, dtype=torch.float32)
-    index = lower_envelope([c / 7 for c in centers], offsets).lookup(weight)
+    values = torch.tensor([[c / 7 for c in centers]], dtype=torch.float64)
+    bounds = envelope_bounds(values, torch.tensor([offsets], dtype=torch.float64))
+    index = torch.bucketize(weight, bounds[0])
     cost = oracle.costs(float64(weight), np.array(centers) / 7, np.array(offsets))
     assert oracle.within_ulps(cost, flat(index)).all()
 
@@ -403,7 +417,8 @@ def test_zero_threshold_where_relevance_is_one() -> None:
     weight = torch.tensor([0.1, 0.9, 0.5])
     cost = torch.tensor([math.inf, 1.0, 0.1, 0.3], dtype=torch.float64)
     nonzero = torch.full((3,), 3, dtype=torch.int32)
-    t = zero_threshold(weight, grid, cost, nonzero, torch.ones(3, dtype=torch.float64))
+    ones = torch.ones(3, dtype=torch.float64)
+    t = zero_threshold(weight, grid.values.double(), cost, torch.tensor([2]), nonzero, ones)
     assert t.tolist() == [-math.inf, math.inf, math.inf]
 
 
@@ -415,22 +430,14 @@ def test_zero_threshold_is_where_both_costs_are_equal() -> None:
     R = oracle.normalized_relevance(float64(relevance))
     others = np.delete(cost, grid.zero, axis=1)
     best = np.delete(np.arange(16), grid.zero)[others.argmin(axis=1)]
+    costs, chosen = torch.from_numpy(info_cost), torch.from_numpy(best)
+    zero = torch.tensor([grid.zero])
     t = zero_threshold(
-        weight, grid, torch.from_numpy(info_cost), torch.from_numpy(best), torch.from_numpy(R)
+        weight, grid.values.double(), costs, zero, chosen, torch.from_numpy(R)
     ).numpy()
     inner = R < 0.999
     at_zero = 2 * cost[:, grid.zero] * (R + 1e-12) ** t
     np.testing.assert_allclose(at_zero[inner], others.min(axis=1)[inner], rtol=1e-9)
-
-
-def test_no_other_cluster_occupied() -> None:
-    """c₊ = ∞: every weight goes to zero."""
-    grid = CentroidGrid.from_step(1.0, -2, 4, CPU)
-    cost = torch.full((4,), math.inf, dtype=torch.float64)
-    cost[grid.zero] = 0.1
-    weight = torch.tensor([0.1, -0.3, 5.0])
-    index = ecqx_index(weight, grid, cost, torch.tensor([1.0, 0.2, 0.0]), (-1.0, 0.0))
-    assert (index == grid.zero).all()
 
 
 # -- band rule on made thresholds ------------------------------------------------------------------
@@ -442,6 +449,10 @@ THRESHOLDS = st.lists(
     min_size=1,
     max_size=20,
 )
+
+
+def zeros_of(t: Tensor, beta: float, fewest: int, most: int) -> Tensor:
+    return zero_set(t, *(torch.tensor(x, dtype=torch.float64) for x in (beta, fewest, most)))
 
 
 def expected_zeros(t: list[float], beta: float, fewest: int, most: int) -> int:
@@ -460,7 +471,7 @@ def expected_zeros(t: list[float], beta: float, fewest: int, most: int) -> int:
 @settings(max_examples=300)
 @given(THRESHOLDS, st.floats(0.01, 3), st.integers(-5, 25), st.integers(0, 25))
 def test_band_rule(t: list[float], beta: float, fewest: int, width: int) -> None:
-    zeros = zero_set(torch.tensor(t, dtype=torch.float64), beta, fewest, fewest + width)
+    zeros = zeros_of(torch.tensor(t, dtype=torch.float64), beta, fewest, fewest + width)
     assert int(zeros.sum()) == expected_zeros(t, beta, fewest, fewest + width)
     outside = [x for x, zero in zip(t, zeros.tolist(), strict=True) if not zero]
     inside = [x for x, zero in zip(t, zeros.tolist(), strict=True) if zero]
@@ -471,7 +482,7 @@ def test_band_rule(t: list[float], beta: float, fewest: int, width: int) -> None
 def test_zero_set_grows_with_beta(t: list[float], one: float, other: float) -> None:
     low, high = sorted((one, other))
     thresholds = torch.tensor(t, dtype=torch.float64)
-    smaller, larger = (zero_set(thresholds, beta, 0, len(t)) for beta in (low, high))
+    smaller, larger = (zeros_of(thresholds, beta, 0, len(t)) for beta in (low, high))
     assert (larger | ~smaller).all()
 
 
@@ -479,18 +490,18 @@ def test_equal_thresholds_stay_together() -> None:
     """Four weights share t; a band of three zeros cannot be met, so one zero is left."""
     t = torch.tensor([0.1, 0.4, 0.4, 0.4, 0.4, 0.8], dtype=torch.float64)
     for beta in (0.05, 0.9):
-        assert zero_set(t, beta, 3, 3).tolist() == [True] + [False] * 5
+        assert zeros_of(t, beta, 3, 3).tolist() == [True] + [False] * 5
 
 
 def test_lower_edge_out_of_reach() -> None:
     t = torch.tensor([-1.0, 0.5, 1.5, math.inf], dtype=torch.float64)
-    assert zero_set(t, 0.2, 3, 4).tolist() == [True, True, False, False]
+    assert zeros_of(t, 0.2, 3, 4).tolist() == [True, True, False, False]
 
 
 def test_neutral_beta_above_one_is_kept_in_the_band() -> None:
     t = torch.tensor([-1.0, 0.5, 1.5, math.inf], dtype=torch.float64)
-    assert zero_set(t, 1.7, 3, 4).tolist() == [True, True, True, False]
-    assert zero_set(t, 1.7, 0, 2).tolist() == [True, True, False, False]
+    assert zeros_of(t, 1.7, 3, 4).tolist() == [True, True, True, False]
+    assert zeros_of(t, 1.7, 0, 2).tolist() == [True, True, False, False]
 
 
 def test_equal_weights_of_equal_relevance_go_together() -> None:

@@ -636,7 +636,7 @@ def test_a_failed_measurement_leaves_the_centroids(
         raise ValueError("targets do not fit")
 
     q = ECQx(network(), relevance=LRP(of=of))
-    monkeypatch.setattr("ecqx.relevance.weights.weight_relevance", fail)
+    monkeypatch.setattr("ecqx.relevance.weights.output_relevance", fail)
     with pytest.raises(ValueError, match="do not fit"):
         q.update(*batch())
     assert_on_grid(q)

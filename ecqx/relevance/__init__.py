@@ -21,22 +21,19 @@ from ecqx.relevance.settings import (
 )
 
 if TYPE_CHECKING:
+    from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
     from ecqx.relevance.canonizers import build_canonizer
     from ecqx.relevance.composites import build_composite
-    from ecqx.relevance.weights import (
-        WeightRelevanceHook,
-        output_relevance,
-        weight_relevance,
-        with_weight_relevance,
-    )
+    from ecqx.relevance.weights import Attributor, output_relevance, weight_relevance
 
 _HOMES = {
-    "WeightRelevanceHook": "ecqx.relevance.weights",
+    "Attributor": "ecqx.relevance.weights",
+    "WeightRelevanceHook": "ecqx.relevance.attribution",
     "build_canonizer": "ecqx.relevance.canonizers",
     "build_composite": "ecqx.relevance.composites",
     "output_relevance": "ecqx.relevance.weights",
     "weight_relevance": "ecqx.relevance.weights",
-    "with_weight_relevance": "ecqx.relevance.weights",
+    "with_weight_relevance": "ecqx.relevance.attribution",
 }
 
 __all__ = [
@@ -48,6 +45,7 @@ __all__ = [
     "OUTPUTS",
     "RELEVANCE_OF",
     "WEIGHT_RULES",
+    "Attributor",
     "RelevanceAverage",
     "WeightRelevanceHook",
     "build_canonizer",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from ecqx.relevance.settings import LRP
+
+if TYPE_CHECKING:
+    from ecqx.relevance.weights import Attributor
 
 
 class RelevanceAverage:
@@ -18,17 +23,20 @@ class RelevanceAverage:
 
     def __init__(self, lrp: LRP) -> None:
         self.lrp = lrp
+        self.attributor: Attributor | None = None
         self.values: dict[str, Tensor] = {}
 
     def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Add the relevances of one batch and return the averages."""
         # zennit takes seconds to import, which ECQ and a look at settings need not wait for.
-        from ecqx.relevance.weights import weight_relevance
+        from ecqx.relevance.weights import Attributor
 
         lrp = self.lrp
-        new = weight_relevance(
-            model, inputs, targets, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-        )
+        if self.attributor is None or self.attributor.model is not model:
+            self.attributor = Attributor(
+                model, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
+            )
+        new = self.attributor(inputs, targets)
         for name, relevance in new.items():
             old = self.values.get(name)
             self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
 from zennit.core import Composite, Hook
 from zennit.layer import Sum
-from zennit.rules import AlphaBeta, Epsilon, Flat, Norm, Pass
+from zennit.rules import AlphaBeta, Flat, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
 from ecqx.models.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance.products import BranchProduct, Uniform
-from ecqx.relevance.rules import GammaAdapt, GammaBnConv, GammaPlus, ZPlus
+from ecqx.relevance.rules import Epsilon, GammaAdapt, GammaBnConv, GammaPlus, Norm, ZPlus
 from ecqx.relevance.settings import COMPOSITES, check_choice
 
 # name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)

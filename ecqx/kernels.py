@@ -1,0 +1,320 @@
+"""The loops over the weights of one layer, compiled for the CPU.
+
+Each reads a layer in blocks that stay in the first-level cache, with simple loops over a block that
+the compiler turns into vector instructions. The same on tensors of any device, step by step, is in
+`ecqx.assignment`; there stands the mathematics, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ecqx.assignment import RELEVANCE_EPSILON
+from ecqx.information import SMALLEST_FLOAT64
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Indices = NDArray[np.int32]
+Bins = NDArray[np.uint16]
+
+BLOCK = 512
+# A search in a sorted table is faster than comparing with more bounds than this.
+FEW_BOUNDS = 40
+LN_2 = 0.6931471805599453
+BITS_OF_MANTISSA = 52
+# Bits of √½, and of 2^52 as a float64, whose mantissa then counts in units.
+SQRT_HALF, TWO_TO_52 = 0x3FE6A09E667F3BCD, 0x4330000000000000
+EXPONENT_BIAS = 1023
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+def _compiled(function: Loop, *freedom: str) -> Loop:
+    """Compile, and keep the result beside this file or in the user's cache.
+
+    Division by zero gives an infinity, as in numpy; a product and a sum may be rounded once.
+    """
+    compiler = numba.njit(
+        cache=True, nogil=True, error_model="numpy", fastmath={"contract", *freedom}
+    )
+    return cast(Loop, compiler(function))
+
+
+def _reducing(function: Loop) -> Loop:
+    """Compile; sums may be taken in any order."""
+    return _compiled(function, "reassoc", "nsz")
+
+
+@_compiled
+def occupancy(weight: Floats, middles: Floats, counts: Doubles) -> None:
+    """Write how many weights lie between neighbouring ``middles``, which belong to the lower side.
+
+    ``middles`` ascend, shape (K - 1,); ``counts`` has shape (K,).
+    """
+    for j in range(counts.size):
+        counts[j] = 0
+    for start in range(0, weight.size, BLOCK):
+        block = weight[start : start + BLOCK]
+        j = 0
+        while j + 3 <= middles.size:
+            _count_at_most_three(block, middles[j : j + 3], counts[j : j + 3])
+            j += 3
+        while j < middles.size:
+            counts[j] += _count_at_most(block, middles[j])
+            j += 1
+    counts[-1] = weight.size
+    for j in range(counts.size - 1, 0, -1):
+        counts[j] -= counts[j - 1]
+
+
+@_compiled
+def _count_at_most(values: Floats, bound: float) -> int:
+    count = 0
+    for i in range(values.size):
+        count += values[i] <= bound
+    return count
+
+
+@_compiled
+def _count_at_most_three(values: Floats, bounds: Floats, counts: Doubles) -> None:
+    """Three bounds for one read of the values."""
+    a, b, c = bounds[0], bounds[1], bounds[2]
+    at_a, at_b, at_c = np.int32(0), np.int32(0), np.int32(0)
+    for i in range(values.size):
+        value = values[i]
+        at_a = np.int32(at_a + np.int32(value <= a))
+        at_b = np.int32(at_b + np.int32(value <= b))
+        at_c = np.int32(at_c + np.int32(value <= c))
+    counts[0] += at_a
+    counts[1] += at_b
+    counts[2] += at_c
+
+
+@_compiled
+def lookup(weight: Floats, bounds: Floats, index: Indices) -> None:
+    """Write how many of the ascending ``bounds``, at least one, lie below each weight."""
+    for start in range(0, weight.size, BLOCK):
+        block, out = weight[start : start + BLOCK], index[start : start + BLOCK]
+        if bounds.size > FEW_BOUNDS:
+            _search_block(block, bounds, out)
+        else:
+            _lookup_block(block, bounds, out)
+
+
+@_compiled
+def _search_block(weight: Floats, bounds: Floats, index: Indices) -> None:
+    """Search by halves without a branch, so that all lanes of a vector take the same steps."""
+    last = np.int32(bounds.size - 1)
+    half = np.int32(1)
+    while 2 * half <= bounds.size:
+        half = np.int32(2 * half)
+    for i in range(weight.size):
+        index[i] = 0
+    while half > 0:
+        for i in range(weight.size):
+            place = np.int32(index[i] + half - 1)
+            below = place <= last and bounds[np.uint32(min(place, last))] < weight[i]
+            index[i] = np.int32(place + 1) if below else index[i]
+        half = np.int32(half // 2)
+
+
+@_compiled
+def _lookup_block(weight: Floats, bounds: Floats, index: Indices) -> None:
+    """Compare with five bounds for one read of the weights."""
+    for i in range(weight.size):
+        index[i] = 0
+    j = 0
+    while j + 5 <= bounds.size:
+        _add_five(weight, bounds[j : j + 5], index)
+        j += 5
+    while j < bounds.size:
+        bound = bounds[j]
+        for i in range(weight.size):
+            index[i] += np.int32(weight[i] > bound)
+        j += 1
+
+
+@_compiled
+def _add_five(weight: Floats, bounds: Floats, index: Indices) -> None:
+    a, b, c, d, e = bounds[0], bounds[1], bounds[2], bounds[3], bounds[4]
+    for i in range(weight.size):
+        w = weight[i]
+        two, more = np.int32(w > a) + np.int32(w > b), np.int32(w > c) + np.int32(w > d)
+        index[i] += two + more + np.int32(w > e)
+
+
+@_compiled
+def count_between(weight: Floats, low: float, high: float) -> int:
+    """How many weights lie above ``low`` and not above ``high``."""
+    return max(_count_at_most(weight, high) - _count_at_most(weight, low), 0)
+
+
+@_compiled
+def quotient(relevance: Floats, z: Floats, result: Floats) -> None:
+    """Write R / (z + ε·sign z), where sign 0 = 1; ε as in `ecqx.relevance.rules`."""
+    epsilon = np.float32(1e-6)
+    for i in range(z.size):
+        sign = epsilon if z[i] >= np.float32(0) else -epsilon
+        result[i] = relevance[i] / (z[i] + sign)
+
+
+# -- ECQx ------------------------------------------------------------------------------------------
+
+
+@_reducing
+def mean_relevance(relevance: Floats, scale: float) -> float:
+    """Mean of R = |r| / scale, each rounded to float32."""
+    total = 0.0
+    for i in range(relevance.size):
+        total += float(np.float32(abs(relevance[i]) / scale))
+    return total / relevance.size
+
+
+@_compiled
+def zero_bins(
+    weight: Floats,
+    relevance: Floats,
+    scale: float,
+    nonzero: Floats,
+    values: Doubles,
+    cost: Doubles,
+    zero: int,
+    beta: float,
+    bins_per_unit: float,
+    index: Indices,
+    bins: Bins,
+    histogram: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    buffers: Doubles,
+) -> None:
+    """Write the best non-zero cluster of each weight, and the bin of its t.
+
+    Parameters
+    ----------
+    weight, relevance : float32, shape (n,)
+    scale : float32
+        R = |r| / scale.
+    nonzero : float32, shape (K - 1,)
+        Bounds of the envelope without the zero cluster.
+    values, cost : float64, shape (K,)
+        Centroids and λ·I.
+    zero : int
+        Index of the centroid 0.
+    beta : float
+        Neutral β, above 0.
+    bins_per_unit : float
+    index : int32, shape (n,)
+        Where the clusters go.
+    bins : uint16, shape (n,)
+        Where the bins go; the last one is the last of the histogram.
+    histogram : int64
+        Zeros; how many t each bin holds.
+    counts : int64, shape (3,)
+        Zeros; how many t lie below ``beta``, 0 and 1.
+    buffers : float64, shape (5, BLOCK)
+    """
+    n, last_bin = weight.size, histogram.size - 1
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        block, chosen = weight[start:stop], index[start:stop]
+        _lookup_block(block, nonzero, chosen)
+        zero_thresholds(block, relevance[start:stop], scale, chosen, values, cost, zero, buffers)
+        t, found = buffers[4, : stop - start], bins[start:stop]
+        counts[0] += _count_below(t, beta)
+        counts[1] += _count_below(t, 0.0)
+        counts[2] += _count_below(t, 1.0)
+        to_bins(t, bins_per_unit, last_bin, found)
+        for i in range(found.size):
+            histogram[found[i]] += 1
+
+
+@_compiled
+def zero_thresholds(
+    weight: Floats,
+    relevance: Floats,
+    scale: float,
+    chosen: Indices,
+    values: Doubles,
+    cost: Doubles,
+    zero: int,
+    buffers: Doubles,
+) -> None:
+    """t = ln(c₊ / 2c₀) / ln(R + 1e-12) of up to a block of weights, as in `ecqx.assignment`.
+
+    It goes to the last of the buffers.
+
+    All loops of arithmetic run over whole buffers, so that a weight's t does not depend on its
+    place: the last lanes of a loop may be rounded in another way than the rest.
+    """
+    value, info, ratio, R, t = buffers[0], buffers[1], buffers[2], buffers[3], buffers[4]
+    for i in range(weight.size):
+        value[i] = values[np.uint32(chosen[i])]
+        info[i] = cost[np.uint32(chosen[i])]
+        ratio[i] = weight[i]
+        R[i] = np.float32(abs(relevance[i]) / scale)
+    at_zero = cost[zero]
+    for i in range(BLOCK):
+        w = ratio[i]
+        distance = w - value[i]
+        ratio[i] = (distance * distance + info[i]) / (2.0 * (w * w + at_zero))
+        R[i] += RELEVANCE_EPSILON
+    _take_logarithm(ratio, t)
+    _take_logarithm(R, t)
+    for i in range(BLOCK):
+        t[i] = ratio[i] / min(R[i], -SMALLEST_FLOAT64)
+
+
+@_compiled
+def _take_logarithm(x: Doubles, exponents: Doubles) -> None:
+    """Natural logarithm of positive normal numbers, in place; ``exponents`` is overwritten.
+
+    x = 2^e·m with m in [√½, √2), and ln m = 2·artanh((m - 1)/(m + 1)) by its series.
+    """
+    bits, exponent_bits = x.view(np.int64), exponents.view(np.int64)
+    for i in range(BLOCK):
+        e = (bits[i] - SQRT_HALF) >> BITS_OF_MANTISSA
+        bits[i] -= e << BITS_OF_MANTISSA
+        # AVX2 turns no int64 into a float64, but e can be added to the mantissa of 2^52.
+        exponent_bits[i] = (e + EXPONENT_BIAS) | TWO_TO_52
+    for i in range(BLOCK):
+        m = x[i]
+        e = exponents[i] - (2.0**BITS_OF_MANTISSA + EXPONENT_BIAS)
+        s = (m - 1.0) / (m + 1.0)
+        z = s * s
+        series = 1 / 17 + z * (1 / 19)
+        series = 1 / 13 + z * (1 / 15 + z * series)
+        series = 1 / 9 + z * (1 / 11 + z * series)
+        series = 1 / 5 + z * (1 / 7 + z * series)
+        series = 1.0 + z * (1 / 3 + z * series)
+        x[i] = e * LN_2 + 2.0 * s * series
+
+
+@_compiled
+def _count_below(t: Doubles, edge: float) -> int:
+    count = 0
+    for i in range(t.size):
+        count += t[i] < edge
+    return count
+
+
+@_compiled
+def to_bins(t: Doubles, bins_per_unit: float, last_bin: int, bins: Bins) -> None:
+    """Bin of each t, never falling as t grows."""
+    for i in range(t.size):
+        # Written so that NaN, which belongs to no zero set, comes last.
+        place = t[i] * bins_per_unit + 1.0
+        place = place if place < last_bin else np.float64(last_bin)
+        bins[i] = np.uint16(np.int32(max(place, 0.0)))
+
+
+@_compiled
+def put_zeros(index: Indices, bins: Bins, edge_bin: int, zero: int) -> None:
+    """Write the zero cluster where the bin lies below ``edge_bin``."""
+    value, edge = np.int32(zero), np.uint16(edge_bin)
+    for i in range(index.size):
+        index[i] = value if bins[i] < edge else index[i]

@@ -1,0 +1,221 @@
+"""A zennit hook that also gives the weights of a layer their relevance.
+
+Paper: section on LRP for weights. For a layer with input x, weight W, its own output z and the
+relevance R_out of that output, the epsilon weight rule is
+``R_W = W ⊙ ∂⟨z, R_out / (z + ε·sign z)⟩ / ∂W`` with the quotient held constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.core import (
+    BasicHook,
+    Composite,
+    Hook,
+    RemovableHandle,
+    RemovableHandleList,
+)
+from zennit.rules import GammaMod, Pass
+
+from ecqx.relevance.rules import Proportional, is_known_nonnegative, mark_nonnegative, quotient
+from ecqx.relevance.settings import WeightRule
+
+WEIGHT_GAMMA = 0.25
+
+Sink = Callable[[nn.Parameter, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a module: what its attribution needs, kept until relevance arrives."""
+
+    hook: WeightRelevanceHook
+    module: nn.Module
+    input: Tensor
+    output: Tensor
+
+
+class _Attribution(torch.autograd.Function):
+    """Identity on a module's output whose gradient is the module's relevance of its input.
+
+    It takes the place of the module in the autograd graph, so the module's own backward pass,
+    which zennit runs and throws away, is not computed. The anchor requires a gradient even where
+    the input does not, as that of a first layer: its weights have a relevance all the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, anchor: Tensor, call: _Call) -> Tensor:
+        ctx.call = call
+        return call.output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, None, None]:
+        arriving = ctx.call.hook.attribute(ctx.call, relevance, ctx.needs_input_grad[0])
+        return arriving, None, None
+
+
+class WeightRelevanceHook(Hook):  # type: ignore[misc]
+    """Adds the relevance of weights to any zennit rule.
+
+    Parameters
+    ----------
+    rule : zennit.core.Hook
+        Rule that distributes relevance from the module's output to its input.
+    weight_rule : {"epsilon", "gamma"}
+        Rule for the module's parameters of more than one dimension; ``gamma`` takes
+        W + 0.25·W⁺ (bias likewise) in place of W everywhere.
+    sink : callable
+        Receives ``(parameter, relevance)`` once per call of the module.
+
+    Notes
+    -----
+    Modules with exactly one tensor input are supported. The rule sees the module as zennit would
+    show it: ``stored_tensors["input"]``, and relevance as gradient of the output.
+    """
+
+    def __init__(self, rule: Hook, weight_rule: WeightRule, sink: Sink) -> None:
+        super().__init__()
+        self.rule = rule
+        self.weight_rule = weight_rule
+        self.sink = sink
+        self.uncut: Tensor | None = None
+        self.anchor = torch.zeros((), requires_grad=True)
+
+    def copy(self) -> WeightRelevanceHook:
+        """Return a hook for another module, with a copy of the rule."""
+        return WeightRelevanceHook(self.rule.copy(), self.weight_rule, self.sink)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach to ``module``; the returned handles detach again."""
+        return RemovableHandleList(
+            [
+                RemovableHandle(self),
+                module.register_forward_pre_hook(self.pre_forward),
+                module.register_forward_hook(self.post_forward),
+            ]
+        )
+
+    def pre_forward(self, module: nn.Module, input: tuple[Any, ...]) -> Tensor:
+        """Cut the graph in front of the module."""
+        if len(input) != 1 or not isinstance(input[0], Tensor):
+            raise ValueError(
+                f"LRP has no rule for a {type(module).__name__} with {len(input)} inputs; "
+                "use ECQ (relevance=None) or exclude the layers around it"
+            )
+        self.uncut = input[0]
+        self.input = self.uncut.detach()
+        if is_known_nonnegative(self.uncut):
+            mark_nonnegative(self.input)
+        if isinstance(self.rule, Proportional):
+            self.input.requires_grad_(self.uncut.requires_grad)
+        # Overwriting the input would change the output that the layer before it is judged by.
+        return self.input.clone() if getattr(module, "inplace", False) else self.input
+
+    def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
+        """Connect the output to the uncut input by `_Attribution`."""
+        assert self.uncut is not None
+        call = _Call(self, module, self.input, output)
+        attributed: Tensor = _Attribution.apply(self.uncut, self.anchor, call)
+        self.uncut = None
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            mark_nonnegative(attributed)
+        return attributed
+
+    def attribute(self, call: _Call, relevance: Tensor, input_wanted: bool) -> Tensor | None:
+        """Give the parameters their relevance; return that of the input where it is wanted."""
+        own = call.module._parameters.values()
+        parameters = [p for p in own if p is not None and p.requires_grad]
+        if isinstance(self.rule, Pass) and not parameters:
+            return relevance
+        jointly = isinstance(self.rule, Proportional) and self.weight_rule == "epsilon"
+        arriving: Tensor | None
+        with _keeping_parameters(call.module):
+            if jointly and input_wanted:
+                arriving, *relevances = _shares([call.input, *parameters], call.output, relevance)
+            else:
+                relevances = self._parameter_relevance(call, parameters, relevance)
+                arriving = self._input_relevance(call, relevance) if input_wanted else None
+        for parameter, r in zip(parameters, relevances, strict=True):
+            self.sink(parameter, r)
+        return arriving
+
+    def _input_relevance(self, call: _Call, relevance: Tensor) -> Tensor:
+        """What the rule makes of the relevance; the gradient where it leaves that as it is."""
+        gradient = self._input_gradient(call, relevance)
+        # zennit 1.0 stores a call's keyword arguments beside its input.
+        self.rule.stored_tensors.update(input=(call.input,), kwargs={})
+        arriving = self.rule.backward(call.module, (gradient,), (relevance,))
+        self.rule.stored_tensors.clear()
+        return gradient if arriving is None else arriving[0]
+
+    def _input_gradient(self, call: _Call, relevance: Tensor) -> Tensor:
+        """zennit's ``grad_input``, of which all rules but a few for ReLU see only the shape."""
+        if isinstance(self.rule, BasicHook | Pass):
+            return call.input
+        input = call.input.detach().requires_grad_()
+        with torch.enable_grad():
+            output = call.module.forward(input.clone())
+        return torch.autograd.grad(output, input, relevance)[0]
+
+    def _parameter_relevance(
+        self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
+    ) -> list[Tensor]:
+        """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` shares the call's forward pass."""
+        if not parameters:
+            return []
+        if self.weight_rule == "epsilon":
+            return _shares(parameters, call.output, relevance)
+        names = {id(p): name for name, p in call.module.named_parameters(recurse=False)}
+        with GammaMod(WEIGHT_GAMMA, min=0.0)(call.module), torch.enable_grad():
+            modified = [getattr(call.module, names[id(p)]) for p in parameters]
+            output = call.module.forward(call.input)
+        return _shares(modified, output, relevance)
+
+
+@contextmanager
+def _keeping_parameters(module: nn.Module) -> Iterator[None]:
+    """Leave the module with the very parameters it has: zennit 1.0 puts others in their place."""
+    parameters = dict(module._parameters)
+    try:
+        yield
+    finally:
+        module._parameters.update(parameters)
+
+
+def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor]:
+    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z."""
+    gradients = torch.autograd.grad(output, factors, quotient(relevance, output))
+    return [v.detach() * g for v, g in zip(factors, gradients, strict=True)]
+
+
+def with_weight_relevance(
+    composite: Composite, sink: Sink, weight_rule: WeightRule = "epsilon"
+) -> Composite:
+    """Return a composite whose every rule also gives the weights their relevance.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+        Any composite; its rules and canonizers are kept.
+    sink : callable
+        Receives ``(parameter, relevance)`` for each call of a module whose parameter requires a
+        gradient.
+    weight_rule : {"epsilon", "gamma"}
+        See `WeightRelevanceHook`.
+
+    Returns
+    -------
+    zennit.core.Composite
+    """
+
+    def module_map(ctx: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
+        rule = composite.module_map(ctx, name, module)
+        return None if rule is None else WeightRelevanceHook(rule, weight_rule, sink)
+
+    return Composite(module_map=module_map, canonizers=composite.canonizers)
