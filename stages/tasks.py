@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +20,25 @@ from stages.settings import Suite, TaskSettings
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
     *("ecqx/training.py", "ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/objectives.py"),
-    *("ecqx/data/tensors.py", "ecqx/models", "constraints.txt"),
+    *("ecqx/data/tensors.py", "ecqx/models"),
 )
 # And what a quantized one depends on beside that.
 QUANTIZER_CODE = (
     *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/envelope.py"),
     *("ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py", "ecqx/relevance"),
 )
+# Packages that compute something in a training.
+PACKAGES = ("numba", "numpy", "torch", "torchvision", "zennit")
 
 
-def training_inputs(suite: str, wanted: Suite, task: str, quantized: bool) -> dict[str, str]:
-    """What every training of a task depends on: its data, the device and the library's code."""
+def training_inputs(suite: str, wanted: Suite, task: str, quantized: bool) -> dict[str, Any]:
+    """What every training of a task depends on: its data, the device, the code and packages."""
     code = TRAINING_CODE + (QUANTIZER_CODE if quantized else ())
     return {
         "data": checksum(paths.data(suite, wanted.tasks[task].data)),
         "device": wanted.device,
         "code": checksum(*map(Path, code)),
+        "packages": {name: version(name) for name in PACKAGES},
     }
 
 
