@@ -169,8 +169,8 @@ class ECQx:
 
     def start_epoch(self) -> None:
         """Forget the averaged relevance where the settings ask for it (published)."""
-        if self.relevance is not None and self.relevance.lrp.restart:
-            self.relevance.restart()
+        if self.relevance is not None:
+            self.relevance.start_epoch()
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Measure relevance on a batch (ECQx), assign, and put the centroids into the model.

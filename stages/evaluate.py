@@ -27,6 +27,7 @@ from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
 from stages.parallel import checksum, key_of, run_all
 from stages.quantize import load_full_precision, load_runs
+from stages.runs import MEASURED_EVERYWHERE
 from stages.settings import LayerSettings, Suite, TaskSettings
 from stages.tasks import device, load_data, network
 
@@ -138,7 +139,9 @@ def _reference_accuracies(
 
 def _settings(run: dict[str, Any]) -> dict[str, Any]:
     """What one run was told, and how long it took in steps."""
-    relevance = run["relevance"] or defaultdict(lambda: None)
+    relevance: dict[str, Any] = defaultdict(lambda: None)
+    if run["relevance"] is not None:
+        relevance |= {**MEASURED_EVERYWHERE, **run["relevance"]}
     return {
         "run_id": run["run_id"],
         "task": run["task"],
@@ -156,6 +159,8 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
         "weight_rule": relevance["weight_rule"],
         "lrp_output": relevance["output"],
         "relevance_of": relevance["of"],
+        "relevance_every": relevance["every"],
+        "relevance_samples": relevance["samples"],
         "pmf": run["quantizer"]["pmf"],
         "lambda_max": run["quantizer"]["lambda_max"],
         "seed": run["seed"],

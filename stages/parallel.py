@@ -1,4 +1,8 @@
-"""Independent jobs over processes, one thread each, and the progress that outlives a run."""
+"""Independent jobs over processes, one thread each, and the progress that outlives a run.
+
+The processes are joblib's own on this machine, or those of a Dask cluster whose machines share this
+folder: docs/cluster.md.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm import tqdm
 
 from ecqx.errors import InputError
@@ -19,6 +24,8 @@ from ecqx.errors import InputError
 WORK = Path("work")
 PROCESSES = "ECQX_PROCESSES"
 NO_PROGRESS = "ECQX_NO_PROGRESS"
+SCHEDULER = "ECQX_DASK_SCHEDULER"
+SECONDS_TO_WAIT = 30
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -27,7 +34,9 @@ Result = TypeVar("Result")
 def run_all(
     function: Callable[[Job], Result], jobs: Sequence[Job], description: str, chunk: int = 1
 ) -> list[Result]:
-    """Call ``function`` on every job, over as many processes as ``ECQX_PROCESSES`` says.
+    """Call ``function`` on every job, over the processes of this machine or of a cluster.
+
+    ``ECQX_PROCESSES`` says how many; ``ECQX_DASK_SCHEDULER`` names a cluster by its address.
 
     Parameters
     ----------
@@ -47,12 +56,35 @@ def run_all(
     """
     if not jobs:
         return []
-    parallel = Parallel(n_jobs=min(processes(), -(-len(jobs) // chunk)), return_as="generator")
-    results: Iterable[Result] = parallel(delayed(_single_threaded)(function, job) for job in jobs)
-    return list(tqdm(results, total=len(jobs), desc=description, unit="run", disable=None))
+    here = str(Path.cwd())
+    with _workers(-(-len(jobs) // chunk)) as count:
+        parallel = Parallel(n_jobs=count, return_as="generator")
+        results: Iterable[Result] = parallel(delayed(_at)(here, function, job) for job in jobs)
+        return list(tqdm(results, total=len(jobs), desc=description, unit="run", disable=None))
 
 
-def _single_threaded(function: Callable[[Job], Result], job: Job) -> Result:
+@contextmanager
+def _workers(most: int) -> Iterator[int]:
+    """Joblib's processes, at most so many, or all of a Dask cluster; yields their number."""
+    address = os.environ.get(SCHEDULER)
+    if address is None:
+        yield min(processes(), most)
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise InputError(f"{SCHEDULER} needs Dask: pip install -e '.[cluster]'") from error
+    try:
+        client = Client(address, timeout=SECONDS_TO_WAIT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{SCHEDULER}: no Dask scheduler answers at {address!r}") from error
+    with client, parallel_config("dask", client=client, wait_for_workers_timeout=SECONDS_TO_WAIT):
+        yield -1
+
+
+def _at(folder: str, function: Callable[[Job], Result], job: Job) -> Result:
+    """Call ``function`` in the folder of the pipeline, with one thread."""
+    os.chdir(folder)
     torch.set_num_threads(1)
     return function(job)
 

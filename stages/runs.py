@@ -17,6 +17,11 @@ Method = Literal["fp32", "ECQ", "ECQx"]
 Band = tuple[float, float]
 
 
+# Relevance of every batch as a whole. Only what differs from it is told, so that the names of runs
+# are those of before these settings.
+MEASURED_EVERYWHERE = {"every": 1, "samples": None}
+
+
 @dataclass(frozen=True)
 class Run:
     """One training: a task, a method and its settings, a seed.
@@ -42,7 +47,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """All settings as plain values."""
         quantizer = None if self.quantizer is None else self.quantizer.model_dump()
-        return {**asdict(self), "quantizer": quantizer}
+        record = {**asdict(self), "quantizer": quantizer}
+        if record["relevance"] is not None:
+            told = record["relevance"].items() - MEASURED_EVERYWHERE.items()
+            record["relevance"] = dict(sorted(told))
+        return record
 
     def build_quantizer(self, model: Any) -> ECQx:
         """Attach the run's quantizer to a model."""

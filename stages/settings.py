@@ -119,6 +119,8 @@ class RelevanceSettings(Settings):
     alpha: float
     of: str
     restart: bool
+    every: Positive = 1
+    samples: Positive | None = None
 
     @model_validator(mode="after")
     def _is_accepted(self) -> RelevanceSettings:

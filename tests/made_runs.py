@@ -27,6 +27,8 @@ LRP_SETTINGS = {
     "weight_rule": "epsilon",
     "lrp_output": "output",
     "relevance_of": "stepped",
+    "relevance_every": 1,
+    "relevance_samples": None,
 }
 
 

@@ -44,6 +44,7 @@ CONTRACT = [
 ADDED = [
     *("sweep", "variant", "steps", "train_samples", "parameters", "data_checksum", "start"),
     *("bytes_integers", "bytes_other", "batch_size", "other_metrics"),
+    *("relevance_every", "relevance_samples"),
 ]
 
 pytestmark = [

@@ -538,7 +538,42 @@ def test_the_average_is_signed_and_restarts() -> None:
         }
         torch.testing.assert_close(average.update(model, x, y), expected, rtol=1e-4, atol=1e-7)
     assert any((r < 0).any() for r in average.values.values())
-    average.restart()
+    average.start_epoch()
     assert average.values == {}
     x, y = batches[0]
     torch.testing.assert_close(average.update(model, x, y), weight_relevance(model, x, y))
+
+
+def test_between_its_turns_the_average_stays() -> None:
+    """Steps 0 and 3 of an epoch measure; the next epoch begins with a measurement again."""
+    model, batches = mlp(5, 7, 4), [batch(6, 5), batch(4, 5), batch(5, 5), batch(3, 5)]
+    average = RelevanceAverage(LRP(every=3, restart=False))
+    first = {k: v.clone() for k, v in average.update(model, *batches[0]).items()}
+    for x, y in batches[1:3]:
+        assert_same(average.update(model, x, y), first)
+    new = weight_relevance(model, *batches[3])
+    expected = {name: r.lerp(first[name], 0.1) for name, r in new.items()}
+    assert_same(average.update(model, *batches[3]), expected)
+    average.start_epoch()
+    assert any(
+        not torch.equal(r, expected[name]) for name, r in average.update(model, *batches[1]).items()
+    )
+
+
+def test_some_samples_stand_for_the_batch() -> None:
+    model, (x, y) = mlp(5, 7, 4), batch(6, 5)
+    few = RelevanceAverage(LRP(samples=2)).update(model, x, y)
+    assert_same(few, weight_relevance(model, x[:2], y[:2]))
+    all_of_them = RelevanceAverage(LRP(samples=100)).update(model, x, y)
+    assert_same(all_of_them, weight_relevance(model, x, y))
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("setting", ["every", "samples"])
+def test_less_than_one_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{setting} must be a whole number above 0, not 0$"):
+        LRP(**{setting: 0})

@@ -25,9 +25,17 @@ class RelevanceAverage:
         self.lrp = lrp
         self.attributor: Attributor | None = None
         self.values: dict[str, Tensor] = {}
+        self.steps = 0
 
     def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Add the relevances of one batch and return the averages."""
+        """Add the relevances of one batch, where it is this batch's turn; return the averages."""
+        turn = self.steps % self.lrp.every == 0
+        self.steps += 1
+        if turn:
+            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples])
+        return self.values
+
+    def _add(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         # zennit takes seconds to import, which ECQ and a look at settings need not wait for.
         from ecqx.relevance.weights import Attributor
 
@@ -40,8 +48,9 @@ class RelevanceAverage:
         for name, relevance in new.items():
             old = self.values.get(name)
             self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)
-        return self.values
 
-    def restart(self) -> None:
-        """Forget the past."""
-        self.values = {}
+    def start_epoch(self) -> None:
+        """Begin with a measurement, and forget the past where the settings ask for it."""
+        self.steps = 0
+        if self.lrp.restart:
+            self.values = {}

@@ -47,6 +47,12 @@ class LRP:
         zero weight relevance zero; ``full_precision`` are the copies that are trained.
     restart : bool
         Forget the average at the start of each epoch (published).
+    every : int
+        Measure at the first of so many training steps and keep the average in between; published
+        is 1. Relevance is an average over batches already, so that few steps miss little.
+    samples : int, optional
+        Measure on so many samples of a batch at most, the first ones of a batch in random order;
+        None takes all (published).
     """
 
     composite: str = DEFAULT_COMPOSITE
@@ -56,6 +62,8 @@ class LRP:
     alpha: float = 0.1
     of: RelevanceOf = "stepped"
     restart: bool = True
+    every: int = 1
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for the first setting that is out of range."""
@@ -66,6 +74,9 @@ class LRP:
         check_choice("relevance_of", self.of, RELEVANCE_OF)
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha must lie in [0, 1), not {self.alpha}")
+        for setting, value in (("every", self.every), ("samples", self.samples)):
+            if value is not None and value < 1:
+                raise ValueError(f"{setting} must be a whole number above 0, not {value}")
 
 
 def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
