@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ecqx import kernels
 from ecqx.assignment import ALLOWANCE, Layer, relevance_scale
-from ecqx.kernels import BLOCK, Doubles, Floats
+from ecqx.kernels import BLOCK, CLUSTER, Doubles, Floats
 
 Places = NDArray[np.int64]
 
@@ -44,9 +44,8 @@ def ecqx(
         return
     beta, n = math.log(0.5) / math.log(mean), weight.numel()
     binned = _BinnedThresholds(weight.numpy(), relevance.numpy(), scale, layer, beta, index)
-    ecq_zeros = _ecq_zeros(weight.numpy(), layer)
-    fewest = math.ceil(ecq_zeros + band[0] * n - ALLOWANCE)
-    most = math.floor(ecq_zeros + band[1] * n + ALLOWANCE)
+    fewest = math.ceil(binned.ecq_zeros + band[0] * n - ALLOWANCE)
+    most = math.floor(binned.ecq_zeros + band[1] * n + ALLOWANCE)
     wanted = fewest if binned.neutral < fewest else most
     if fewest <= binned.neutral <= most:
         binned.put_zeros_below(beta)
@@ -58,21 +57,23 @@ def ecqx(
         binned.put_zeros(wanted, most)
 
 
-def _ecq_zeros(weight: Floats, layer: Layer) -> int:
-    """How many weights ECQ puts into the zero cluster."""
+def _zero_interval(layer: Layer) -> Floats:
+    """The bounds between which ECQ puts a weight into the zero cluster."""
     bounds, zero = layer.plain.numpy(), int(layer.zero)
     low = bounds[zero - 1] if zero > 0 else -math.inf
     high = bounds[zero] if zero < len(bounds) else math.inf
-    return kernels.count_between(weight, low, high)
+    return np.array([low, max(low, high)], np.float32)
 
 
 class _BinnedThresholds:
-    """The bins of the t of a layer's weights; ``index`` has their best non-zero clusters.
+    """The bins of the t of a layer's weights, in ``index`` above their best non-zero clusters.
 
     Attributes
     ----------
     neutral, least, reachable : int
         How many t lie below β, 0 and 1.
+    ecq_zeros : int
+        How many weights ECQ puts into the zero cluster.
     """
 
     def __init__(
@@ -85,27 +86,37 @@ class _BinnedThresholds:
         index: Tensor,
     ) -> None:
         self.weight, self.relevance, self.scale = weight, relevance, scale
-        self.costs = (layer.values.numpy(), layer.cost.numpy(), int(layer.zero))
+        self.values, self.cost = layer.values.numpy(), layer.cost.numpy()
+        self.zero = int(layer.zero)
         self.index = index.numpy()
         # A layer of few weights needs few bins, and each is looked at.
         self.last_bin = min(len(weight) // 4 + 16, MOST_BINS) - 1
         self.bins_per_unit = (self.last_bin - 1) / max(1.0, beta)
-        self.bins = np.empty(len(weight), np.uint16)
-        self.histogram, counts = np.zeros(self.last_bin + 1, np.int64), np.zeros(3, np.int64)
+        self.histogram, counts = np.zeros(self.last_bin + 1, np.int64), np.zeros(4, np.int64)
         self.buffers = np.ones((5, BLOCK))
-        kernels.zero_bins(
-            *(weight, relevance, scale, layer.nonzero.numpy(), *self.costs),
-            *(beta, self.bins_per_unit, self.index, self.bins, self.histogram, counts),
+        kernels.bin_thresholds(
+            weight,
+            relevance,
+            scale,
+            layer.nonzero.numpy(),
+            _zero_interval(layer),
+            self.values,
+            self.cost,
+            self.zero,
+            beta,
+            self.bins_per_unit,
+            self.index,
+            self.histogram,
+            counts,
             self.buffers,
         )
-        self.neutral, self.least, self.reachable = counts.tolist()
+        self.neutral, self.least, self.reachable, self.ecq_zeros = counts.tolist()
 
     def put_zeros_below(self, edge: float) -> None:
         """Put the weights with t < edge into the zero cluster."""
-        found = np.empty(1, np.uint16)
-        kernels.to_bins(np.array([edge]), self.bins_per_unit, self.last_bin, found)
-        inside = np.flatnonzero(self.bins == found[0])
-        self._put(int(found[0]), inside[self._thresholds(inside) < edge])
+        edge_bin = kernels.bin_of(edge, self.bins_per_unit, self.last_bin)
+        inside, t = self._within(edge_bin)
+        self._settle(edge_bin, inside[t < edge])
 
     def put_zeros(self, wanted: int, most: int) -> None:
         """Put the ``wanted`` weights of lowest t into the zero cluster.
@@ -116,26 +127,33 @@ class _BinnedThresholds:
         up_to = self.histogram.cumsum()
         edge_bin = int(np.searchsorted(up_to, wanted))
         below = int(up_to[edge_bin] - self.histogram[edge_bin])
-        inside = np.flatnonzero(self.bins == edge_bin)
-        t = self._thresholds(inside)
+        inside, t = self._within(edge_bin)
         cut = np.partition(t, wanted - below - 1)[wanted - below - 1]
         with_equal = below + np.count_nonzero(t <= cut)
-        self._put(edge_bin, inside[t <= cut] if with_equal <= most else inside[t < cut])
+        self._settle(edge_bin, inside[t <= cut] if with_equal <= most else inside[t < cut])
 
-    def _thresholds(self, places: Places) -> Doubles:
-        """The t of some weights."""
-        t = np.empty(len(places))
+    def _within(self, wanted: int) -> tuple[Places, Doubles]:
+        """The weights of one bin, and their t."""
+        places = np.empty(self.histogram[wanted], np.int64)
+        kernels.places_of(self.index, wanted, places)
+        t, clusters = np.empty(len(places)), self.index[places] & ((1 << CLUSTER) - 1)
         for start in range(0, len(places), BLOCK):
-            at = places[start : start + BLOCK]
+            part = slice(start, start + BLOCK)
+            at = places[part]
             kernels.zero_thresholds(
-                *(self.weight[at], self.relevance[at], self.scale, self.index[at]),
-                *(*self.costs, self.buffers),
+                self.weight[at],
+                self.relevance[at],
+                self.scale,
+                clusters[part],
+                self.values,
+                self.cost,
+                self.zero,
+                self.buffers,
             )
-            t[start : start + BLOCK] = self.buffers[4, : len(at)]
-        return t
+            t[part] = self.buffers[4, : len(at)]
+        return places, t
 
-    def _put(self, edge_bin: int, places: Places) -> None:
+    def _settle(self, edge_bin: int, places: Places) -> None:
         """Put the weights of the bins below an edge, and some others, into the zero cluster."""
-        zero = self.costs[2]
-        kernels.put_zeros(self.index, self.bins, edge_bin, zero)
-        self.index[places] = zero
+        kernels.settle(self.index, edge_bin, self.zero)
+        self.index[places] = self.zero

@@ -20,15 +20,17 @@ from ecqx.information import SMALLEST_FLOAT64
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.int32]
-Bins = NDArray[np.uint16]
 
 BLOCK = 512
+# Bits of an index that hold a cluster, of which there are 256 at most; a bin stands above them.
+CLUSTER = 8
 # A search in a sorted table is faster than comparing with more bounds than this.
 FEW_BOUNDS = 40
 LN_2 = 0.6931471805599453
-BITS_OF_MANTISSA = 52
-# Bits of √½, and of 2^52 as a float64, whose mantissa then counts in units.
-SQRT_HALF, TWO_TO_52 = 0x3FE6A09E667F3BCD, 0x4330000000000000
+BITS_OF_MANTISSA = np.uint64(52)
+# Bits of √½, of 1, and of 2^52 as float64, whose mantissa then counts in units.
+SQRT_HALF, ONE = np.uint64(0x3FE6A09E667F3BCD), np.uint64(0x3FF0000000000000)
+TWO_TO_52 = np.uint64(0x4330000000000000)
 EXPONENT_BIAS = 1023
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
@@ -61,9 +63,9 @@ def occupancy(weight: Floats, middles: Floats, counts: Doubles) -> None:
     for start in range(0, weight.size, BLOCK):
         block = weight[start : start + BLOCK]
         j = 0
-        while j + 3 <= middles.size:
-            _count_at_most_three(block, middles[j : j + 3], counts[j : j + 3])
-            j += 3
+        while j + 5 <= middles.size:
+            _count_at_most_five(block, middles[j : j + 5], counts[j : j + 5])
+            j += 5
         while j < middles.size:
             counts[j] += _count_at_most(block, middles[j])
             j += 1
@@ -74,25 +76,29 @@ def occupancy(weight: Floats, middles: Floats, counts: Doubles) -> None:
 
 @_compiled
 def _count_at_most(values: Floats, bound: float) -> int:
-    count = 0
+    count = np.int32(0)
     for i in range(values.size):
-        count += values[i] <= bound
-    return count
+        count = np.int32(count + np.int32(values[i] <= bound))
+    return int(count)
 
 
 @_compiled
-def _count_at_most_three(values: Floats, bounds: Floats, counts: Doubles) -> None:
-    """Three bounds for one read of the values."""
-    a, b, c = bounds[0], bounds[1], bounds[2]
-    at_a, at_b, at_c = np.int32(0), np.int32(0), np.int32(0)
+def _count_at_most_five(values: Floats, bounds: Floats, counts: Doubles) -> None:
+    """Five bounds for one read of the values."""
+    a, b, c, d, e = bounds[0], bounds[1], bounds[2], bounds[3], bounds[4]
+    at_a, at_b, at_c, at_d, at_e = np.int32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     for i in range(values.size):
         value = values[i]
         at_a = np.int32(at_a + np.int32(value <= a))
         at_b = np.int32(at_b + np.int32(value <= b))
         at_c = np.int32(at_c + np.int32(value <= c))
+        at_d = np.int32(at_d + np.int32(value <= d))
+        at_e = np.int32(at_e + np.int32(value <= e))
     counts[0] += at_a
     counts[1] += at_b
     counts[2] += at_c
+    counts[3] += at_d
+    counts[4] += at_e
 
 
 @_compiled
@@ -125,10 +131,13 @@ def _search_block(weight: Floats, bounds: Floats, index: Indices) -> None:
 
 @_compiled
 def _lookup_block(weight: Floats, bounds: Floats, index: Indices) -> None:
-    """Compare with five bounds for one read of the weights."""
-    for i in range(weight.size):
-        index[i] = 0
-    j = 0
+    """Compare with five bounds for one read of the weights; the first ones write, others add."""
+    if bounds.size < 5:
+        _write_one(weight, bounds[0], index)
+        j = 1
+    else:
+        _write_five(weight, bounds, index)
+        j = 5
     while j + 5 <= bounds.size:
         _add_five(weight, bounds[j : j + 5], index)
         j += 5
@@ -140,18 +149,27 @@ def _lookup_block(weight: Floats, bounds: Floats, index: Indices) -> None:
 
 
 @_compiled
+def _write_one(weight: Floats, bound: float, index: Indices) -> None:
+    for i in range(weight.size):
+        index[i] = np.int32(weight[i] > bound)
+
+
+@_compiled
+def _write_five(weight: Floats, bounds: Floats, index: Indices) -> None:
+    a, b, c, d, e = bounds[0], bounds[1], bounds[2], bounds[3], bounds[4]
+    for i in range(weight.size):
+        w = weight[i]
+        two, more = np.int32(w > a) + np.int32(w > b), np.int32(w > c) + np.int32(w > d)
+        index[i] = two + more + np.int32(w > e)
+
+
+@_compiled
 def _add_five(weight: Floats, bounds: Floats, index: Indices) -> None:
     a, b, c, d, e = bounds[0], bounds[1], bounds[2], bounds[3], bounds[4]
     for i in range(weight.size):
         w = weight[i]
         two, more = np.int32(w > a) + np.int32(w > b), np.int32(w > c) + np.int32(w > d)
         index[i] += two + more + np.int32(w > e)
-
-
-@_compiled
-def count_between(weight: Floats, low: float, high: float) -> int:
-    """How many weights lie above ``low`` and not above ``high``."""
-    return max(_count_at_most(weight, high) - _count_at_most(weight, low), 0)
 
 
 @_compiled
@@ -176,23 +194,23 @@ def mean_relevance(relevance: Floats, scale: float) -> float:
 
 
 @_compiled
-def zero_bins(
+def bin_thresholds(
     weight: Floats,
     relevance: Floats,
     scale: float,
     nonzero: Floats,
+    zero_interval: Floats,
     values: Doubles,
     cost: Doubles,
     zero: int,
     beta: float,
     bins_per_unit: float,
     index: Indices,
-    bins: Bins,
     histogram: NDArray[np.int64],
     counts: NDArray[np.int64],
     buffers: Doubles,
 ) -> None:
-    """Write the best non-zero cluster of each weight, and the bin of its t.
+    """Write the best non-zero cluster of each weight and, above its bits, the bin of its t.
 
     Parameters
     ----------
@@ -201,6 +219,8 @@ def zero_bins(
         R = |r| / scale.
     nonzero : float32, shape (K - 1,)
         Bounds of the envelope without the zero cluster.
+    zero_interval : float32, shape (2,)
+        Between which bounds ECQ puts a weight into the zero cluster.
     values, cost : float64, shape (K,)
         Centroids and λ·I.
     zero : int
@@ -209,13 +229,11 @@ def zero_bins(
         Neutral β, above 0.
     bins_per_unit : float
     index : int32, shape (n,)
-        Where the clusters go.
-    bins : uint16, shape (n,)
-        Where the bins go; the last one is the last of the histogram.
+        Where clusters and bins go.
     histogram : int64
-        Zeros; how many t each bin holds.
-    counts : int64, shape (3,)
-        Zeros; how many t lie below ``beta``, 0 and 1.
+        Zeros; how many t each bin holds. The last bin is the last one here.
+    counts : int64, shape (4,)
+        Zeros; how many t lie below ``beta``, 0 and 1, and how many weights in the zero interval.
     buffers : float64, shape (5, BLOCK)
     """
     n, last_bin = weight.size, histogram.size - 1
@@ -224,13 +242,16 @@ def zero_bins(
         block, chosen = weight[start:stop], index[start:stop]
         _lookup_block(block, nonzero, chosen)
         zero_thresholds(block, relevance[start:stop], scale, chosen, values, cost, zero, buffers)
-        t, found = buffers[4, : stop - start], bins[start:stop]
+        t = buffers[4, : stop - start]
         counts[0] += _count_below(t, beta)
         counts[1] += _count_below(t, 0.0)
         counts[2] += _count_below(t, 1.0)
-        to_bins(t, bins_per_unit, last_bin, found)
-        for i in range(found.size):
-            histogram[found[i]] += 1
+        counts[3] += _count_at_most(block, zero_interval[1])
+        counts[3] -= _count_at_most(block, zero_interval[0])
+        for i in range(t.size):
+            chosen[i] |= _bin_of(t[i], bins_per_unit, last_bin) << CLUSTER
+        for i in range(t.size):
+            histogram[np.uint32(chosen[i]) >> CLUSTER] += 1
 
 
 @_compiled
@@ -254,8 +275,11 @@ def zero_thresholds(
     value, info, ratio, R, t = buffers[0], buffers[1], buffers[2], buffers[3], buffers[4]
     for i in range(weight.size):
         value[i] = values[np.uint32(chosen[i])]
+    for i in range(weight.size):
         info[i] = cost[np.uint32(chosen[i])]
+    for i in range(weight.size):
         ratio[i] = weight[i]
+    for i in range(weight.size):
         R[i] = np.float32(abs(relevance[i]) / scale)
     at_zero = cost[zero]
     for i in range(BLOCK):
@@ -273,24 +297,23 @@ def zero_thresholds(
 def _take_logarithm(x: Doubles, exponents: Doubles) -> None:
     """Natural logarithm of positive normal numbers, in place; ``exponents`` is overwritten.
 
-    x = 2^e·m with m in [√½, √2), and ln m = 2·artanh((m - 1)/(m + 1)) by its series.
+    x = 2^e·m with m in [√½, √2), and ln m = 2·artanh((m - 1)/(m + 1)) by its series, whose
+    next term is below 2e-12 of the whole.
     """
-    bits, exponent_bits = x.view(np.int64), exponents.view(np.int64)
+    bits, exponent_bits = x.view(np.uint64), exponents.view(np.uint64)
     for i in range(BLOCK):
-        e = (bits[i] - SQRT_HALF) >> BITS_OF_MANTISSA
-        bits[i] -= e << BITS_OF_MANTISSA
-        # AVX2 turns no int64 into a float64, but e can be added to the mantissa of 2^52.
-        exponent_bits[i] = (e + EXPONENT_BIAS) | TWO_TO_52
+        # AVX2 neither shifts signed integers nor turns them into float64: the exponent stays biased
+        # and above zero, and is added to the mantissa of 2^52.
+        e = (bits[i] + (ONE - SQRT_HALF)) >> BITS_OF_MANTISSA
+        bits[i] = bits[i] + ONE - (e << BITS_OF_MANTISSA)
+        exponent_bits[i] = e | TWO_TO_52
     for i in range(BLOCK):
         m = x[i]
-        e = exponents[i] - (2.0**BITS_OF_MANTISSA + EXPONENT_BIAS)
+        e = exponents[i] - (2.0**52 + EXPONENT_BIAS)
         s = (m - 1.0) / (m + 1.0)
         z = s * s
-        series = 1 / 17 + z * (1 / 19)
-        series = 1 / 13 + z * (1 / 15 + z * series)
-        series = 1 / 9 + z * (1 / 11 + z * series)
-        series = 1 / 5 + z * (1 / 7 + z * series)
-        series = 1.0 + z * (1 / 3 + z * series)
+        series = 1 / 9 + z * (1 / 11 + z * (1 / 13))
+        series = 1.0 + z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * series)))
         x[i] = e * LN_2 + 2.0 * s * series
 
 
@@ -303,18 +326,39 @@ def _count_below(t: Doubles, edge: float) -> int:
 
 
 @_compiled
-def to_bins(t: Doubles, bins_per_unit: float, last_bin: int, bins: Bins) -> None:
-    """Bin of each t, never falling as t grows."""
-    for i in range(t.size):
-        # Written so that NaN, which belongs to no zero set, comes last.
-        place = t[i] * bins_per_unit + 1.0
-        place = place if place < last_bin else np.float64(last_bin)
-        bins[i] = np.uint16(np.int32(max(place, 0.0)))
+def _bin_of(t: float, bins_per_unit: float, last_bin: int) -> Any:
+    """Bin of a t, never falling as t grows; NaN, which belongs to no zero set, comes last."""
+    place = t * bins_per_unit + 1.0
+    place = place if place < last_bin else float(last_bin)
+    return np.int32(max(place, 0.0))
 
 
 @_compiled
-def put_zeros(index: Indices, bins: Bins, edge_bin: int, zero: int) -> None:
-    """Write the zero cluster where the bin lies below ``edge_bin``."""
-    value, edge = np.int32(zero), np.uint16(edge_bin)
+def bin_of(t: float, bins_per_unit: float, last_bin: int) -> int:
+    """Bin of one t."""
+    return int(_bin_of(t, bins_per_unit, last_bin))
+
+
+@_compiled
+def places_of(index: Indices, wanted: int, places: NDArray[np.int64]) -> None:
+    """Write where ``wanted`` stands among the bins; there are as many as places."""
+    found, first = 0, np.int32(wanted)
+    for start in range(0, index.size, BLOCK):
+        block = index[start : start + BLOCK]
+        here = np.int32(0)
+        for i in range(block.size):
+            here = np.int32(here + np.int32((block[i] >> CLUSTER) == first))
+        if here == 0:
+            continue
+        for i in range(block.size):
+            if (block[i] >> CLUSTER) == first:
+                places[found] = start + i
+                found += 1
+
+
+@_compiled
+def settle(index: Indices, edge_bin: int, zero: int) -> None:
+    """Leave the zero cluster where the bin lies below ``edge_bin``, the cluster alone elsewhere."""
+    value, edge, mask = np.int32(zero), np.int32(edge_bin), np.int32((1 << CLUSTER) - 1)
     for i in range(index.size):
-        index[i] = value if bins[i] < edge else index[i]
+        index[i] = value if (index[i] >> CLUSTER) < edge else index[i] & mask

@@ -75,7 +75,7 @@ def _workers(most: int) -> Iterator[int]:
     except ModuleNotFoundError as error:
         raise InputError(f"{SCHEDULER} needs Dask: pip install -e '.[cluster]'") from error
     try:
-        client = Client(address, timeout=SECONDS_TO_WAIT, set_as_default=False)
+        client = Client(address, timeout=SECONDS_TO_WAIT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(f"{SCHEDULER}: no Dask scheduler answers at {address!r}") from error
     with client, parallel_config("dask", client=client, wait_for_workers_timeout=SECONDS_TO_WAIT):
