@@ -17,7 +17,7 @@ help:
 	@echo 'make test             the tests'
 	@echo 'make check            are the results worse than the baseline? (JUNIT=FILE writes XML)'
 	@echo 'make baseline         accept the present results as the baseline'
-	@echo 'make bench            the benchmarks'
+	@echo 'make bench            the benchmarks; writes docs/performance.md'
 	@echo 'make verify           the long checks; writes docs/verification.md'
 	@echo 'make lint             ruff and mypy'
 	@echo
@@ -50,7 +50,10 @@ baseline: setup
 
 # The tests' own options leave the benchmarks out.
 bench: setup
-	@$(one_thread) $(python) -m pytest benchmarks --override-ini 'addopts=-q' --benchmark-only
+	@mkdir -p work
+	@$(one_thread) $(python) -m pytest benchmarks --override-ini 'addopts=-q' --benchmark-only \
+		--benchmark-json=work/benchmarks.json
+	@$(python) -m benchmarks.page work/benchmarks.json
 
 verify: setup
 	@$(python) -m stages.verify $(suite_name)

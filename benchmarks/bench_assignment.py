@@ -28,7 +28,7 @@ from ecqx.information import information_cost
 SIZE = (512, 512, 3, 3)
 BITS, LAMBDA, P = 4, 0.05, 0.1
 BISECTIONS = 14
-METHODS = ("ecq", "ecqx")
+METHODS = ("ECQ", "ECQx")
 
 
 class Case:
@@ -48,7 +48,7 @@ class Case:
             [self.weight],
             self.grids,
             AssignmentSettings(LAMBDA, P),
-            [self.relevance] if method == "ecqx" else None,
+            [self.relevance] if method == "ECQx" else None,
             self.weight.numel(),
             [self.index],
         )
@@ -63,7 +63,7 @@ class Case:
     def dense(self, method: str) -> Tensor:
         cost = self.dense_costs()
         index = cost.argmin(1)
-        if method == "ecq":
+        if method == "ECQ":
             return index
         at_zero = cost[:, self.grid.zero].clone()
         R = self.relevance.flatten()
@@ -103,7 +103,7 @@ def test_dense(ratio: Ratio, method: str) -> None:
     assert case.sparsity(case.index) == pytest.approx(case.sparsity(dense[0]), abs=0.002)
 
 
-@pytest.mark.parametrize(("method", "goal"), [("ecq", "<= 6"), ("ecqx", "<= 20")])
+@pytest.mark.parametrize(("method", "goal"), [("ECQ", "<= 6"), ("ECQx", "<= 20")])
 def test_copy(ratio: Ratio, method: str, goal: str) -> None:
     case = Case()
     target = torch.empty_like(case.weight)

@@ -91,9 +91,9 @@ def convolve_four_times(layer: nn.Conv2d, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
-@pytest.mark.parametrize("method", ["plain", "ecq", "ecqx"])
+@pytest.mark.parametrize("method", ["plain", "ECQ", "ECQx"])
 def test_growth(benchmark: BenchmarkFixture, method: str, size: int) -> None:
-    ours = trainer(LRP() if method == "ecqx" else None, quantized=method != "plain")
+    ours = trainer(LRP() if method == "ECQx" else None, quantized=method != "plain")
     data = batch(size)
     benchmark.pedantic(lambda: ours.step(*data), rounds=5, warmup_rounds=1)
     benchmark.extra_info |= {"curve": "batch", "method": method, "at": size}

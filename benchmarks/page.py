@@ -1,0 +1,166 @@
+"""Writes docs/performance.md from one run of the benchmarks: ``python -m benchmarks.page JSON``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import linear_regression
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from ecqx.files import write_atomically, write_text
+from ecqx.report.style import COLOURS, NEUTRAL
+
+PAGE, FIGURE = Path("docs/performance.md"), Path("docs/performance.png")
+
+# name of a benchmark: what it says in the table
+ROWS = {
+    "test_ecqx": "ECQx step / plain training step, ResNet20, batch 64, full fidelity",
+    "test_bare_convolutions": "the same for a plain step and the four convolutions alone",
+    "test_ecqx_recommended": "ECQx step with `relevance.every: 4` / plain step",
+    "test_ecq": "ECQ step / plain step",
+    "test_dense[ECQ]": "assignment of 2.36 M weights, 4 bit, ECQ: dense costs / ours",
+    "test_dense[ECQx]": "the same for ECQx: search of β on dense costs / ours",
+    "test_copy[ECQ-<= 6]": "ECQ assignment / copy of the weights",
+    "test_copy[ECQx-<= 20]": "ECQx assignment / copy of the weights",
+    "test_peak_memory[ECQ]": "memory of ECQ assignment beside its result, in copies of the layer",
+    "test_peak_memory[ECQx]": "the same for ECQx",
+    "test_two_processes": "sweep in one process / in two",
+}
+CURVES = {
+    "weights": "weights (4 bit)",
+    "bits": "bit width (a million weights)",
+    "batch": "batch size (ResNet20)",
+}
+
+
+METHOD_COLOURS = {"plain": NEUTRAL, "ECQ": COLOURS["ECQ"], "ECQx": COLOURS["ECQx"]}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Time of one method against the size of the work, medians in seconds."""
+
+    kind: str
+    method: str
+    sizes: list[float]
+    seconds: list[float]
+
+    @property
+    def slope(self) -> float:
+        """Exponent of the power of the size that the time grows with: log against log."""
+        return linear_regression(
+            [math.log(size) for size in self.sizes], [math.log(t) for t in self.seconds]
+        ).slope
+
+
+def main(source: Path) -> None:
+    """Write the page and its figure."""
+    benchmarks: list[dict[str, Any]] = json.loads(source.read_text())["benchmarks"]
+    curves = _curves(benchmarks)
+    _draw(curves)
+    write_text(PAGE, _page(benchmarks, curves))
+    print(f"{PAGE} and {FIGURE} are written")
+
+
+def _curves(benchmarks: list[dict[str, Any]]) -> list[Curve]:
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for benchmark in benchmarks:
+        info = benchmark["extra_info"]
+        if "curve" in info:
+            points[info["curve"], info["method"]].append((info["at"], benchmark["stats"]["median"]))
+    return [
+        Curve(kind, method, *map(list, zip(*sorted(found), strict=True)))
+        for (kind, method), found in points.items()
+    ]
+
+
+def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
+    by_name = {benchmark["name"]: benchmark["extra_info"] for benchmark in benchmarks}
+    rows = []
+    for name, what in ROWS.items():
+        if name in by_name:
+            goal = by_name[name]["goal"].replace("<=", "≤").replace(">=", "≥")
+            rows.append((what, f"{by_name[name]['ratio']:.2f}", goal))
+    slopes = [
+        (
+            CURVES[curve.kind],
+            curve.method,
+            f"{curve.seconds[-1] / curve.seconds[0]:.3g}",
+            f"{curve.slope:.2f}",
+        )
+        for curve in curves
+    ]
+    return "\n".join(
+        [
+            "# Performance",
+            "",
+            "`make bench` measures and writes this page. Ratios are those of medians within one",
+            "run, of processor times with one thread; two things that are compared take turns.",
+            "",
+            f"Measured on {_machine()}.",
+            "",
+            tabulate(rows, ("what", "measured", "goal"), "github", disable_numparse=True),
+            "",
+            "## Cost as work grows",
+            "",
+            "![time against size](performance.png)",
+            "",
+            "Time grows with the size to the power of the slope of a straight line through the",
+            "logarithms of both.",
+            "",
+            tabulate(
+                slopes,
+                ("against", "method", "last / first", "slope"),
+                "github",
+                disable_numparse=True,
+            ),
+            "",
+        ]
+    )
+
+
+def _machine() -> str:
+    """Processor, cores and packages."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
+
+
+def _draw(curves: list[Curve]) -> None:
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    all_axes = figure.subplots(1, len(CURVES))
+    for axes, (kind, label) in zip(all_axes, CURVES.items(), strict=True):
+        for curve in curves:
+            if curve.kind == kind:
+                axes.plot(
+                    curve.sizes,
+                    curve.seconds,
+                    "o-",
+                    label=curve.method,
+                    color=METHOD_COLOURS[curve.method],
+                )
+        if kind != "bits":
+            axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel("seconds")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+    write_atomically(FIGURE, lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
