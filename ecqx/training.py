@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ecqx.data import Split
+from ecqx.distributed import Replicas, is_connected, is_first
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modes import evaluation_mode
@@ -115,6 +116,11 @@ class Trainer:
         Of the order of the samples.
     quantizer : ECQx, optional
         The model's quantizer; None trains in full precision.
+
+    Notes
+    -----
+    Among several processes (`ecqx.distributed`) each computes on its part of a batch, and the first
+    one writes.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class Trainer:
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None
+        self.replicas = Replicas(model, quantizer) if is_connected() else None
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
@@ -181,7 +188,7 @@ class Trainer:
             epoch = self.run_epoch()
             bar.update()
             bar.set_postfix(accuracy=f"{epoch.accuracy:.2%}", sparsity=f"{epoch.sparsity:.1%}")
-            if resume is not None:
+            if resume is not None and is_first():
                 self.save(resume)
             if on_epoch is not None:
                 on_epoch(epoch)
@@ -204,6 +211,8 @@ class Trainer:
                 break  # BatchNorm cannot be trained on the one sample that is left over
             total += self.step(x, y) * len(y)
             samples, steps = samples + len(y), steps + 1
+        if self.replicas is not None:
+            self.replicas.take_buffers_of_the_first()
         accuracy = evaluate(self.model, self.validation)
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(total / max(samples, 1), accuracy, sparsity, steps)
@@ -215,14 +224,18 @@ class Trainer:
     def step(self, x: Tensor, y: Tensor) -> float:
         """One training step on one batch; returns the loss."""
         self.optimizer.zero_grad()
-        loss = self.objective.loss(main_output(self.model(x)), y)
+        if self.replicas is None:
+            loss = self.objective.loss(main_output(self.model(x)), y)
+        else:
+            x, y, weight = self.replicas.share(x, y)
+            loss = weight * self.objective.loss(main_output(self.replicas.forward(x)), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()
         self.optimizer.step()
         if self.quantizer is not None:
             self.quantizer.update(x, y)
-        return float(loss.detach())
+        return float(loss.detach() if self.replicas is None else self.replicas.mean(loss))
 
     def _set_learning_rate(self) -> None:
         settings = self.settings

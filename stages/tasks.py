@@ -19,7 +19,13 @@ from stages.settings import Suite, TaskSettings
 
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
-    *("ecqx/training.py", "ecqx/checkpoint.py", "ecqx/modes.py", "ecqx/objectives.py"),
+    *(
+        "ecqx/training.py",
+        "ecqx/distributed.py",
+        "ecqx/checkpoint.py",
+        "ecqx/modes.py",
+        "ecqx/objectives.py",
+    ),
     *("ecqx/data/tensors.py", "ecqx/models"),
 )
 # And what a quantized one depends on beside that.

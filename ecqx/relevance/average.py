@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ class RelevanceAverage:
     ----------
     values : dict of str to Tensor
         Averaged relevance by parameter name; empty before the first batch.
+    combine : callable, optional
+        Makes the relevances of a whole batch of those of this process's samples and their number:
+        see `ecqx.distributed`.
     """
 
     def __init__(self, lrp: LRP) -> None:
@@ -26,6 +30,7 @@ class RelevanceAverage:
         self.attributor: Attributor | None = None
         self.values: dict[str, Tensor] = {}
         self.steps = 0
+        self.combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None
 
     def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Add the relevances of one batch, where it is this batch's turn; return the averages."""
@@ -45,6 +50,8 @@ class RelevanceAverage:
                 model, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
             )
         new = self.attributor(inputs, targets)
+        if self.combine is not None:
+            new = self.combine(new, len(targets))
         for name, relevance in new.items():
             old = self.values.get(name)
             self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)

@@ -124,14 +124,22 @@ def run(**options: Any) -> None:
     \b
     Example:
       ecqx run --model_path resnet20.pt --data_path ../data --lrp --verbose
+    On two GPUs, each with its part of every batch:
+      torchrun --nproc_per_node 2 --no_python ecqx run --lrp
     """
     settings = RunSettings(**options)
     # torch and all that is built on it.
+    from ecqx.distributed import connected, is_first
     from ecqx.run import experiment
 
-    result = experiment.run(settings, click.echo, _warn)
-    click.echo(result.summary)
+    with connected():
+        say, warn = (click.echo, _warn) if is_first() else (_be_silent, _be_silent)
+        say(experiment.run(settings, say, warn).summary)
 
 
 def _warn(line: str) -> None:
     click.echo(f"ecqx: {line}", err=True)
+
+
+def _be_silent(line: str) -> None:
+    pass

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ecqx
 from ecqx import bitstream
 from ecqx.data.tensors import SPLITS
+from ecqx.distributed import is_first, wait_for_all
 from ecqx.files import write_text
 from ecqx.objectives import Scores
 from ecqx.quantizer import ECQx
@@ -38,7 +39,8 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
     """Run one experiment; its model and its numbers are written to the folder of results.
 
     An experiment that was interrupted goes on after its last finished epoch when it is run again
-    with the same settings, data and weights.
+    with the same settings, data and weights. Of several processes (`ecqx.distributed`) the first
+    one writes.
 
     Parameters
     ----------
@@ -68,7 +70,7 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
 
 def _tracker(settings: RunSettings) -> Tracker:
-    if not settings.wandb:
+    if not settings.wandb or not is_first():
         return NoTracker()
     shown = telling_settings(settings)
     return WandbTracker(settings.results, settings.wandb_run_name, settings.wandb_key, shown)
@@ -102,15 +104,18 @@ class _Experiment:
         fit = self._fit(settings.epochs, WEIGHT_DECAY, PATIENCE)
         history = self._train("quantized training", fit, quantizer, during)
         scored["quantized"] = self._scores(model)
-        bitstream.save(encoded_model(settings), quantizer)
+        if is_first():
+            bitstream.save(encoded_model(settings), quantizer)
+        wait_for_all()
         decoded = copy.deepcopy(model)
         decoded.load_state_dict(bitstream.load(encoded_model(settings)))
         scored["decoded file"] = self._scores(decoded)
         result = self._result(fit, history, scored)
-        write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
+        if is_first():
+            write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
+            for file in (before, during):
+                file.unlink(missing_ok=True)
         self.tracker.log(result.numbers)
-        for file in (before, during):
-            file.unlink(missing_ok=True)
         return result
 
     def _fit(

@@ -1,0 +1,153 @@
+"""One training on two processes, connected by gloo, against the same on one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+
+from ecqx.data import Split
+from ecqx.distributed import Replicas, connected, is_connected, is_first
+from ecqx.quantizer import ECQx
+from ecqx.relevance import LRP
+from ecqx.training import FitSettings, Trainer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork-free spawn")
+PROGRAMS = Path(sys.prefix) / "bin"
+SAMPLES, FEATURES, CLASSES = 90, 12, 5
+SETTINGS = FitSettings(epochs=2, lr=0.01, batch_size=32)
+
+
+def data() -> Split:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(SAMPLES, FEATURES, generator=generator)
+    y = (x[:, :CLASSES]).argmax(1)
+    return Split(x, y)
+
+
+def network(batch_norm: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    first: list[nn.Module] = [nn.Linear(FEATURES, 16)]
+    if batch_norm:
+        first.append(nn.BatchNorm1d(16))
+    return nn.Sequential(*first, nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def trained(relevance: LRP | None, batch_norm: bool, resume: Path | None = None) -> dict[str, Any]:
+    """What a training ends with, in this process."""
+    model, split = network(batch_norm), data()
+    quantizer = ECQx(model, bits=3, lam=0.1, relevance=relevance)
+    history = Trainer(model, split, split, SETTINGS, 5, quantizer).fit(resume=resume)
+    return {
+        "state": quantizer.state_dict(),
+        "loss": [epoch.loss for epoch in history],
+        "accuracy": [epoch.accuracy for epoch in history],
+    }
+
+
+def member(rank: int, port: int, folder: str, relevance: LRP | None, batch_norm: bool) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    with connected():
+        assert is_connected()
+        assert is_first() == (rank == 0)
+        result = trained(relevance, batch_norm, Path(folder) / f"progress-{rank}.pt")
+        torch.save(result, Path(folder) / f"{rank}.pt")
+
+
+def trained_by_two(
+    folder: Path, relevance: LRP | None, batch_norm: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, str(folder), relevance, batch_norm)
+    multiprocessing.spawn(member, args=arguments, nprocs=2)
+    one, other = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    return one, other
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("relevance", [None, LRP(), LRP(of="full_precision", every=2)])
+def test_two_processes_assign_as_one(tmp_path: Path, relevance: LRP | None) -> None:
+    one, other = trained_by_two(tmp_path, relevance)
+    assert_equal(one["state"], other["state"])
+    alone = trained(relevance, batch_norm=False)
+    assert one["accuracy"] == alone["accuracy"]
+    assert one["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    for name, tensor in alone["state"].items():
+        if name.startswith("integers."):
+            assert torch.equal(one["state"][name], tensor), name
+        else:
+            torch.testing.assert_close(one["state"][name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_statistics_of_batch_norm_agree_and_the_first_process_writes(tmp_path: Path) -> None:
+    one, other = trained_by_two(tmp_path, LRP(), batch_norm=True)
+    assert_equal(one["state"], other["state"])
+    assert one["accuracy"] == other["accuracy"]
+    assert (tmp_path / "progress-0.pt").exists()
+    assert not (tmp_path / "progress-1.pt").exists()
+
+
+def test_a_process_alone_is_not_connected() -> None:
+    with connected():
+        assert not is_connected()
+        assert is_first()
+
+
+def test_parts_make_up_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sample belongs to one process; weights make the mean of means the batch's mean."""
+    x = torch.arange(10.0)
+    for size in (1, 2, 3, 4):
+        parts = []
+        for rank in range(size):
+            replicas = Replicas.__new__(Replicas)
+            replicas.rank, replicas.size = rank, size
+            parts.append(replicas.share(x, x))
+        assert sorted(torch.cat([part for part, _, _ in parts]).tolist()) == x.tolist()
+        mean = sum(float(part.mean()) * weight for part, _, weight in parts) / size
+        assert mean == pytest.approx(float(x.mean()))
+        few = [replicas.share(x[:1], x[:1])] if size > 1 else []
+        assert all(len(part) == 1 and weight == 1.0 for part, _, weight in few)
+    assert not distributed.is_initialized()
+
+
+def test_the_command_under_torchrun(tmp_path: Path) -> None:
+    """One summary, one file."""
+    told = {}
+    for processes in (1, 2):
+        results = tmp_path / str(processes)
+        command = ["ecqx", "run", "--dataset", "digits", "--model", "mlp_gsc", "--epochs", "1"]
+        command += ["--lrp", "--batch_size", "128", "--results", str(results)]
+        command += ["--device", "cpu", "--data_path", str(tmp_path)]
+        done = subprocess.run(
+            [PROGRAMS / "torchrun", f"--nproc_per_node={processes}", "--no_python", *command],
+            env={**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        files = {path.name for path in results.iterdir()}
+        assert files == {"mlp_gsc_digits_4bit_lrp.ecqx", "mlp_gsc_digits_4bit_lrp.json"}
+        told[processes] = done.stdout.replace(str(results), "")
+    assert told[1].count("\n") == told[2].count("\n") > 3
