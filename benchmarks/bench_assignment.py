@@ -57,7 +57,7 @@ class Case:
     def dense_costs(self) -> Tensor:
         n = self.weight.numel()
         seen = survey([self.weight.flatten()], self.grids)
-        cost = information_cost(seen, self.grids, LAMBDA, [n], n)[0].float()
+        cost = information_cost(seen, self.grids, LAMBDA, n)[0].float()
         return (self.weight.flatten()[:, None] - self.grid.values).square_() + cost
 
     def dense(self, method: str) -> Tensor:

@@ -110,9 +110,9 @@ def assign(
     largest_layer_size : int, optional
         Elements of the model's largest quantized layer; this layer's own by default.
     pmf : {"published", "normalized"}
-        See `ecqx.centroids.probabilities`.
+        See `ecqx.information.probabilities`.
     lambda_max : {"published", "derived"}
-        See `ecqx.centroids.lambda_max`.
+        See `ecqx.information.lambda_max`.
 
     Returns
     -------
@@ -187,18 +187,18 @@ def assign_layers(
         survey(flat, grids),
         grids,
         settings.lam,
-        [weight.numel() for weight in flat],
         largest_layer_size,
         settings.pmf,
         settings.lambda_max,
     )
-    plain = envelope_bounds(grids.values, cost)
+    bounds_of = _loops().envelope_bounds if _has_loops(cost.device) else envelope_bounds
+    plain = bounds_of(grids.values, cost)
     if relevances is None:
         for weight, bounds, target in zip(flat, plain, targets, strict=True):
             _lookup(weight, bounds, target)
         return
-    nonzero = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
-    assign_one = _compiled().ecqx if _has_loops(cost.device) else _ecqx
+    nonzero = bounds_of(grids.values, cost.scatter(-1, grids.zero, math.inf))
+    assign_one = _loops().ecqx if _has_loops(cost.device) else _ecqx
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
         layer = Layer(grids.values[i], cost[i], grids.zero[i], plain[i], nonzero[i])
         assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
@@ -208,7 +208,7 @@ def _has_loops(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _compiled() -> ModuleType:
+def _loops() -> ModuleType:
     """`ecqx.compiled`; numba is imported with it, when the first layer needs it."""
     from ecqx import compiled
 
@@ -220,7 +220,7 @@ def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
     counts = torch.empty_like(grids.values)
     for weight, middles, row in zip(weights, grids.middles, counts, strict=True):
         if _has_loops(weight.device):
-            _compiled().occupancy(weight, middles, row)
+            _loops().occupancy(weight, middles, row)
         else:
             nearest = torch.bucketize(weight, middles)
             row.zero_().scatter_add_(0, nearest, torch.ones_like(weight, dtype=row.dtype))
@@ -231,7 +231,7 @@ def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
 def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
     """Write how many of the ascending bounds lie below each weight."""
     if _has_loops(weight.device):
-        _compiled().lookup(weight, bounds, index)
+        _loops().lookup(weight, bounds, index)
     else:
         torch.bucketize(weight, bounds, out_int32=True, out=index)
 
@@ -273,7 +273,8 @@ def _ecqx(
     plain = torch.bucketize(weight, layer.plain, out_int32=True)
     nonzero = torch.bucketize(weight, layer.nonzero, out_int32=True)
     R = (relevance.abs() / relevance_scale(relevance)).to(torch.float64)
-    mean, ecq_zeros, n = R.mean(), (plain == layer.zero).sum(), weight.numel()
+    mean, n = R.mean(), weight.numel()
+    ecq_zeros = (plain == layer.zero).sum().double()
     t = zero_threshold(weight, layer.values, layer.cost, layer.zero, nonzero, R)
     zeros = zero_set(
         t,
@@ -345,7 +346,7 @@ def zero_set(t: Tensor, beta: Tensor, fewest: Tensor, most: Tensor) -> Tensor:
     neutral, least, reachable = (t < beta).sum(), (t < 0).sum(), (t < 1).sum()
     wanted = torch.where(neutral < fewest, fewest, most)
     rank = (wanted - 1).clamp(0, t.numel() - 1).long()
-    cut = t.sort().values[rank]
+    cut = t.sort().values.gather(0, rank.reshape(1)).squeeze(0)
     # With all weights that share the t of this rank, if the band allows it, or with none of them.
     above = torch.nextafter(cut, torch.full_like(cut, math.inf))
     edge = torch.where((t <= cut).sum() <= most, above, cut)

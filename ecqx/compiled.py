@@ -11,11 +11,13 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ecqx import kernels
 from ecqx.assignment import ALLOWANCE, Layer, relevance_scale
+from ecqx.centroids import round_down
 from ecqx.kernels import BLOCK, CLUSTER, Doubles, Floats
 
 Places = NDArray[np.int64]
@@ -31,6 +33,14 @@ def occupancy(weight: Tensor, middles: Tensor, counts: Tensor) -> None:
 def lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
     """Write how many of the ascending bounds lie below each weight."""
     kernels.lookup(weight.numpy(), bounds.numpy(), index.numpy())
+
+
+def envelope_bounds(centers: Tensor, offsets: Tensor) -> Tensor:
+    """As `ecqx.envelope.envelope_bounds`."""
+    ends = torch.empty_like(centers)
+    for row in zip(centers.numpy(), offsets.numpy(), ends.numpy(), strict=True):
+        kernels.envelope_ends(*row)
+    return round_down(ends[:, :-1])
 
 
 def ecqx(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecqx.objectives import main_output
 from ecqx.quantizer import ECQx
 
 
@@ -27,9 +28,10 @@ def connected() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    gpu = int(os.environ.get("LOCAL_RANK", "0"))
+    if gpu < torch.cuda.device_count():
+        torch.cuda.set_device(gpu)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:
@@ -52,6 +54,17 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+class _MainOutput(nn.Module):
+    """A model without what it puts out beside the output that is trained."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return main_output(self.model(inputs))
+
+
 class Replicas:
     """The model of one process among those of the others.
 
@@ -69,7 +82,8 @@ class Replicas:
     def __init__(self, model: nn.Module, quantizer: ECQx | None = None) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
-        self.forward = DistributedDataParallel(model)
+        # A head that has no part in the loss gets no gradient.
+        self.forward = DistributedDataParallel(_MainOutput(model), find_unused_parameters=True)
         if quantizer is not None and quantizer.relevance is not None:
             quantizer.relevance.combine = self.combined
 
@@ -79,13 +93,15 @@ class Replicas:
         Returns
         -------
         inputs, targets : Tensor
-            Every so many-th sample; the whole batch where there are fewer samples than processes.
+            Every so many-th sample; the whole batch where a process would have one at most, which
+            BatchNorm cannot be trained on.
         weight : float
             For the mean loss of the part: the mean of the weighted ones over the processes is the
-            mean over the batch.
+            mean over the samples of the batch. (A loss that is a mean over labelled pixels weighs
+            the pixels of one part like those of another.)
         """
         n = len(targets)
-        if n < self.size:
+        if n < 2 * self.size:
             return inputs, targets, 1.0
         part = slice(self.rank, None, self.size)
         return inputs[part], targets[part], len(targets[part]) * self.size / n
@@ -95,6 +111,13 @@ class Replicas:
         total = value.detach().clone()
         distributed.all_reduce(total)
         return total / self.size
+
+    def that_of_the_first(self, value: float) -> float:
+        """The first process's number, in all of them."""
+        device = next(self.model.parameters()).device
+        shared = torch.tensor([value], dtype=torch.float64, device=device)
+        distributed.broadcast(shared, src=0)
+        return float(shared)
 
     def combined(self, relevances: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
         """Relevances of the samples of all processes, from those of ``samples`` in this one."""

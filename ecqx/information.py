@@ -6,7 +6,6 @@ a row, so that the many small layers of a network cost no more steps than one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,7 +120,6 @@ def information_cost(
     survey: Survey,
     grids: GridStack,
     lam: float,
-    sizes: Sequence[int],
     largest_layer_size: int,
     pmf: Pmf = "published",
     formula: LambdaMax = "published",
@@ -136,8 +134,6 @@ def information_cost(
     grids : GridStack
     lam : float
         The user's Λ, at least 0.
-    sizes : sequence of int
-        Elements of each layer, n.
     largest_layer_size : int
         Elements of the largest quantized layer.
     pmf, formula : str
@@ -149,7 +145,7 @@ def information_cost(
         Zeros where λ = 0, so that distances alone decide.
     """
     info = information(probabilities(survey.counts, grids.zero, pmf))
-    share = [[(n / largest_layer_size + 0.05) / 1.05] for n in sizes]
-    scale = torch.tensor(share, dtype=torch.float64, device=info.device)
+    n = survey.counts.sum(-1, keepdim=True)
+    scale = (n / largest_layer_size + 0.05) / 1.05
     lambda_ = (lam * lambda_max(survey, grids, info, formula) * scale).clamp(max=LARGEST_LAMBDA)
     return torch.where(lambda_ > 0, lambda_ * info, 0.0)

@@ -14,12 +14,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ecqx.assignment import RELEVANCE_EPSILON
-from ecqx.information import SMALLEST_FLOAT64
-
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.int32]
+
+# As in `ecqx.assignment`, `ecqx.information` and `ecqx.relevance.rules`; the cache of what is
+# compiled looks at this file alone.
+RELEVANCE_EPSILON = 1e-12
+SMALLEST_FLOAT64 = 5e-324
+EPSILON = np.float32(1e-6)
 
 BLOCK = 512
 # Bits of an index that hold a cluster, of which there are 256 at most; a bin stands above them.
@@ -41,10 +44,16 @@ def _compiled(function: Loop, *freedom: str) -> Loop:
 
     Division by zero gives an infinity, as in numpy; a product and a sum may be rounded once.
     """
-    compiler = numba.njit(
-        cache=True, nogil=True, error_model="numpy", fastmath={"contract", *freedom}
-    )
-    return cast(Loop, compiler(function))
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"contract", *freedom},
+    }
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep it in
+        compiled = numba.njit(**options)(function)
+    return cast(Loop, compiled)
 
 
 def _reducing(function: Loop) -> Loop:
@@ -60,6 +69,14 @@ def occupancy(weight: Floats, middles: Floats, counts: Doubles) -> None:
     """
     for j in range(counts.size):
         counts[j] = 0
+    if middles.size > FEW_BOUNDS:
+        index = np.empty(BLOCK, np.int32)
+        for start in range(0, weight.size, BLOCK):
+            block = weight[start : start + BLOCK]
+            _search_block(block, middles, index)
+            for i in range(block.size):
+                counts[np.uint32(index[i])] += 1
+        return
     for start in range(0, weight.size, BLOCK):
         block = weight[start : start + BLOCK]
         j = 0
@@ -105,11 +122,7 @@ def _count_at_most_five(values: Floats, bounds: Floats, counts: Doubles) -> None
 def lookup(weight: Floats, bounds: Floats, index: Indices) -> None:
     """Write how many of the ascending ``bounds``, at least one, lie below each weight."""
     for start in range(0, weight.size, BLOCK):
-        block, out = weight[start : start + BLOCK], index[start : start + BLOCK]
-        if bounds.size > FEW_BOUNDS:
-            _search_block(block, bounds, out)
-        else:
-            _lookup_block(block, bounds, out)
+        _lookup_block(weight[start : start + BLOCK], bounds, index[start : start + BLOCK])
 
 
 @_compiled
@@ -132,6 +145,9 @@ def _search_block(weight: Floats, bounds: Floats, index: Indices) -> None:
 @_compiled
 def _lookup_block(weight: Floats, bounds: Floats, index: Indices) -> None:
     """Compare with five bounds for one read of the weights; the first ones write, others add."""
+    if bounds.size > FEW_BOUNDS:
+        _search_block(weight, bounds, index)
+        return
     if bounds.size < 5:
         _write_one(weight, bounds[0], index)
         j = 1
@@ -173,11 +189,43 @@ def _add_five(weight: Floats, bounds: Floats, index: Indices) -> None:
 
 
 @_compiled
+def envelope_ends(centers: Doubles, offsets: Doubles, ends: Doubles) -> None:
+    """Write where each parabola ends to be the lowest, as `ecqx.envelope.envelope_bounds` says.
+
+    All of shape (K,). The lowest ones so far are a stack; a new one ends those that it leaves no
+    room to.
+    """
+    lowest, begins, top = np.empty(centers.size, np.int64), np.empty(centers.size), 0
+    for j in range(centers.size):
+        ends[j] = -np.inf
+        if np.isinf(offsets[j]):
+            continue
+        begin = -np.inf
+        while top > 0:
+            i = lowest[top - 1]
+            gap = centers[j] - centers[i]
+            if gap == 0:
+                begin = -np.inf if offsets[j] < offsets[i] else np.inf
+            else:
+                begin = (centers[i] + centers[j]) / 2 + (offsets[j] - offsets[i]) / (2 * gap)
+            if begin > begins[top - 1]:
+                break
+            top -= 1
+            begin = -np.inf
+        if begin < np.inf:
+            lowest[top], begins[top] = j, begin
+            top += 1
+    for k in range(top):
+        ends[lowest[k]] = begins[k + 1] if k + 1 < top else np.inf
+    for j in range(1, ends.size):
+        ends[j] = max(ends[j], ends[j - 1])
+
+
+@_compiled
 def quotient(relevance: Floats, z: Floats, result: Floats) -> None:
     """Write R / (z + ε·sign z), where sign 0 = 1; ε as in `ecqx.relevance.rules`."""
-    epsilon = np.float32(1e-6)
     for i in range(z.size):
-        sign = epsilon if z[i] >= np.float32(0) else -epsilon
+        sign = EPSILON if z[i] >= np.float32(0) else -EPSILON
         result[i] = relevance[i] / (z[i] + sign)
 
 

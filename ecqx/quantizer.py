@@ -249,11 +249,8 @@ class ECQx:
         judged = None
         if relevances is not None:
             judged = {name: relevances[name].float().contiguous() for name in weights}
-        for kind, tensors in (("weight", weights), ("relevance", judged or {})):
-            for name, tensor in tensors.items():
-                # Another device is not waited for: there `sparsity` looks, once an epoch.
-                if tensor.device.type == "cpu" and not is_finite(tensor):
-                    raise ValueError(f"{name}: {kind} holds NaN or infinite values")
+        if self._stack.values.device.type == "cpu":
+            self._check_finite()
         assign_layers(
             list(weights.values()),
             self._stack,
@@ -263,6 +260,17 @@ class ECQx:
             list(self.index.values()),
         )
         self._write_centroids()
+
+    def _check_finite(self) -> None:
+        """Raise ``ValueError`` for the first layer whose weights or relevances are not finite.
+
+        Another device would be waited for: there `sparsity` looks, once an epoch.
+        """
+        averaged = {} if self.relevance is None else self.relevance.values
+        for kind, tensors in (("weight", self.full_precision), ("relevance", averaged)):
+            for name in self.weights.keys() & tensors.keys():
+                if not is_finite(tensors[name].detach()):
+                    raise ValueError(f"{name}: {kind} holds NaN or infinite values")
 
     @torch.no_grad()
     def _write_centroids(self) -> None:
@@ -277,7 +285,14 @@ class ECQx:
         }
 
     def sparsity(self) -> float:
-        """Share of quantized weights that are zero, in [0, 1]."""
+        """Share of quantized weights that are zero, in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If weights or relevances are not finite.
+        """
+        self._check_finite()
         zeros = sum(
             int((index == self.grids[name].zero).sum()) for name, index in self.index.items()
         )
@@ -352,7 +367,11 @@ class ECQx:
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the state is not one of this quantizer: {error}") from error
         if self.relevance is not None:
-            self.relevance.values = {k: v.clone() for k, v in section(state, "relevance").items()}
+            averaged = section(state, "relevance")
+            self.relevance.values = {
+                name: r.to(self.full_precision[name].device, copy=True)
+                for name, r in averaged.items()
+            }
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the quantized model to a safetensors file that ``ecqx encode`` takes as it is.

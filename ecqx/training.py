@@ -214,6 +214,9 @@ class Trainer:
         if self.replicas is not None:
             self.replicas.take_buffers_of_the_first()
         accuracy = evaluate(self.model, self.validation)
+        if self.replicas is not None:
+            # What one process would find a hair better must not part it from the others.
+            accuracy = self.replicas.that_of_the_first(accuracy)
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(total / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
@@ -228,7 +231,7 @@ class Trainer:
             loss = self.objective.loss(main_output(self.model(x)), y)
         else:
             x, y, weight = self.replicas.share(x, y)
-            loss = weight * self.objective.loss(main_output(self.replicas.forward(x)), y)
+            loss = weight * self.objective.loss(self.replicas.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()
@@ -279,7 +282,7 @@ class Trainer:
             If the file is damaged or not of this training.
         """
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self._restore(state["state"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"])

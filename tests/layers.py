@@ -42,4 +42,4 @@ def information_cost(
     grids, n = GridStack.of([grid]), weight.numel()
     seen = survey([weight.flatten()], grids)
     largest = largest_layer_size or n
-    return information.information_cost(seen, grids, lam, [n], largest, pmf, formula)[0]
+    return information.information_cost(seen, grids, lam, largest, pmf, formula)[0]

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecqx import assignment
+from ecqx import assignment, compiled, information, kernels
 from ecqx.assignment import assign, zero_set, zero_threshold
 from ecqx.centroids import CentroidGrid
 from ecqx.envelope import envelope_bounds
+from ecqx.relevance import rules
 
 CPU = torch.device("cpu")
 BITS = st.integers(2, 8)
@@ -198,7 +199,9 @@ def test_lower_envelope_of_any_centers(parabolas: list[tuple[int, float]], at: l
     centers, offsets = zip(*sorted(parabolas, key=lambda p: p[0]), strict=True)
     weight = torch.tensor(at, dtype=torch.float32)
     values = torch.tensor([[c / 7 for c in centers]], dtype=torch.float64)
-    bounds = envelope_bounds(values, torch.tensor([offsets], dtype=torch.float64))
+    costs = torch.tensor([offsets], dtype=torch.float64)
+    bounds = envelope_bounds(values, costs)
+    assert torch.equal(compiled.envelope_bounds(values, costs), bounds)
     index = torch.bucketize(weight, bounds[0])
     cost = oracle.costs(float64(weight), np.array(centers) / 7, np.array(offsets))
     assert oracle.within_ulps(cost, flat(index)).all()
@@ -513,6 +516,13 @@ def test_equal_weights_of_equal_relevance_go_together() -> None:
         index = assign(weight[order], grid, 0.1, relevance[order], sparsity_band=band)
         for value in range(7):
             assert index[order == value].unique().numel() <= 1
+
+
+def test_constants_of_the_compiled_loops() -> None:
+    """They stand in a file of their own: see there."""
+    assert kernels.RELEVANCE_EPSILON == assignment.RELEVANCE_EPSILON
+    assert kernels.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
+    assert np.float32(rules.EPSILON) == kernels.EPSILON
 
 
 # -- any tensor ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -577,3 +578,45 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_less_than_one_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match=rf"^{setting} must be a whole number above 0, not 0$"):
         LRP(**{setting: 0})
+
+
+class Overwriting(nn.Module):
+    """Changes what layers put out, in place or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.conv1, self.conv2 = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.conv1(x))
+        hidden = hidden.sub_(0.2) if self.in_place else hidden - 0.2
+        out = self.conv2(hidden)
+        out = out.add_(hidden) if self.in_place else out + hidden
+        return self.head(out.mean((2, 3)))
+
+
+def test_what_is_overwritten_in_place_is_judged_as_it_was() -> None:
+    torch.manual_seed(0)
+    plain, overwriting = Overwriting(in_place=False), Overwriting(in_place=True)
+    overwriting.load_state_dict(plain.state_dict())
+    x, y = torch.randn(6, 2, 5, 5), torch.arange(6) % 4
+    expected = weight_relevance(plain, x, y)
+    for name, relevance in weight_relevance(overwriting, x, y).items():
+        torch.testing.assert_close(relevance, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_copy_measures_on_its_own_model() -> None:
+    model, (x, y) = mlp(5, 7, 4), batch(6, 5)
+    average = RelevanceAverage(LRP())
+    average.update(model, x, y)
+    other_model, other = copy.deepcopy((model, average))
+    assert_same(pickle.loads(pickle.dumps(average)).values, average.values)
+    assert_same(other.update(other_model, x, y), average.update(model, x, y))
+
+
+def test_a_model_without_any_rule_is_one_line() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Softmax(1))
+    with pytest.raises(ValueError, match=r"^no layer of the model has a rule in .*; use ECQ$"):
+        weight_relevance(model, torch.rand(2, 3), torch.tensor([0, 1]))

@@ -39,6 +39,15 @@ class _Call:
     module: nn.Module
     input: Tensor
     output: Tensor
+    version: int
+
+    def own_output(self) -> Tensor:
+        """The module's output, computed again if something overwrote it (``out += shortcut``)."""
+        if self.output._version == self.version:
+            return self.output
+        with torch.enable_grad():
+            again: Tensor = self.module.forward(self.input)
+        return again
 
 
 class _Attribution(torch.autograd.Function):
@@ -85,11 +94,18 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self.weight_rule = weight_rule
         self.sink = sink
         self.uncut: Tensor | None = None
+        self.input: Tensor | None = None
         self.anchor = torch.zeros((), requires_grad=True)
 
     def copy(self) -> WeightRelevanceHook:
         """Return a hook for another module, with a copy of the rule."""
         return WeightRelevanceHook(self.rule.copy(), self.weight_rule, self.sink)
+
+    def remove(self) -> None:
+        """Let go of what an interrupted pass left behind."""
+        self.uncut = self.input = None
+        self.rule.stored_tensors.clear()
+        super().remove()
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Attach to ``module``; the returned handles detach again."""
@@ -120,9 +136,10 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
     def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
         """Connect the output to the uncut input by `_Attribution`."""
         assert self.uncut is not None
-        call = _Call(self, module, self.input, output)
+        assert self.input is not None
+        call = _Call(self, module, self.input, output, output._version)
         attributed: Tensor = _Attribution.apply(self.uncut, self.anchor, call)
-        self.uncut = None
+        self.uncut = self.input = None
         if isinstance(module, nn.ReLU | nn.ReLU6):
             mark_nonnegative(attributed)
         return attributed
@@ -137,7 +154,9 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         arriving: Tensor | None
         with _keeping_parameters(call.module):
             if jointly and input_wanted:
-                arriving, *relevances = _shares([call.input, *parameters], call.output, relevance)
+                arriving, *relevances = _shares(
+                    [call.input, *parameters], call.own_output(), relevance
+                )
             else:
                 relevances = self._parameter_relevance(call, parameters, relevance)
                 arriving = self._input_relevance(call, relevance) if input_wanted else None
@@ -170,7 +189,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         if not parameters:
             return []
         if self.weight_rule == "epsilon":
-            return _shares(parameters, call.output, relevance)
+            return _shares(parameters, call.own_output(), relevance)
         names = {id(p): name for name, p in call.module.named_parameters(recurse=False)}
         with GammaMod(WEIGHT_GAMMA, min=0.0)(call.module), torch.enable_grad():
             modified = [getattr(call.module, names[id(p)]) for p in parameters]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -34,10 +34,9 @@ class RelevanceAverage:
 
     def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Add the relevances of one batch, where it is this batch's turn; return the averages."""
-        turn = self.steps % self.lrp.every == 0
-        self.steps += 1
-        if turn:
+        if self.steps % self.lrp.every == 0:
             self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples])
+        self.steps += 1
         return self.values
 
     def _add(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -55,6 +54,10 @@ class RelevanceAverage:
         for name, relevance in new.items():
             old = self.values.get(name)
             self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What can be copied to another model and process: hooks belong to this one."""
+        return {**self.__dict__, "attributor": None, "combine": None}
 
     def start_epoch(self) -> None:
         """Begin with a measurement, and forget the past where the settings ask for it."""

@@ -21,7 +21,7 @@ EPSILON = 1e-6
 def stabilized(z: Tensor) -> Tensor:
     """z + ε·sign z, where sign 0 = 1: zennit's ``stabilize`` in half the passes over memory."""
     # Adding zero makes zeros of either sign positive.
-    return torch.tensor(EPSILON, dtype=z.dtype, device=z.device).copysign(z + 0.0).add_(z)
+    return z.new_full((), EPSILON).copysign(z + 0.0).add_(z)
 
 
 def quotient(relevance: Tensor, z: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def quotient(relevance: Tensor, z: Tensor) -> Tensor:
         t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
         for t in (relevance, z)
     )
-    if not plain or torch.get_num_threads() > 1:
+    if not plain or relevance.requires_grad or torch.get_num_threads() > 1:
         return relevance / stabilized(z)
     from ecqx import kernels
 
@@ -54,9 +54,15 @@ class Proportional:
 class Epsilon(Proportional, zennit.rules.Epsilon):  # type: ignore[misc]
     """The epsilon rule with ε = 1e-6."""
 
+    def __init__(self) -> None:
+        super().__init__(EPSILON)
+
 
 class Norm(Proportional, zennit.rules.Norm):  # type: ignore[misc]
     """The norm rule: the epsilon rule of layers without parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(EPSILON)
 
 
 def positive(input: Tensor) -> Tensor:
@@ -105,17 +111,18 @@ class ZPlus(BasicHook):  # type: ignore[misc]
 
 
 def mark_nonnegative(x: Tensor) -> None:
-    """Remember that no element is negative."""
-    x._ecqx_nonnegative = True  # type: ignore[attr-defined]
+    """Remember that no element is negative, until the tensor is changed in place."""
+    x._ecqx_nonnegative = x._version  # type: ignore[attr-defined]
 
 
 def is_known_nonnegative(x: Tensor) -> bool:
-    """Whether `mark_nonnegative` saw this tensor."""
-    return getattr(x, "_ecqx_nonnegative", False)
+    """Whether `mark_nonnegative` saw this tensor as it is."""
+    return getattr(x, "_ecqx_nonnegative", None) == x._version
 
 
 def _is_nonnegative(x: Tensor) -> bool:
-    return is_known_nonnegative(x) or float(x.min()) >= 0
+    """Whether no element is negative; a GPU is not asked, because that would wait for it."""
+    return is_known_nonnegative(x) or (x.device.type == "cpu" and float(x.min()) >= 0)
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

@@ -51,8 +51,8 @@ class LRP:
         Measure at the first of so many training steps and keep the average in between; published
         is 1. Relevance is an average over batches already, so that few steps miss little.
     samples : int, optional
-        Measure on so many samples of a batch at most, the first ones of a batch in random order;
-        None takes all (published).
+        Measure on so many samples of a batch at most (of each process's part), the first ones of a
+        batch in random order; None takes all (published).
     """
 
     composite: str = DEFAULT_COMPOSITE
@@ -75,7 +75,7 @@ class LRP:
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha must lie in [0, 1), not {self.alpha}")
         for setting, value in (("every", self.every), ("samples", self.samples)):
-            if value is not None and value < 1:
+            if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{setting} must be a whole number above 0, not {value}")
 
 

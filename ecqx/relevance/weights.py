@@ -112,6 +112,8 @@ class Attributor:
         finally:
             for rewrite in rewrites:
                 rewrite.remove()
+        if not self.hooks:
+            raise ValueError(f"no layer of the model has a rule in {composite}; use ECQ")
         modules = list(model.modules())
         self.inplace = [module for module in modules if getattr(module, "inplace", False)]
 

@@ -46,7 +46,9 @@ class SeededTrainer(Trainer):
     def run_epoch(self) -> Epoch:
         """Train one epoch."""
         number = len(self.history) + 1
-        torch.manual_seed(self.seed + number)
+        # Each process drops other units of its own part of a batch.
+        rank = 0 if self.replicas is None else self.replicas.rank
+        torch.manual_seed(self.seed + number + rank * 1_000_003)
         batches = math.ceil(len(self.train) / self.settings.batch_size)
         total = min(batches, self.settings.max_batches or batches)
         with tqdm(
