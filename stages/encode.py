@@ -16,7 +16,7 @@ from ecqx.checkpoint import read_coded_state
 from ecqx.files import write_text
 from stages import paths
 from stages.command import run_command_line, suite_of
-from stages.parallel import run_all
+from stages.parallel import SECONDS_TO_START, run_all
 from stages.quantize import load_runs
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         for record in load_runs(suite)
         if record["method"] != "fp32"
     ]
-    records = run_all(encode, jobs, "encode", chunk=32)
+    records = run_all(encode, jobs, "encode", alone=SECONDS_TO_START)
     write_text(out / "files.json", json.dumps(records, indent=1) + "\n")
     return 0
 

@@ -25,7 +25,7 @@ from ecqx.training import evaluate, scores
 from stages import exhibits, paths, settings
 from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
-from stages.parallel import checksum, key_of, run_all
+from stages.parallel import SECONDS_TO_START, checksum, key_of, run_all
 from stages.quantize import load_full_precision, load_runs
 from stages.runs import MEASURED_EVERYWHERE
 from stages.settings import LayerSettings, Suite, TaskSettings
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         Job(suite, wanted.tasks[r["task"]], paths.bitstream(suite, r["run_id"]), device(wanted))
         for r in quantized
     ]
-    measured = run_all(measure, jobs, "evaluate", chunk=32)
+    measured = run_all(measure, jobs, "evaluate", alone=SECONDS_TO_START)
     about = {name: _about(suite, wanted, name) for name in wanted.tasks}
     records = [
         {
@@ -127,7 +127,7 @@ def _reference_accuracies(
         start = paths.checkpoint(suite, run["task"], run["seed"])
         trained_on = paths.quantized(suite) / f"{run['run_id']}.safetensors"
         jobs += [Job(suite, task, start, where), Job(suite, task, trained_on, where)]
-    accuracies = run_all(measure_full_precision, jobs, "full precision", chunk=32)
+    accuracies = run_all(measure_full_precision, jobs, "full precision", alone=SECONDS_TO_START)
     return {
         (run["task"], run["seed"]): {"accuracy_start": start, "accuracy_fp32": fp32}
         for run, start, fp32 in zip(further, accuracies[::2], accuracies[1::2], strict=True)

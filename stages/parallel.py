@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import torch
@@ -26,13 +27,15 @@ PROCESSES = "ECQX_PROCESSES"
 NO_PROGRESS = "ECQX_NO_PROGRESS"
 SCHEDULER = "ECQX_DASK_SCHEDULER"
 SECONDS_TO_WAIT = 30
+# What the start of a process costs: imports.
+SECONDS_TO_START = 5.0
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def run_all(
-    function: Callable[[Job], Result], jobs: Sequence[Job], description: str, chunk: int = 1
+    function: Callable[[Job], Result], jobs: Sequence[Job], description: str, alone: float = 0.0
 ) -> list[Result]:
     """Call ``function`` on every job, over the processes of this machine or of a cluster.
 
@@ -46,21 +49,29 @@ def run_all(
         The long ones first.
     description : str
         Shown beside the progress bar.
-    chunk : int
-        Jobs that are worth the start of a process, some seconds of imports.
+    alone : float
+        Seconds that this process works before others are started for the rest of the jobs. Short
+        jobs are done before another process would have imported what it needs.
 
     Returns
     -------
     list
         Results in the order of the jobs.
     """
-    if not jobs:
-        return []
-    here = str(Path.cwd())
-    with _workers(-(-len(jobs) // chunk)) as count:
-        parallel = Parallel(n_jobs=count, return_as="generator")
-        results: Iterable[Result] = parallel(delayed(_at)(here, function, job) for job in jobs)
-        return list(tqdm(results, total=len(jobs), desc=description, unit="run", disable=None))
+    here, started = str(Path.cwd()), monotonic()
+    results: list[Result] = []
+    with tqdm(total=len(jobs), desc=description, unit="run", disable=None) as progress:
+        while len(results) < len(jobs) and monotonic() - started < alone:
+            results.append(_at(here, function, jobs[len(results)]))
+            progress.update()
+        rest = jobs[len(results) :]
+        if rest:
+            with _workers(len(rest)) as count:
+                parallel = Parallel(n_jobs=count, return_as="generator")
+                for result in parallel(delayed(_at)(here, function, job) for job in rest):
+                    results.append(result)
+                    progress.update()
+    return results
 
 
 @contextmanager
@@ -74,7 +85,10 @@ def _workers(most: int) -> Iterator[int]:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise InputError(f"{SCHEDULER} needs Dask: pip install -e '.[cluster]'") from error
+    # An empty address would start a cluster of its own.
     try:
+        if not address:
+            raise ValueError(address)
         client = Client(address, timeout=SECONDS_TO_WAIT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(f"{SCHEDULER}: no Dask scheduler answers at {address!r}") from error
