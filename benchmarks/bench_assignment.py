@@ -18,8 +18,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ecqx.assignment import assign
-from ecqx.centroids import CentroidGrid, information_cost
+from ecqx.assignment import assign, survey
+from ecqx.centroids import CentroidGrid, GridStack
+from ecqx.information import information_cost
 
 SIZE = (512, 512, 3, 3)
 BITS, LAMBDA, P = 4, 0.05, 0.1
@@ -29,8 +30,8 @@ SMALLEST_RATIO = {"ecq": 3.0, "ecqx": 5.0}
 
 
 def dense_costs(weight: Tensor, grid: CentroidGrid) -> Tensor:
-    info_cost = information_cost(weight, grid, LAMBDA, None, "published", "published")
-    assert info_cost is not None
+    grids, n = GridStack.of([grid]), weight.numel()
+    info_cost = information_cost(survey([weight.flatten()], grids), grids, LAMBDA, [n], n)[0]
     return (weight.flatten()[:, None] - grid.values).square_() + info_cost.float()
 
 
