@@ -84,7 +84,10 @@ def start(folder: Path) -> Iterator[Callable[..., Started]]:
         started.append(Started(folder, ending=ending))
         return started[-1]
 
+    # A shell lets its background jobs ignore interrupts, and their children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start_one
+    signal.signal(signal.SIGINT, before)
     for one in started:
         one.clean_up()
 
