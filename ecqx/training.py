@@ -141,6 +141,11 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None
         self.replicas = Replicas(model, quantizer) if is_connected() else None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
         groups: list[dict[str, Any]]
@@ -203,7 +208,9 @@ class Trainer:
         self.model.train()
         if self.quantizer is not None:
             self.quantizer.start_epoch()
-        total, samples, steps = 0.0, 0, 0
+        # The sum stays on the device: to ask it for a number in each step would wait for it.
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        samples, steps = 0, 0
         for x, y in self.train.batches(self.settings.batch_size, self.generator):
             if steps == self.settings.max_batches:
                 break
@@ -218,14 +225,14 @@ class Trainer:
             # What one process would find a hair better must not part it from the others.
             accuracy = self.replicas.that_of_the_first(accuracy)
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
-        epoch = Epoch(total / max(samples, 1), accuracy, sparsity, steps)
+        epoch = Epoch(float(total) / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
             self.best = {name: tensor.clone() for name, tensor in self._state().items()}
         self.history.append(epoch)
         return epoch
 
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One training step on one batch; returns the loss."""
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One training step on one batch; returns the loss, a scalar in float64."""
         self.optimizer.zero_grad()
         if self.replicas is None:
             loss = self.objective.loss(main_output(self.model(x)), y)
@@ -238,7 +245,7 @@ class Trainer:
         self.optimizer.step()
         if self.quantizer is not None:
             self.quantizer.update(x, y)
-        return float(loss.detach() if self.replicas is None else self.replicas.mean(loss))
+        return (loss.detach() if self.replicas is None else self.replicas.mean(loss)).double()
 
     def _set_learning_rate(self) -> None:
         settings = self.settings

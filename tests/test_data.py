@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ecqx.checkpoint import read_tensors, write_tensors
-from ecqx.data import Preparation, Split, TensorData, digits
+from ecqx.data import Preparation, Split, TensorData, digits, tensors
 from ecqx.data.tensors import METADATA_KEY
 from ecqx.errors import InputError
 
@@ -279,6 +279,50 @@ def test_training_draws_one_version_of_each_sample() -> None:
     assert min(counts) > 40
     first, _ = Preparation(draws=True)(versions, torch.zeros(200), None)
     assert torch.equal(first, versions[:, 0])
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_split_moves_to_a_device_or_batch_by_batch(
+    data: TensorData, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = data.validation
+    needed = split.inputs.nbytes + split.targets.nbytes
+    monkeypatch.setattr(tensors, "free_memory", lambda device: 2 * needed - (0 if fits else 1))
+    moved = split.to("meta")
+    assert moved.inputs.is_meta == moved.targets.is_meta == fits
+    for x, y in moved.batches(100, torch.Generator().manual_seed(0)):
+        assert x.is_meta
+        assert y.is_meta
+
+
+def test_a_split_that_stays_gives_the_same_batches(
+    data: TensorData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(data.train.batches(64, torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(tensors, "free_memory", lambda device: 0)
+    found = list(data.train.to("cpu").batches(64, torch.Generator().manual_seed(0)))
+    for (x, y), (other_x, other_y) in zip(expected, found, strict=True):
+        assert torch.equal(x, other_x)
+        assert torch.equal(y, other_y)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_tensors_of_a_file_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    """A split larger than the memory could be trained on."""
+    split = Split(torch.ones(2**15, 2**12, dtype=torch.uint8), torch.zeros(2**15))
+    TensorData(split, split.take(1), split.take(1), ("one",), "ones").save(tmp_path / "large")
+    del split
+    before = private_memory()
+    loaded = TensorData.load(tmp_path / "large").train
+    x, _ = next(loaded.batches(64, torch.Generator().manual_seed(0)))
+    assert x.float().mean() == 1
+    assert private_memory() - before < loaded.inputs.nbytes / 4
+
+
+def private_memory() -> int:
+    """Memory of this process that no file stands for, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def test_batches_prepare_what_they_take() -> None:

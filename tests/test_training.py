@@ -256,7 +256,7 @@ def test_learning_rates(
     seen: list[set[float]] = []
     original = subject.step
 
-    def step(x: Tensor, y: Tensor) -> float:
+    def step(x: Tensor, y: Tensor) -> Tensor:
         seen.append({group["lr"] for group in subject.optimizer.param_groups})
         return original(x, y)
 
@@ -354,7 +354,7 @@ def fit_until(subject: Trainer, steps: int, path: Path, monkeypatch: pytest.Monk
     done = 0
     original = subject.step
 
-    def step(x: Tensor, y: Tensor) -> float:
+    def step(x: Tensor, y: Tensor) -> Tensor:
         nonlocal done
         if done == steps:
             raise Stopped

@@ -18,6 +18,13 @@ from ecqx.objectives import IGNORED_LABEL, Objective, objective_of
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = "ecqx_data"
+# Of a device's free memory, that a split may take.
+LARGEST_SHARE = 0.5
+
+
+def free_memory(device: torch.device) -> float:
+    """Free memory of a GPU in bytes; elsewhere there is no end, because tensors can stay in files."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,14 @@ class Split:
         label per pixel, uint8 of shape (N, H, W), where 255 is ignored.
     preparation : Preparation
         What makes a batch of it.
+    device : torch.device, optional
+        Where batches go; None: they stay where the tensors are.
     """
 
     inputs: Tensor
     targets: Tensor
     preparation: Preparation = field(default_factory=Preparation)
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -141,8 +151,17 @@ class Split:
         else:
             order = torch.randperm(len(self), generator=generator)
         for chosen in torch.split(order.to(self.targets.device), size):
-            inputs, targets = self.preparation(self.inputs[chosen], self.targets[chosen], generator)
+            inputs, targets = self._placed(self.inputs[chosen]), self._placed(self.targets[chosen])
+            inputs, targets = self.preparation(inputs, targets, generator)
             yield inputs, targets.long() if targets.dtype == torch.uint8 else targets
+
+    def _placed(self, batch: Tensor) -> Tensor:
+        """A part of the split where batches go; a GPU still works on the last one meanwhile."""
+        if self.device is None:
+            return batch
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(self.device, non_blocking=True)
 
     @property
     def objective(self) -> Objective:
@@ -154,8 +173,17 @@ class Split:
         return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
 
     def to(self, device: torch.device | str) -> Split:
-        """The split with its tensors on another device."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        """The split for a network on another device.
+
+        Its tensors move there if they leave half of the free memory to the network. Otherwise they
+        stay, and each batch moves; those of a file are read as they are needed, so that neither
+        memory has to hold them.
+        """
+        device = torch.device(device)
+        if self.inputs.nbytes + self.targets.nbytes > LARGEST_SHARE * free_memory(device):
+            return replace(self, device=device)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return replace(self, inputs=inputs, targets=targets, device=None)
 
 
 @dataclass(frozen=True)

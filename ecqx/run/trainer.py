@@ -56,7 +56,7 @@ class SeededTrainer(Trainer):
         ) as self.bar:
             return super().run_epoch()
 
-    def step(self, x: Tensor, y: Tensor) -> float:
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One training step on one batch; returns the loss."""
         loss = super().step(x, y)
         self.bar.update()
