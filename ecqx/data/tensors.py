@@ -23,7 +23,7 @@ LARGEST_SHARE = 0.5
 
 
 def free_memory(device: torch.device) -> float:
-    """Free memory of a GPU in bytes; elsewhere there is no end, because tensors can stay in files."""
+    """Free memory of a GPU in bytes; elsewhere there is no end: tensors can stay in files."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
