@@ -141,6 +141,11 @@ def copy_work_tree(root: Path) -> None:
         if name != "dvc.lock" and not name.startswith("results/") and source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+    # Loops that are compiled already, which takes seconds and is no part of what is tested.
+    kept = Path("ecqx/__pycache__")
+    (root / kept).mkdir()
+    for source in (REPOSITORY / kept).glob("*.nb?"):
+        shutil.copy2(source, root / kept / source.name)
     (root / ".venv").symlink_to(sys.prefix)
 
 
