@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from conftest import Ratio
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from ecqx import kernels
 from ecqx.assignment import AssignmentSettings, assign_layers, survey
 from ecqx.centroids import CentroidGrid, GridStack
 from ecqx.information import information_cost
@@ -139,6 +142,43 @@ def _status(name: str) -> int:
     """A size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+# Loops of `ecqx.kernels`, and what they do.
+LOOPS = {
+    "occupancy": "counting the weights of each cluster",
+    "envelope_ends": "bounds of the envelope",
+    "lookup": "looking the weights up in the bounds",
+    "mean_relevance": "mean of R",
+    "bin_thresholds": "best other cluster, t and its bin",
+    "places_of": "the bin that holds the edge",
+    "settle": "the zero cluster, by bins",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_profile(benchmark: BenchmarkFixture, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of an assignment goes: each loop's share, and that of all else."""
+    case, seconds = Case(), dict.fromkeys(LOOPS, 0.0)
+    case.assign(method)
+    for name in LOOPS:
+        monkeypatch.setattr(kernels, name, timed(name, getattr(kernels, name), seconds))
+    begin = process_time()
+    benchmark.pedantic(lambda: case.assign(method), rounds=20)
+    total = process_time() - begin
+    shares = {LOOPS[name]: t / total for name, t in seconds.items() if t > 0}
+    rest = {"all else: largest and smallest values, formulas": 1 - sum(shares.values())}
+    benchmark.extra_info["parts"] = {"method": method, "shares": shares | rest}
+
+
+def timed(name: str, function: Callable[..., Any], seconds: dict[str, float]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        begin = process_time()
+        result = function(*arguments)
+        seconds[name] += process_time() - begin
+        return result
+
+    return call
 
 
 GROWTH: dict[str, list[tuple[int, int]]] = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import Ratio
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
+from ecqx import quantizer
 from ecqx.data import Split
 from ecqx.models import build
 from ecqx.quantizer import ECQx
@@ -88,6 +92,24 @@ def convolve_four_times(layer: nn.Conv2d, x: Tensor) -> None:
     )
     torch.autograd.grad(positive, x, positive)
     torch.autograd.grad(z, layer.weight, z)
+
+
+def test_profile(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time of an ECQx step goes: the share of each operator's own time."""
+    assign_layers = quantizer.assign_layers
+
+    def recorded(*arguments: Any) -> None:
+        with record_function("assignment"):
+            assign_layers(*arguments)
+
+    monkeypatch.setattr(quantizer, "assign_layers", recorded)
+    ours, data = trainer(LRP()), batch()
+    ours.step(*data)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        benchmark.pedantic(lambda: ours.step(*data), rounds=ROUNDS)
+    times = {row.key: row.self_cpu_time_total for row in seen.key_averages()}
+    total = sum(times.values())
+    benchmark.extra_info["profile"] = {name: t / total for name, t in times.items()}
 
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import linear_regression
@@ -41,9 +42,18 @@ CURVES = {
     "bits": "bit width (a million weights)",
     "batch": "batch size (ResNet20)",
 }
-
-
 METHOD_COLOURS = {"plain": NEUTRAL, "ECQ": COLOURS["ECQ"], "ECQx": COLOURS["ECQx"]}
+
+
+# How operators of torch's profiler are summed up; the first name that is part of theirs counts.
+OPERATORS = {
+    "convolution_backward": "gradients of convolutions",
+    "convolution": "convolutions",
+    "batch_norm": "BatchNorm, with gradients",
+    "assignment": "assignment of all layers",
+    "Adam": "Adam's step, without its operators",
+    "Attribution": "rules of relevance, without their operators",
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,18 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
             "",
             f"Measured on {_machine()}.",
             "",
-            tabulate(rows, ("what", "measured", "goal"), "github", disable_numparse=True),
+            _table(rows, ("what", "measured", "goal")),
+            "",
+            "## Where the time goes",
+            "",
+            "An assignment of 2.36 M weights at 4 bit, one thread:",
+            "",
+            _table(_parts(benchmarks), ("method", "what", "share of the time (%)")),
+            "",
+            "An ECQx step of ResNet20, batch 64, one thread, by torch's profiler, which adds to the",
+            "cost of small operators:",
+            "",
+            _table(_profile(benchmarks), ("what", "share of the time (%)")),
             "",
             "## Cost as work grows",
             "",
@@ -118,15 +139,35 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
             "Time grows with the size to the power of the slope of a straight line through the",
             "logarithms of both.",
             "",
-            tabulate(
-                slopes,
-                ("against", "method", "last / first", "slope"),
-                "github",
-                disable_numparse=True,
-            ),
+            _table(slopes, ("against", "method", "last / first", "slope")),
             "",
         ]
     )
+
+
+def _parts(benchmarks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What an assignment does, and its share of the time in percent, the largest first."""
+    rows = []
+    for benchmark in benchmarks:
+        parts = benchmark["extra_info"].get("parts", {"shares": {}})
+        ordered = sorted(parts["shares"].items(), key=lambda entry: -entry[1])
+        rows += [(parts["method"], what, f"{100 * share:.1f}") for what, share in ordered]
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> str:
+    return tabulate(rows, header, "github", disable_numparse=True)
+
+
+def _profile(benchmarks: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What an ECQx step does, and its share of the time in percent, the largest first."""
+    shares: dict[str, float] = defaultdict(float)
+    for benchmark in benchmarks:
+        for operator, share in benchmark["extra_info"].get("profile", {}).items():
+            names = (what for part, what in OPERATORS.items() if part in operator)
+            shares[next(names, "all other operators")] += 100 * share
+    ordered = sorted(shares.items(), key=lambda entry: -entry[1])
+    return [(what, f"{share:.1f}") for what, share in ordered]
 
 
 def _machine() -> str:
