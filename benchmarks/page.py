@@ -116,6 +116,7 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
             "",
             "`make bench` measures and writes this page. Ratios are those of medians within one",
             "run, of processor times with one thread; two things that are compared take turns.",
+            "The process keeps freed memory, as the pipeline's stages do (`stages/run`).",
             "",
             f"Measured on {_machine()}.",
             "",

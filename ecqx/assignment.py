@@ -183,7 +183,11 @@ def assign_layers(
         for weight, middles, target in zip(flat, grids.middles, targets, strict=True):
             _lookup(weight, middles, target)
         return
-    cost = information_cost(
+    has_loops = _has_loops(grids.values.device)
+    cost_of = _loops().information_cost if has_loops else information_cost
+    bounds_of = _loops().envelope_bounds if has_loops else envelope_bounds
+    assign_one = _loops().ecqx if has_loops else _ecqx
+    cost = cost_of(
         survey(flat, grids),
         grids,
         settings.lam,
@@ -191,14 +195,12 @@ def assign_layers(
         settings.pmf,
         settings.lambda_max,
     )
-    bounds_of = _loops().envelope_bounds if _has_loops(cost.device) else envelope_bounds
     plain = bounds_of(grids.values, cost)
     if relevances is None:
         for weight, bounds, target in zip(flat, plain, targets, strict=True):
             _lookup(weight, bounds, target)
         return
     nonzero = bounds_of(grids.values, cost.scatter(-1, grids.zero, math.inf))
-    assign_one = _loops().ecqx if _has_loops(cost.device) else _ecqx
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
         layer = Layer(grids.values[i], cost[i], grids.zero[i], plain[i], nonzero[i])
         assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
@@ -218,14 +220,16 @@ def _loops() -> ModuleType:
 def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
     """Occupancy of the clusters and extremes of each layer."""
     counts = torch.empty_like(grids.values)
-    for weight, middles, row in zip(weights, grids.middles, counts, strict=True):
+    extremes = torch.empty(len(counts), 2, device=counts.device)
+    for weight, middles, row, ends in zip(weights, grids.middles, counts, extremes, strict=True):
         if _has_loops(weight.device):
-            _loops().occupancy(weight, middles, row)
+            _loops().occupancy(weight, middles, row, ends)
         else:
             nearest = torch.bucketize(weight, middles)
             row.zero_().scatter_add_(0, nearest, torch.ones_like(weight, dtype=row.dtype))
-    low, high = zip(*(torch.aminmax(weight) for weight in weights), strict=True)
-    return Survey(counts, *(torch.stack(side).unsqueeze(-1).double() for side in (low, high)))
+            torch.aminmax(weight, out=(ends[0], ends[1]))
+    low, high = extremes.double().unsqueeze(-1).unbind(1)
+    return Survey(counts, low, high)
 
 
 def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:

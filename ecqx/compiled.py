@@ -1,8 +1,9 @@
-"""Assignment on the CPU, by the loops of `ecqx.kernels`.
+"""Assignment on the CPU, by the loops of `ecqx.kernels` and `ecqx.thresholds`.
 
 What is said of ECQx's zero set in `ecqx.assignment.zero_set` in terms of all t is said here in
-terms of their bins, equal parts of the range from 0 to the largest β in question. A bin tells on
-which side of the edge its weights lie; t itself is needed again in the one bin that holds the edge.
+terms of their bins, equal parts of the range from 0 to the largest β in question. A weight's bin is
+that of its t or one beside it, and tells on which side of an edge it lies; t itself is needed in
+the bins next to the edge alone.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecqx import kernels
+from ecqx import costs, kernels, thresholds
 from ecqx.assignment import ALLOWANCE, Layer, relevance_scale
-from ecqx.centroids import round_down
-from ecqx.kernels import BLOCK, CLUSTER, Doubles, Floats
+from ecqx.centroids import GridStack, round_down
+from ecqx.information import LambdaMax, Pmf, Survey
+from ecqx.kernels import BLOCK, Doubles, Floats
+from ecqx.thresholds import CLUSTER, MARGIN
 
 Places = NDArray[np.int64]
 
-MOST_BINS = 2**16
+# Their counters stay in the first-level cache.
+MOST_BINS = 2**12
 
 
-def occupancy(weight: Tensor, middles: Tensor, counts: Tensor) -> None:
-    """Write how many weights are nearest to each centroid; see `ecqx.kernels.occupancy`."""
-    kernels.occupancy(weight.numpy(), middles.numpy(), counts.numpy())
+def occupancy(weight: Tensor, middles: Tensor, counts: Tensor, extremes: Tensor) -> None:
+    """Write how many weights are nearest to each centroid, and the extreme weights."""
+    kernels.occupancy(weight.numpy(), middles.numpy(), counts.numpy(), extremes.numpy())
 
 
 def lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
@@ -35,11 +39,35 @@ def lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
     kernels.lookup(weight.numpy(), bounds.numpy(), index.numpy())
 
 
+def information_cost(
+    survey: Survey,
+    grids: GridStack,
+    lam: float,
+    largest_layer_size: int,
+    pmf: Pmf,
+    formula: LambdaMax,
+) -> Tensor:
+    """As `ecqx.information.information_cost`."""
+    cost = torch.empty_like(grids.values)
+    costs.information_cost(
+        survey.counts.numpy(),
+        torch.cat([survey.low, survey.high], dim=1).numpy(),
+        grids.values.numpy(),
+        grids.zero.numpy(),
+        lam,
+        largest_layer_size,
+        pmf == "published",
+        formula == "published",
+        cost.numpy(),
+    )
+    return cost
+
+
 def envelope_bounds(centers: Tensor, offsets: Tensor) -> Tensor:
     """As `ecqx.envelope.envelope_bounds`."""
     ends = torch.empty_like(centers)
     for row in zip(centers.numpy(), offsets.numpy(), ends.numpy(), strict=True):
-        kernels.envelope_ends(*row)
+        costs.envelope_ends(*row)
     return round_down(ends[:, :-1])
 
 
@@ -48,7 +76,7 @@ def ecqx(
 ) -> None:
     """Write ECQx's assignment, as on other devices `ecqx.assignment` does."""
     scale: Any = relevance_scale(relevance).numpy()[()]
-    mean = kernels.mean_relevance(relevance.numpy(), scale)
+    mean = thresholds.mean_relevance(relevance.numpy(), scale)
     if not 0 < mean < 1 or not layer.cost.any():
         lookup(weight, layer.plain, index)
         return
@@ -56,12 +84,13 @@ def ecqx(
     binned = _BinnedThresholds(weight.numpy(), relevance.numpy(), scale, layer, beta, index)
     fewest = math.ceil(binned.ecq_zeros + band[0] * n - ALLOWANCE)
     most = math.floor(binned.ecq_zeros + band[1] * n + ALLOWANCE)
-    wanted = fewest if binned.neutral < fewest else most
-    if fewest <= binned.neutral <= most:
+    too_few = binned.excess(beta, fewest) < 0
+    wanted = fewest if too_few else most
+    if not too_few and binned.excess(beta, most) <= 0:
         binned.put_zeros_below(beta)
-    elif wanted <= binned.least:
+    elif binned.excess(0.0, wanted) >= 0:
         binned.put_zeros_below(0.0)
-    elif wanted >= binned.reachable:
+    elif binned.excess(1.0, wanted) <= 0:
         binned.put_zeros_below(1.0)
     else:
         binned.put_zeros(wanted, most)
@@ -80,8 +109,6 @@ class _BinnedThresholds:
 
     Attributes
     ----------
-    neutral, least, reachable : int
-        How many t lie below β, 0 and 1.
     ecq_zeros : int
         How many weights ECQ puts into the zero cluster.
     """
@@ -99,12 +126,12 @@ class _BinnedThresholds:
         self.values, self.cost = layer.values.numpy(), layer.cost.numpy()
         self.zero = int(layer.zero)
         self.index = index.numpy()
-        # A layer of few weights needs few bins, and each is looked at.
-        self.last_bin = min(len(weight) // 4 + 16, MOST_BINS) - 1
-        self.bins_per_unit = (self.last_bin - 1) / max(1.0, beta)
-        self.histogram, counts = np.zeros(self.last_bin + 1, np.int64), np.zeros(4, np.int64)
-        self.buffers = np.ones((5, BLOCK))
-        kernels.bin_thresholds(
+        # A layer of few weights needs few bins.
+        self.last_bin = min(len(weight) // 4 + 4 * MARGIN, MOST_BINS) - 1
+        self.bins_per_unit = (self.last_bin - 2 * MARGIN) / max(1.0, beta)
+        histogram = np.empty(self.last_bin + 1, np.int64)
+        _, exponent = math.frexp(float(np.abs(self.values).max()))
+        self.ecq_zeros = thresholds.bin_thresholds(
             weight,
             relevance,
             scale,
@@ -113,20 +140,27 @@ class _BinnedThresholds:
             self.values,
             self.cost,
             self.zero,
-            beta,
+            math.ldexp(1.0, -exponent),
             self.bins_per_unit,
             self.index,
-            self.histogram,
-            counts,
-            self.buffers,
+            histogram,
         )
-        self.neutral, self.least, self.reachable, self.ecq_zeros = counts.tolist()
+        self.up_to = histogram.cumsum()
+
+    def excess(self, edge: float, count: int) -> int:
+        """How many more t than ``count`` lie below an edge: the sign is exact."""
+        edge_bin = self._bin_of(edge)
+        surely, possibly = int(self.up_to[edge_bin - 2]), int(self.up_to[edge_bin + 1])
+        if possibly < count or surely > count:
+            return surely - count if surely > count else possibly - count
+        _, t = self._within(edge_bin - 1, edge_bin + 1)
+        return surely + int(np.count_nonzero(t < edge)) - count
 
     def put_zeros_below(self, edge: float) -> None:
         """Put the weights with t < edge into the zero cluster."""
-        edge_bin = kernels.bin_of(edge, self.bins_per_unit, self.last_bin)
-        inside, t = self._within(edge_bin)
-        self._settle(edge_bin, inside[t < edge])
+        edge_bin = self._bin_of(edge)
+        inside, t = self._within(edge_bin - 1, edge_bin + 1)
+        self._settle(edge_bin - 1, inside[t < edge])
 
     def put_zeros(self, wanted: int, most: int) -> None:
         """Put the ``wanted`` weights of lowest t into the zero cluster.
@@ -134,23 +168,29 @@ class _BinnedThresholds:
         All that share the t of the last of them come along, or none if they would be above
         ``most`` then.
         """
-        up_to = self.histogram.cumsum()
-        edge_bin = int(np.searchsorted(up_to, wanted))
-        below = int(up_to[edge_bin] - self.histogram[edge_bin])
-        inside, t = self._within(edge_bin)
+        # The last of them is in this bin or the next ones, and the bins of its equals again so.
+        middle = int(np.searchsorted(self.up_to, wanted))
+        lowest, highest = max(middle - 2, 0), min(middle + 2, self.last_bin)
+        below = int(self.up_to[lowest - 1]) if lowest > 0 else 0
+        inside, t = self._within(lowest, highest)
         cut = np.partition(t, wanted - below - 1)[wanted - below - 1]
         with_equal = below + np.count_nonzero(t <= cut)
-        self._settle(edge_bin, inside[t <= cut] if with_equal <= most else inside[t < cut])
+        self._settle(lowest, inside[t <= cut] if with_equal <= most else inside[t < cut])
 
-    def _within(self, wanted: int) -> tuple[Places, Doubles]:
-        """The weights of one bin, and their t."""
-        places = np.empty(self.histogram[wanted], np.int64)
-        kernels.places_of(self.index, wanted, places)
+    def _bin_of(self, edge: float) -> int:
+        return thresholds.bin_of(edge, self.bins_per_unit, self.last_bin)
+
+    def _within(self, lowest: int, highest: int) -> tuple[Places, Doubles]:
+        """The weights of some bins, and their t."""
+        before = self.up_to[lowest - 1] if lowest > 0 else 0
+        places = np.empty(int(self.up_to[highest] - before), np.int64)
+        thresholds.places_between(self.index, lowest, highest, places)
         t, clusters = np.empty(len(places)), self.index[places] & ((1 << CLUSTER) - 1)
+        buffers = np.ones((5, BLOCK))
         for start in range(0, len(places), BLOCK):
             part = slice(start, start + BLOCK)
             at = places[part]
-            kernels.zero_thresholds(
+            thresholds.zero_thresholds(
                 self.weight[at],
                 self.relevance[at],
                 self.scale,
@@ -158,12 +198,12 @@ class _BinnedThresholds:
                 self.values,
                 self.cost,
                 self.zero,
-                self.buffers,
+                buffers,
             )
-            t[part] = self.buffers[4, : len(at)]
+            t[part] = buffers[4, : len(at)]
         return places, t
 
     def _settle(self, edge_bin: int, places: Places) -> None:
         """Put the weights of the bins below an edge, and some others, into the zero cluster."""
-        kernels.settle(self.index, edge_bin, self.zero)
+        thresholds.settle(self.index, edge_bin, self.zero)
         self.index[places] = self.zero

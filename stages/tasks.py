@@ -30,8 +30,9 @@ TRAINING_CODE = (
 )
 # And what a quantized one depends on beside that.
 QUANTIZER_CODE = (
-    *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/envelope.py"),
-    *("ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py", "ecqx/relevance"),
+    *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/costs.py"),
+    *("ecqx/envelope.py", "ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py"),
+    *("ecqx/registers.py", "ecqx/relevance", "ecqx/thresholds.py"),
 )
 # Packages that compute something in a training.
 PACKAGES = ("numba", "numpy", "torch", "torchvision", "zennit")

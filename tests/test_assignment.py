@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecqx import assignment, compiled, information, kernels
+from ecqx import assignment, compiled, costs, information, kernels, thresholds
 from ecqx.assignment import assign, zero_set, zero_threshold
 from ecqx.centroids import CentroidGrid
 from ecqx.envelope import envelope_bounds
@@ -520,8 +520,10 @@ def test_equal_weights_of_equal_relevance_go_together() -> None:
 
 def test_constants_of_the_compiled_loops() -> None:
     """They stand in a file of their own: see there."""
-    assert kernels.RELEVANCE_EPSILON == assignment.RELEVANCE_EPSILON
-    assert kernels.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
+    assert thresholds.RELEVANCE_EPSILON == assignment.RELEVANCE_EPSILON
+    assert thresholds.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
+    for name in ("LARGEST_LAMBDA", "ROUNDING_OF_INFORMATION", "SMALLEST_FLOAT64"):
+        assert getattr(costs, name) == getattr(information, name)
     assert np.float32(rules.EPSILON) == kernels.EPSILON
 
 
