@@ -82,6 +82,8 @@ class Cells(NamedTuple):
         The cell of w is the whole part of ``(w - frame[0]) * frame[1]``, within those there are.
     steps : int
         How many different bounds a cell holds at most.
+    repeated : bool
+        Whether some bounds are equal.
     """
 
     first: Indices
@@ -89,6 +91,7 @@ class Cells(NamedTuple):
     below: Indices
     frame: Floats
     steps: int
+    repeated: bool
 
 
 @compiled
@@ -123,7 +126,7 @@ def cells_of(bounds: Floats) -> Cells:
         first[cell] = total
         total += here
         steps = max(steps, here)
-    return Cells(first, different, below, frame, steps)
+    return Cells(first, different, below, frame, steps, found < bounds.size)
 
 
 @compiled
@@ -187,23 +190,23 @@ def _add_five(weight: Floats, bounds: Floats, index: Indices) -> None:
 @compiled
 def place_in_registers(weight: Floats, bounds: Floats, cells: Cells, index: Indices) -> None:
     """Look cells and bounds up in vector registers, sixteen weights at a time."""
-    first, different, below, frame, steps = cells
+    first, different, below, frame, steps, repeated = cells
     if bounds.size >= registers.ENTRIES or steps > MOST_STEPS:
         place_by_search(weight, bounds, cells, index)
         return
     whole, low, scale = weight.size - weight.size % registers.LANES, frame[0], frame[1]
-    if steps <= 1:
+    if steps <= 1 and not repeated:
         for i in range(0, whole, registers.LANES):
             registers.place_1(weight, i, first, different, below, low, scale, index)
-    elif steps <= 2:
+    elif steps <= 2 and not repeated:
         for i in range(0, whole, registers.LANES):
             registers.place_2(weight, i, first, different, below, low, scale, index)
-    elif steps <= 4:
+    elif steps <= 2:
         for i in range(0, whole, registers.LANES):
-            registers.place_4(weight, i, first, different, below, low, scale, index)
+            registers.place_repeated_2(weight, i, first, different, below, low, scale, index)
     else:
         for i in range(0, whole, registers.LANES):
-            registers.place_8(weight, i, first, different, below, low, scale, index)
+            registers.place_repeated_8(weight, i, first, different, below, low, scale, index)
     if whole < weight.size:
         place_by_comparing(weight[whole:], bounds, cells, index[whole:])
 
@@ -211,7 +214,7 @@ def place_in_registers(weight: Floats, bounds: Floats, cells: Cells, index: Indi
 @compiled
 def place_by_search(weight: Floats, bounds: Floats, cells: Cells, index: Indices) -> None:
     """Look cells and bounds up in memory; by halves where a cell holds many bounds."""
-    first, different, below, frame, steps = cells
+    first, different, below, frame, steps, repeated = cells
     if steps > MOST_STEPS:
         for i in range(weight.size):
             index[i] = np.searchsorted(bounds, weight[i])
@@ -221,8 +224,9 @@ def place_by_search(weight: Floats, bounds: Floats, cells: Cells, index: Indices
     for _ in range(steps):
         for i in range(weight.size):
             index[i] += weight[i] > different[np.uint32(index[i])]
-    for i in range(weight.size):
-        index[i] = below[np.uint32(index[i])]
+    if repeated:
+        for i in range(weight.size):
+            index[i] = below[np.uint32(index[i])]
 
 
 @compiled
@@ -302,11 +306,14 @@ def count_in_registers(values: NDArray[np.uint8], clusters: int, found: NDArray[
     if clusters > registers.ENTRIES or values.size % registers.BYTES > 0:
         count_plainly(values, clusters, found)
         return
-    for cluster in range(clusters):
+    rest = values.size
+    for cluster in range(clusters - 1):
         total = 0
         for i in range(0, values.size, registers.BYTES):
             total += registers.count_bytes(values, i, cluster)
         found[0, cluster] += total
+        rest -= total
+    found[0, clusters - 1] += rest
 
 
 count = count_in_registers if registers.AVAILABLE else count_plainly

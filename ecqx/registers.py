@@ -92,8 +92,8 @@ def _instruction(function: Any) -> Any:
     return intrinsic(function)
 
 
-def _placing(steps: int) -> Any:
-    """The look-up for cells of at most ``steps`` bounds."""
+def _placing(steps: int, repeated: bool) -> Any:
+    """The look-up for cells of at most ``steps`` bounds, which may stand there repeatedly."""
 
     @_instruction
     def place(
@@ -117,7 +117,8 @@ def _placing(steps: int) -> Any:
             for _ in range(steps):
                 above = builder.fcmp_ordered(">", w, code.pick(table, index))
                 index = builder.add(index, builder.zext(above, _INTS))
-            index = code.pick(code.table(kinds[4], values[4], _INTS), index)
+            if repeated:
+                index = code.pick(code.table(kinds[4], values[4], _INTS), index)
             if kinds[7].dtype.bitwidth == 8:
                 index = builder.trunc(index, ir.VectorType(_BYTE, LANES))
             code.store(index, code.address(kinds[7], values[7], values[1]))
@@ -131,7 +132,8 @@ def _placing(steps: int) -> Any:
 # place(weight, start, first, different, below, low, scale, out) writes how many bounds lie below
 # each of sixteen weights; the rest are what `ecqx.kernels.Cells` has, and an int32 or uint8 array.
 # The number is that of the bounds a cell holds at most.
-place_1, place_2, place_4, place_8 = (_placing(steps) for steps in (1, 2, 4, 8))
+place_1, place_2 = (_placing(steps, repeated=False) for steps in (1, 2))
+place_repeated_2, place_repeated_8 = (_placing(steps, repeated=True) for steps in (2, 8))
 
 
 @_instruction
