@@ -1,4 +1,7 @@
-"""Writes docs/performance.md from one run of the benchmarks: ``python -m benchmarks.page JSON``."""
+"""Writes docs/performance.md from two runs of the benchmarks: ``python -m benchmarks.page A B``.
+
+The first is one in a process as it comes, the second one in a process that keeps freed memory.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,21 @@ ROWS = {
     "test_peak_memory[ECQx]": "the same for ECQx",
     "test_two_processes": "sweep in one process / in two",
 }
+# Candidates for a faster ECQx step: what each is, and what its ratio is of.
+CANDIDATES = {
+    "test_half_of_zplus": (
+        "half of negative inputs left out of the zplus rule where there are none",
+        "ECQx step without / with it",
+    ),
+    "test_channels_last": (
+        "channels-last memory format",
+        "ECQx step with / without it",
+    ),
+    "test_bfloat16": (
+        "relevance in bfloat16",
+        "pass of relevance with / without it",
+    ),
+}
 CURVES = {
     "weights": "weights (4 bit)",
     "bits": "bit width (a million weights)",
@@ -56,6 +74,9 @@ OPERATORS = {
 }
 
 
+Benchmark = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Curve:
     """Time of one method against the size of the work, medians in seconds."""
@@ -73,16 +94,16 @@ class Curve:
         ).slope
 
 
-def main(source: Path) -> None:
+def main(plain: Path, kept: Path) -> None:
     """Write the page and its figure."""
-    benchmarks: list[dict[str, Any]] = json.loads(source.read_text())["benchmarks"]
+    benchmarks, others = (json.loads(path.read_text())["benchmarks"] for path in (plain, kept))
     curves = _curves(benchmarks)
     _draw(curves)
-    write_text(PAGE, _page(benchmarks, curves))
+    write_text(PAGE, _page(benchmarks, others, curves))
     print(f"{PAGE} and {FIGURE} are written")
 
 
-def _curves(benchmarks: list[dict[str, Any]]) -> list[Curve]:
+def _curves(benchmarks: list[Benchmark]) -> list[Curve]:
     points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for benchmark in benchmarks:
         info = benchmark["extra_info"]
@@ -94,13 +115,16 @@ def _curves(benchmarks: list[dict[str, Any]]) -> list[Curve]:
     ]
 
 
-def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
+def _page(
+    benchmarks: list[Benchmark], with_kept_memory: list[Benchmark], curves: list[Curve]
+) -> str:
     by_name = {benchmark["name"]: benchmark["extra_info"] for benchmark in benchmarks}
-    rows = []
-    for name, what in ROWS.items():
-        if name in by_name:
-            goal = by_name[name]["goal"].replace("<=", "≤").replace(">=", "≥")
-            rows.append((what, f"{by_name[name]['ratio']:.2f}", goal))
+    kept = {benchmark["name"]: benchmark["extra_info"] for benchmark in with_kept_memory}
+    rows = [
+        (what, _ratio(by_name, name), _ratio(kept, name), _goal(by_name[name]))
+        for name, what in ROWS.items()
+        if name in by_name
+    ]
     slopes = [
         (
             CURVES[curve.kind],
@@ -116,11 +140,12 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
             "",
             "`make bench` measures and writes this page. Ratios are those of medians within one",
             "run, of processor times with one thread; two things that are compared take turns.",
-            "The process keeps freed memory, as the pipeline's stages do (`stages/run`).",
+            "Large results cost less in a process that keeps freed memory, as the pipeline's do",
+            "(`stages/run`): results of convolutions, and the costs of a dense assignment.",
             "",
             f"Measured on {_machine()}.",
             "",
-            _table(rows, ("what", "measured", "goal")),
+            _table(rows, ("what", "measured", "with kept memory", "goal")),
             "",
             "## Where the time goes",
             "",
@@ -132,6 +157,21 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
             "the cost of small operators:",
             "",
             _table(_profile(benchmarks), ("what", "share of the time (%)")),
+            "",
+            "## Candidates",
+            "",
+            "What else could make an ECQx step faster, each measured by itself:",
+            "",
+            _table(_candidates(by_name), ("candidate", "ratio", "measured", "outcome")),
+            "",
+            *_ranks(by_name),
+            "",
+            "## Beside the work of the pipeline",
+            "",
+            "A run starts a process for each of six stages, and worker processes, one a core, for",
+            "training, and for coding and evaluation where these last longer than some seconds.",
+            "",
+            _table(_overheads(benchmarks), ("what", "seconds")),
             "",
             "## Cost as work grows",
             "",
@@ -146,7 +186,47 @@ def _page(benchmarks: list[dict[str, Any]], curves: list[Curve]) -> str:
     )
 
 
-def _parts(benchmarks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _ratio(by_name: dict[str, dict[str, Any]], name: str) -> str:
+    return f"{by_name[name]['ratio']:.2f}" if name in by_name else ""
+
+
+def _goal(info: dict[str, Any]) -> str:
+    goal: str = info["goal"]
+    return goal.replace("<=", "≤").replace(">=", "≥")
+
+
+def _candidates(by_name: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (what, of, _ratio(by_name, name), _goal(by_name[name]))
+        for name, (what, of) in CANDIDATES.items()
+        if name in by_name
+    ]
+
+
+def _ranks(by_name: dict[str, dict[str, Any]]) -> list[str]:
+    """Why bfloat16 is not kept."""
+    if "test_bfloat16" not in by_name:
+        return []
+    ranks = by_name["test_bfloat16"]["ranks"]
+    return [
+        "Relevances in bfloat16 have a rank correlation with those in float32 of "
+        f"{ranks['bfloat16']:.2f} (ResNet20",
+        "trained on enlarged digits, median over layers); those of another batch have "
+        f"{ranks['another batch']:.2f}.",
+        "The quotient R / z magnifies the errors of outputs close to zero.",
+    ]
+
+
+def _overheads(benchmarks: list[Benchmark]) -> list[tuple[str, str]]:
+    """What the pipeline costs beside its work."""
+    return [
+        (benchmark["extra_info"]["overhead"], f"{benchmark['stats']['median']:.1f}")
+        for benchmark in benchmarks
+        if "overhead" in benchmark["extra_info"]
+    ]
+
+
+def _parts(benchmarks: list[Benchmark]) -> list[tuple[str, str, str]]:
     """What an assignment does, and its share of the time in percent, the largest first."""
     rows = []
     for benchmark in benchmarks:
@@ -160,7 +240,7 @@ def _table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> str:
     return tabulate(rows, header, "github", disable_numparse=True)
 
 
-def _profile(benchmarks: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _profile(benchmarks: list[Benchmark]) -> list[tuple[str, str]]:
     """What an ECQx step does, and its share of the time in percent, the largest first."""
     shares: dict[str, float] = defaultdict(float)
     for benchmark in benchmarks:
@@ -205,4 +285,4 @@ def _draw(curves: list[Curve]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
