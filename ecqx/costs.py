@@ -45,7 +45,9 @@ def information_cost(
         Which of two formulas.
     """
     for layer in range(len(counts)):
-        zero, n, info = zeros[layer, 0], counts[layer].sum(), cost[layer]
+        zero, n, info = zeros[layer, 0], 0.0, cost[layer]
+        for occupants in counts[layer]:
+            n += occupants
         _information(counts[layer], n, zero, pmf_is_published, info)
         most = _lambda_max(
             counts[layer], extremes[layer], values[layer], zero, info, lambda_is_published
@@ -80,8 +82,13 @@ def _lambda_max(
     lambda_is_published: bool,
 ) -> float:
     """The larger of both sides' λ; a side that does not count has none."""
-    occupied, largest = np.flatnonzero(counts > 0), 0.0
-    for side, cluster in enumerate((occupied[0], occupied[-1])):
+    lowest, highest, largest = 0, counts.size - 1, 0.0
+    while counts[lowest] == 0:
+        lowest += 1
+    while counts[highest] == 0:
+        highest -= 1
+    for side in range(2):
+        cluster = highest if side else lowest
         gain = info[cluster] - info[zero]
         if cluster == zero or gain <= ROUNDING_OF_INFORMATION:
             continue

@@ -101,7 +101,9 @@ def cells_of(bounds: Floats) -> Cells:
     cells = registers.ENTRIES if few else CELLS_PER_BOUND * bounds.size
     first = np.zeros(cells, np.int32)
     size = max(registers.ENTRIES, bounds.size + 1)
-    different, below = np.full(size, np.float32(np.inf)), np.zeros(size, np.int32)
+    different, below = np.empty(size, np.float32), np.zeros(size, np.int32)
+    for j in range(size):
+        different[j] = np.inf
     low, high, found = np.float32(np.inf), np.float32(-np.inf), 0
     for j in range(bounds.size):
         bound = bounds[j]
@@ -117,7 +119,8 @@ def cells_of(bounds: Floats) -> Cells:
         low, scale = np.float32(0), np.float32(0)
     elif np.isfinite(low - np.float32(1) / scale):
         low = np.float32(low - np.float32(1) / scale)
-    frame, steps = np.array([low, scale], np.float32), 0
+    frame, steps = np.empty(2, np.float32), 0
+    frame[0], frame[1] = low, scale
     for j in range(found):
         first[_cell(different[j], frame, cells)] += 1
     total = 0
@@ -217,7 +220,7 @@ def place_by_search(weight: Floats, bounds: Floats, cells: Cells, index: Indices
     first, different, below, frame, steps, repeated = cells
     if steps > MOST_STEPS:
         for i in range(weight.size):
-            index[i] = np.searchsorted(bounds, weight[i])
+            index[i] = _bisected(bounds, weight[i])
         return
     for i in range(weight.size):
         index[i] = first[np.uint32(_cell(weight[i], frame, first.size))]
@@ -227,6 +230,18 @@ def place_by_search(weight: Floats, bounds: Floats, cells: Cells, index: Indices
     if repeated:
         for i in range(weight.size):
             index[i] = below[np.uint32(index[i])]
+
+
+@compiled
+def _bisected(bounds: Floats, w: Any) -> int:
+    begin, end = 0, bounds.size
+    while begin < end:
+        middle = (begin + end) // 2
+        if bounds[middle] < w:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
 
 
 @compiled
@@ -268,7 +283,9 @@ def occupancy(weight: Floats, middles: Floats, counts: Doubles, extremes: Floats
         count(nearest[: block.size], counts.size, found)
         _widen(ends, block.view(np.int32))
     for j in range(counts.size):
-        counts[j] = found[:, j].sum()
+        counts[j] = 0
+        for row in range(COUNTERS):
+            counts[j] += found[row, j]
     ends[0], ends[1] = _ordered(ends[0]), _ordered(ends[1])
 
 

@@ -134,7 +134,9 @@ def bin_thresholds(
             _bins_of(floats[2, : block.size], bins_per_unit, last_bin, chosen)
         _count_bins(chosen, counters)
     for b in range(histogram.size):
-        histogram[b] = counters[:, b].sum()
+        histogram[b] = 0
+        for row in range(COUNTERS):
+            histogram[b] += counters[row, b]
     return zeros
 
 
