@@ -19,7 +19,7 @@ from ecqx.relevance import LRP
 from ecqx.training import FitSettings, Trainer
 
 BATCH, ROUNDS = 64, 9
-RECOMMENDED = LRP(every=4)
+RECOMMENDED = LRP(every=8)
 
 
 def trainer(relevance: LRP | None = None, quantized: bool = True) -> Trainer:

@@ -30,7 +30,7 @@ PAGE, FIGURE = Path("docs/performance.md"), Path("docs/performance.png")
 ROWS = {
     "test_ecqx": "ECQx step / plain training step, ResNet20, batch 64, full fidelity",
     "test_bare_convolutions": "the same for a plain step and the four convolutions alone",
-    "test_ecqx_recommended": "ECQx step with `relevance.every: 4` / plain step",
+    "test_ecqx_recommended": "ECQx step with `relevance.every: 8` / plain step",
     "test_ecq": "ECQ step / plain step",
     "test_dense[ECQ]": "assignment of 2.36 M weights, 4 bit, ECQ: dense costs / ours",
     "test_dense[ECQx]": "the same for ECQx: search of β on dense costs / ours",
