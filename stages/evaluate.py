@@ -76,9 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     write_text(out / "curves.csv", _curves(summary))
     layers = _layers(quantized, measured, wanted.report.layers)
     write_text(out / "layers.json", json.dumps(layers, indent=1) + "\n")
-    write_tensors(paths.relevance(suite), exhibits.relevances(suite, wanted))
-    masks, classes = exhibits.masks(suite, wanted, quantized)
-    write_tensors(paths.samples(suite), masks, {"classes": json.dumps(classes)})
+    write_tensors(paths.relevance(suite), exhibits.relevances(suite, wanted, quantized))
+    samples, classes = exhibits.samples(suite, wanted, quantized)
+    write_tensors(paths.samples(suite), samples, {"classes": json.dumps(classes)})
     return 0
 
 
@@ -252,7 +252,7 @@ def _curves(summary: Sequence[dict[str, Any]]) -> str:
 def _layers(
     runs: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]], shown: LayerSettings
 ) -> list[dict[str, Any]]:
-    """Sparsity and entropy of each layer of the runs that the settings name."""
+    """Sparsity, entropy and size of each layer of the runs that the settings name."""
     return [
         {
             **{key: run[key] for key in ("task", "method", "bits", "lam")},
@@ -260,6 +260,7 @@ def _layers(
             "elements": record.elements,
             "sparsity": record.sparsity,
             "entropy_bits_per_weight": record.entropy,
+            "bytes": record.coded_bytes,
         }
         for run, result in zip(runs, measured, strict=True)
         if run["sweep"] == "grid" and all(run[k] == v for k, v in shown.model_dump().items())

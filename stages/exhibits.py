@@ -1,8 +1,13 @@
-"""What the report shows of single networks: relevances of weights, and masks of images."""
+"""What the report shows of single networks: relevances of weights and inputs, and masks of images.
+
+Each is shown of two networks: one decoded from its file, that of the run of ECQx which the settings
+name under ``report.layers``, and the one in full precision that this run started from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,71 +17,174 @@ from ecqx.bitstream import load
 from ecqx.data import Split
 from ecqx.modes import evaluation_mode
 from ecqx.objectives import SEGMENTATION, main_output
-from ecqx.relevance import weight_relevance
+from ecqx.relevance import (
+    build_canonizer,
+    build_composite,
+    output_relevance,
+    weight_relevance,
+    with_weight_relevance,
+)
 from stages import paths
 from stages.quantize import load_full_precision
-from stages.settings import Suite
+from stages.settings import Suite, TaskSettings
 from stages.tasks import load_data, network
+
+Run = dict[str, Any]
+Tensors = dict[str, Tensor]
 
 # What relevances of the report are measured on: samples at most, and their elements at most.
 RELEVANCE_SAMPLES, RELEVANCE_ELEMENTS = 512, 2**21
-# Test images of a segmentation task that the report shows.
+# Test samples that the report shows.
 SHOWN = 4
+# Relevance of inputs: under a flat rule for the first layer, all inputs of an MLP have the same.
+INPUT_COMPOSITE = "epsilon_plus"
+BEFORE, AFTER = "full precision", "decoded"
 
 
-def relevances(suite: str, wanted: Suite) -> dict[str, Tensor]:
-    """Weights and relevances of first and last layer, start of the first seed, validation data."""
+def shown_runs(wanted: Suite, runs: Sequence[Run]) -> dict[str, Run]:
+    """The run of ECQx of each task that has one with the settings of ``report.layers``."""
+    shown = wanted.report.layers.model_dump()
+    return {
+        run["task"]: run
+        for run in runs
+        if run["method"] == "ECQx"
+        and run["sweep"] == "grid"
+        and all(run[key] == value for key, value in shown.items())
+    }
+
+
+def relevances(suite: str, wanted: Suite, runs: Sequence[Run]) -> Tensors:
+    """Weights and relevances of first and last layer, before and after, on validation data.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``TASK/LAYER/weight`` and ``TASK/LAYER/relevance`` in full precision, and the same with
+        ``decoded`` in front of the last word where a run is shown.
+    """
     lrp = wanted.quantize.relevance.build()
-    tensors: dict[str, Tensor] = {}
-    for name, task in wanted.tasks.items():
-        model = load_full_precision(suite, task, paths.checkpoint(suite, name, wanted.seeds[0]))
+    tensors: Tensors = {}
+    for name, task, models in _networks(suite, wanted, runs):
         split = load_data(suite, task).validation
         count = min(RELEVANCE_SAMPLES, RELEVANCE_ELEMENTS // split.inputs[0].numel())
         inputs, targets = next(split.batches(max(1, count)))
-        relevance = weight_relevance(
-            model, inputs, targets, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-        )
-        weights = dict(model.named_parameters())
-        for layer in (list(relevance)[0], list(relevance)[-1]):  # noqa: RUF015
-            tensors[f"{name}/{layer}/weight"] = weights[layer]
-            tensors[f"{name}/{layer}/relevance"] = relevance[layer]
+        for kind, model in models.items():
+            relevance = weight_relevance(
+                model, inputs, targets, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
+            )
+            weights, prefix = dict(model.named_parameters()), "" if kind == BEFORE else f"{kind} "
+            for layer in (list(relevance)[0], list(relevance)[-1]):  # noqa: RUF015
+                tensors[f"{name}/{layer}/{prefix}weight"] = weights[layer]
+                tensors[f"{name}/{layer}/{prefix}relevance"] = relevance[layer]
     return tensors
 
 
-def masks(
-    suite: str, wanted: Suite, runs: Sequence[dict[str, Any]]
-) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Test images of segmentation tasks with their masks: true, in full precision, decoded.
-
-    The decoded model is that of the ECQx run whose layers the report shows.
+def samples(
+    suite: str, wanted: Suite, runs: Sequence[Run]
+) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
+    """Test samples with the relevance of their inputs and, in segmentation, their masks.
 
     Returns
     -------
     (dict of str to Tensor, dict of str to tuple of str)
-        ``TASK/image``, ``TASK/truth``, ``TASK/full precision`` and ``TASK/decoded``, and the names
-        of each task's classes.
+        ``TASK/input``, of shape (N, H, W) or, images, (N, C, H, W), and ``TASK/relevance KIND``;
+        ``TASK/label`` and ``TASK/label KIND`` where a sample has one class; ``TASK/image``,
+        ``TASK/truth`` and ``TASK/KIND`` in segmentation. KIND is "full precision" or "decoded".
+        And the names of each task's classes.
     """
-    tensors: dict[str, Tensor] = {}
+    canonizer = wanted.quantize.relevance.build().canonizer
+    tensors: Tensors = {}
     classes: dict[str, tuple[str, ...]] = {}
-    shown = wanted.report.layers.model_dump()
-    for run in runs:
-        task = wanted.tasks[run["task"]]
-        is_shown = all(run[key] == value for key, value in shown.items())
-        if run["method"] != "ECQx" or run["sweep"] != "grid" or not is_shown:
-            continue
+    for name, task, models in _networks(suite, wanted, runs):
         data = load_data(suite, task)
-        split = data.test.take(SHOWN)
-        if split.objective is not SEGMENTATION:
-            continue
-        start = load_full_precision(suite, task, paths.checkpoint(suite, run["task"], run["seed"]))
-        decoded = network(task)
-        decoded.load_state_dict(load(paths.bitstream(suite, run["run_id"])))
-        classes[run["task"]] = data.classes
-        tensors[f"{run['task']}/image"] = split.inputs
-        tensors[f"{run['task']}/truth"] = split.targets
-        tensors[f"{run['task']}/full precision"] = _mask(start, split)
-        tensors[f"{run['task']}/decoded"] = _mask(decoded, split)
+        split = _few(data.test)
+        classes[name] = data.classes
+        tensors[f"{name}/input"] = _pictures(split)
+        if split.targets.ndim == 1:
+            tensors[f"{name}/label"] = split.targets
+        for kind, model in models.items():
+            relevance, labels = input_relevance(model, split, canonizer)
+            tensors[f"{name}/relevance {kind}"] = relevance
+            if split.targets.ndim == 1:
+                tensors[f"{name}/label {kind}"] = labels
+        if data.test.objective is SEGMENTATION and AFTER in models:
+            first = data.test.take(SHOWN)
+            tensors[f"{name}/image"] = first.inputs
+            tensors[f"{name}/truth"] = first.targets
+            tensors |= {f"{name}/{kind}": _mask(model, first) for kind, model in models.items()}
     return tensors, classes
+
+
+def input_relevance(model: nn.Module, split: Split, canonizer: str) -> tuple[Tensor, Tensor]:
+    """Relevance of the inputs for the logits of their true classes, and the predicted classes.
+
+    Parameters
+    ----------
+    model : Module
+    split : Split
+        Each sample is a batch of its own, so that its relevance does not depend on the others.
+    canonizer : str
+        One of `ecqx.relevance.CANONIZERS`.
+
+    Returns
+    -------
+    (Tensor of shape (N, H, W), Tensor)
+        Relevance summed over the channels of images; a vector is one row. And the classes of
+        highest logit.
+    """
+    composite = with_weight_relevance(build_composite(INPUT_COMPOSITE), lambda *_: None)
+    composite.canonizers = [build_canonizer(canonizer)]
+    found: list[Tensor] = []
+    labels: list[Tensor] = []
+    with evaluation_mode(model), composite.context(model) as attributed, torch.enable_grad():
+        for inputs, targets in split.batches(1):
+            inputs.requires_grad_()
+            logits = main_output(attributed(inputs))
+            start = output_relevance(logits.detach(), targets, "output")
+            found += torch.autograd.grad(logits, inputs, start)
+            labels.append(logits.argmax(1))
+    relevance = torch.cat(found)
+    if relevance.ndim == 4:
+        relevance = relevance.sum(1)
+    return relevance.reshape(len(split), -1, relevance.shape[-1]), torch.cat(labels)
+
+
+def _networks(
+    suite: str, wanted: Suite, runs: Sequence[Run]
+) -> list[tuple[str, TaskSettings, dict[str, nn.Module]]]:
+    """Name, settings and networks of each task: in full precision and, if one is shown, decoded."""
+    decoded = shown_runs(wanted, runs)
+    found = []
+    for name, task in wanted.tasks.items():
+        seed = decoded[name]["seed"] if name in decoded else wanted.seeds[0]
+        start = paths.checkpoint(suite, name, seed)
+        models = {BEFORE: load_full_precision(suite, task, start)}
+        if name in decoded:
+            models[AFTER] = network(task)
+            models[AFTER].load_state_dict(load(paths.bitstream(suite, decoded[name]["run_id"])))
+        found.append((name, task, models))
+    return found
+
+
+def _few(split: Split) -> Split:
+    """The first sample of each of the first classes; of other tasks the first samples."""
+    if split.targets.ndim > 1:
+        return split.take(SHOWN)
+    first: dict[int, int] = {}
+    for index, label in enumerate(split.targets.tolist()):
+        first.setdefault(label, index)
+    chosen = list(first.values())[:SHOWN]
+    return replace(split, inputs=split.inputs[chosen], targets=split.targets[chosen])
+
+
+def _pictures(split: Split) -> Tensor:
+    """Images as they are stored, anything else as a network gets it, one value a place."""
+    if split.inputs.dtype == torch.uint8:
+        return split.inputs
+    inputs = torch.cat([inputs for inputs, _ in split.batches(1)])
+    if inputs.ndim == 4:
+        inputs = inputs.mean(1)
+    return inputs.reshape(len(split), -1, inputs.shape[-1])
 
 
 @torch.no_grad()

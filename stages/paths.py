@@ -46,12 +46,12 @@ def bitstream(suite: str, run_id: str) -> Path:
 
 
 def relevance(suite: str) -> Path:
-    """Weights and relevances of the pre-trained networks' first and last layers."""
+    """Weights and relevances of the networks' first and last layers, before and after."""
     return Path("relevance") / f"{suite}.safetensors"
 
 
 def samples(suite: str) -> Path:
-    """Test images with true, full-precision and decoded masks of the segmentation tasks."""
+    """Test samples with the relevance of their inputs, and masks of the segmentation tasks."""
     return Path("samples") / f"{suite}.safetensors"
 
 

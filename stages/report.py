@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import yaml
 
 from ecqx import report
 from ecqx.checkpoint import read_tensors
+from ecqx.report.correlations import Relevance
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 
+CONSTRAINTS = Path("constraints.txt")
 # Metadata of the samples: names of the classes by task.
 CLASSES = "classes"
 
@@ -25,9 +27,12 @@ def main(arguments: Sequence[str]) -> int:
     wanted = settings.load(suite)
     out = paths.results(suite)
     samples, classes = read_tensors(paths.samples(suite), CLASSES)
+    runs = json.loads((out / "metrics.json").read_text())
     report.build(
-        runs=json.loads((out / "metrics.json").read_text()),
+        runs=runs,
         relevance=_read_relevance(paths.relevance(suite), list(wanted.tasks)),
+        decoded=_read_relevance(paths.relevance(suite), list(wanted.tasks), "decoded "),
+        origin=_origin(wanted, runs),
         out=out,
         suite=suite,
         tasks={name: task.title for name, task in wanted.tasks.items()},
@@ -45,22 +50,33 @@ def _read_layers(path: Path, seed: int) -> list[dict[str, Any]]:
     return [{**layer, "seed": seed} for layer in json.loads(path.read_text())]
 
 
-def _read_relevance(
-    path: Path, tasks: Sequence[str]
-) -> dict[str, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+def _read_relevance(path: Path, tasks: Sequence[str], kind: str = "") -> Relevance:
     """Task → layer → (weight, relevance), the first layer of the network first."""
     tensors, _ = read_tensors(path)
-    nested: dict[str, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
-    for task in tasks:
-        layers = [key.split("/")[1] for key in tensors if key.startswith(f"{task}/")]
-        nested[task] = {
+    found = {
+        task: [key.split("/") for key in tensors if key.startswith(f"{task}/")] for task in tasks
+    }
+    return {
+        task: {
             layer: (
-                tensors[f"{task}/{layer}/weight"].numpy(),
-                tensors[f"{task}/{layer}/relevance"].numpy(),
+                tensors[f"{task}/{layer}/{kind}weight"].numpy(),
+                tensors[f"{task}/{layer}/{kind}relevance"].numpy(),
             )
-            for layer in dict.fromkeys(layers)
+            for _, layer, what in keys
+            if what == f"{kind}weight"
         }
-    return nested
+        for task, keys in found.items()
+    }
+
+
+def _origin(wanted: settings.Suite, runs: Sequence[Mapping[str, Any]]) -> report.Origin:
+    """What the results were made from; the order is that of settings and runs."""
+    described = yaml.safe_dump(wanted.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return report.Origin(
+        settings=described,
+        data={run["dataset"]: run["data_checksum"] for run in runs},
+        constraints=hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest(),
+    )
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def make_layers(task: str) -> list[dict[str, Any]]:
             "elements": 4096 // (index + 1),
             "sparsity": 0.6 + 0.05 * index,
             "entropy_bits_per_weight": 2.0 - 0.3 * index,
+            "bytes": 1024 // (index + 1),
         }
         for method in ("ECQ", "ECQx")
         for index in range(4)

@@ -1,17 +1,24 @@
-"""One self-contained page with the claims, the figures and the tables."""
+"""One self-contained page: verdicts, charts to explore, tables to sort, and their origin."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import gzip
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
+from ecqx.report.charts import Chart, script_json
 from ecqx.report.evidence import Evidence
-from ecqx.report.formats import Table
+from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.sources import describe, source_of
-from ecqx.report.style import Picture
+from ecqx.report.statistics import Estimate
+from ecqx.report.tradeoff import tradeoff
 from ecqx.report.verdicts import Claim, Verdict
 
 # Tables longer than this are folded away until the reader opens them.
@@ -22,30 +29,69 @@ CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
 
 
 @dataclass(frozen=True)
-class Part:
-    """Pictures and tables that stand together, in the order in which they are shown."""
+class Section:
+    """Charts and tables that stand together under one heading."""
 
-    pictures: Sequence[Picture]
-    tables: Sequence[Table]
+    key: str
+    title: str
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.charts or self.tables)
 
 
-def render_page(evidence: Evidence, claims: Sequence[Claim], yardstick: Part, rest: Part) -> str:
-    """Render the page.
+@dataclass(frozen=True)
+class Origin:
+    """What the results were made from.
 
-    Parameters
+    Attributes
     ----------
-    evidence : Evidence
+    settings : str
+        The suite's settings as YAML.
+    data : mapping of str to str
+        Checksums of the data sets.
+    constraints : str
+        SHA-256 of ``constraints.txt``, which pins every package.
+    """
+
+    settings: str
+    data: Mapping[str, str]
+    constraints: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the page shows beside the runs.
+
+    Attributes
+    ----------
     claims : sequence of Claim
         In the order in which they are shown.
-    yardstick : Part
-        The comparison with the published algorithm; without tables it has no section.
-    rest : Part
-        All other pictures and tables.
+    best : sequence of Table
+        The best file of each task; empty where no grid was measured.
+    centre : Chart or None
+        Accuracy against size; without panels, as the page draws the runs themselves.
+    sections : sequence of Section
+        In the order in which they are shown; empty ones are left out.
+    origin : Origin or None
+    """
+
+    claims: Sequence[Claim]
+    best: Sequence[Table]
+    centre: Chart | None
+    sections: Sequence[Section]
+    origin: Origin | None
+
+
+def render_page(evidence: Evidence, content: Content) -> str:
+    """Render the page.
 
     Returns
     -------
     str
-        HTML that refers to nothing outside itself but the works it cites.
+        HTML that loads nothing from outside itself. Links lead to the works it cites and to the
+        files that lie beside it.
     """
     environment = Environment(
         loader=PackageLoader("ecqx.report"),
@@ -55,21 +101,50 @@ def render_page(evidence: Evidence, claims: Sequence[Claim], yardstick: Part, re
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["sort_key"] = sort_key
+    environment.globals["inlined"] = _inlined
     return environment.get_template("report.html.j2").render(
         suite=evidence.suite,
         measured=describe(
             (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
         ),
-        claims=claims,
-        yardstick=yardstick,
-        rest=rest,
+        content=content,
+        sections=[section for section in content.sections if section],
+        runs=Markup(script_json(tradeoff(evidence))),
+        library=Markup("\n".join(_packed(get_plotlyjs()))),
+        licence=_licence(get_plotlyjs()),
         marks=MARKS,
         classes=CLASSES,
         folded_rows=FOLDED_ROWS,
     )
 
 
-def _data_uri(svg: bytes) -> str:
-    """A picture that lies in the page itself."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+def sort_key(cell: Cell, column: Column) -> str:
+    """What a column is sorted by: the unrounded number, or else the text."""
+    value = cell.mean if isinstance(cell, Estimate) else cell
+    if isinstance(value, int | float):
+        return "" if value != value else repr(value * column.scale)
+    return value or ""
+
+
+def _inlined(name: str) -> Markup:
+    """A style sheet or script of our own, as it stands."""
+    return Markup(files("ecqx.report").joinpath("templates", name).read_text("utf-8"))
+
+
+def _packed(script: str) -> Iterator[str]:
+    """The plotting library for a page: a fifth of its size would be left by gzip, a third with
+    base64; browsers undo both. In lines, so that tools that show text are not at a loss."""
+    packed = base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode("ascii")
+    for start in range(0, len(packed), 4096):
+        yield packed[start : start + 4096]
+
+
+def _licence(script: str) -> str:
+    """The library's own notice, which stands at its head."""
+    notice = re.match(r"/\*\*(.*?)\*/", script, re.S)
+    return (
+        " · ".join(line.strip(" *") for line in notice[1].split("\n") if line.strip(" *"))
+        if notice
+        else ""
+    )

@@ -8,14 +8,19 @@ from typing import Any
 from ecqx.errors import InputError
 from ecqx.regression import CONFIGURATION
 from ecqx.report.columns import (
+    ACCURACY,
     BITS,
+    DROP,
     EPOCHS,
     FULL_PRECISION,
     LAMBDA,
     MEASURES,
     METHOD,
     METRIC,
+    RATIO,
     SEEDS,
+    SIZE,
+    SPARSITY,
     TASK,
     P,
     measures,
@@ -44,6 +49,7 @@ def build_tables(
 ) -> list[Table]:
     """All tables that have rows, in the order in which they are shown."""
     tables = [
+        best_files(evidence),
         results(evidence, published),
         influence_of_batchnorm(evidence),
         influence_of_p(evidence),
@@ -56,6 +62,34 @@ def build_tables(
         p_sweep(evidence),
     ]
     return [table for table in tables if table.rows]
+
+
+def best_files(evidence: Evidence) -> Table:
+    """The file that validation chooses for each task, among all methods and bit widths."""
+    rows = []
+    for task in evidence.tasks:
+        settings = evidence.of(task)
+        if not settings:
+            continue
+        best = smallest_file(settings)
+        run = max(best.runs, key=lambda run: run.accuracy_validation)
+        cells = (
+            *(evidence.tasks[task], best.method, best.bits, f"{best.lam:g}"),
+            *(over_seeds(best.runs, "bytes_fp32"), best.mean("bytes")),
+            *(best.mean("compression_ratio"), best.mean("accuracy"), best.drop()),
+            *(best.mean("sparsity"), run.run_id),
+        )
+        rows.append(Row(task, cells, source_of(best.runs)))
+    caption = (
+        "The smallest file of each task whose mean validation accuracy is at most 1 point below "
+        "the best one. The file is that of the seed of highest validation accuracy, named by run. "
+    )
+    columns = (
+        *(TASK, METHOD, BITS, LAMBDA, Column("full_kb", "in 32 bit (kB)", "number", 0, 1e-3)),
+        *(SIZE, RATIO, ACCURACY, DROP, SPARSITY, Column("file", "file")),
+    )
+    title = "Best file of each task"
+    return table(evidence, "best_files", title, caption + reading(evidence), columns, rows)
 
 
 def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> Table:
@@ -233,7 +267,7 @@ def in_words(value: Any) -> str:
 
 
 def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
-    """Sparsity and entropy of each layer of the reference runs."""
+    """Sparsity, entropy and size of each layer of the reference runs."""
     rows = []
     for task in evidence.tasks:
         for layer in (record for record in layers if record["task"] == task):
@@ -242,13 +276,17 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
                 *(evidence.tasks[task], int(layer["bits"]), str(layer["method"])),
                 *(f"{layer['lam']:g}", str(layer["layer"]), int(layer["elements"])),
                 *(float(layer["sparsity"]), float(layer["entropy_bits_per_weight"])),
+                int(layer["bytes"]),
             )
             rows.append(Row(task, cells, source_of(runs)))
-    caption = "One run per task and method; entropy is of first order."
+    caption = (
+        "One run per task and method; entropy is of first order, size that of the coded integers."
+    )
     columns = (
         *(TASK, BITS, METHOD, LAMBDA, Column("layer", "layer")),
         Column("weights", "weights", "number"),
         Column("sparsity_percent", "sparsity (%)", "number", 1, 100),
         Column("entropy_bits_per_weight", "entropy (bit/weight)", "number", 2),
+        Column("bytes", "size (bytes)", "number"),
     )
     return table(evidence, "layers", "Layer by layer", caption, columns, rows)
