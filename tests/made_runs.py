@@ -120,6 +120,31 @@ def make_relevance(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return layers
 
 
+def make_decoded(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same layers on a coarse grid, their relevance changed a little."""
+    noise = np.random.default_rng(1)
+    return {
+        name: (np.round(weight / 0.03) * 0.03, relevance * noise.lognormal(0, 0.2, relevance.shape))
+        for name, (weight, relevance) in make_relevance(task).items()
+    }
+
+
+def make_inputs(task: str, shape: tuple[int, ...] = (8, 8)) -> dict[str, np.ndarray]:
+    """Four test samples with the relevance of their inputs by two networks."""
+    noise = np.random.default_rng(2)
+    pixels = noise.random((4, *shape), dtype=np.float32)
+    relevance = noise.normal(0, 0.1, (4, *shape[-2:])).astype(np.float32)
+    images = shape[0] == 3
+    return {
+        f"{task}/input": (255 * pixels).astype(np.uint8) if images else pixels,
+        f"{task}/relevance full precision": relevance,
+        f"{task}/relevance decoded": relevance * np.float32(0.5),
+        f"{task}/label": np.arange(4),
+        f"{task}/label full precision": np.arange(4),
+        f"{task}/label decoded": np.array([0, 1, 3, 3]),
+    }
+
+
 def make_layers(task: str) -> list[dict[str, Any]]:
     """Records per layer of a reference run of both methods."""
     return [
@@ -294,7 +319,10 @@ def make_mixed_suite() -> dict[str, Any]:
         "layers": [layer for task in MIXED_TASKS for layer in make_layers(task)],
         "published": [{"task": "resnet20", "bits": 4, "lam": 0.05}],
         "yardsticks": make_yardsticks(),
-        "samples": make_samples("deeplab"),
+        "decoded": {"mlp": make_decoded("mlp")},
+        "samples": make_samples("deeplab")
+        | make_inputs("mlp")
+        | make_inputs("resnet20", (3, 90, 80)),
         "classes": {"deeplab": CLASSES},
     }
 

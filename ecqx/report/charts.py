@@ -52,13 +52,13 @@ class Key:
     label : str
         Name of the traces.
     colour : str
-    mark : {"square", "circle", "line", "box"}
+    mark : {"square", "circle", "star", "line", "box"}
     hollow : bool
     """
 
     label: str
     colour: str
-    mark: Literal["square", "circle", "line", "box"] = "circle"
+    mark: Literal["square", "circle", "star", "line", "box"] = "circle"
     hollow: bool = False
 
 

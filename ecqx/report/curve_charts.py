@@ -225,7 +225,7 @@ def _yardstick(evidence: Evidence, picture: Picture, comparisons: Sequence[Compa
         }
         panels.append(replace(panel, traces=[*panel.traces, *stars], layout=layout))
     keys = _keys(every, True)
-    return chart_of(picture, panels, [*keys, Key("published", NEUTRAL, hollow=True)])
+    return chart_of(picture, panels, [*keys, Key("published", NEUTRAL, "star")])
 
 
 def _title(evidence: Evidence, task: str, detail: str, among: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -46,7 +47,7 @@ def _chart(picture: Picture, task: str, samples: Samples, classes: Sequence[str]
         for i in range(len(masks[TRUTH]))
     ]
     keys = [Key(name, colour, "box") for name, colour in zip(names, colours, strict=True)]
-    return chart_of(picture, panels, keys)
+    return replace(chart_of(picture, panels, keys), kind="strips")
 
 
 def _panel(

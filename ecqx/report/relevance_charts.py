@@ -305,10 +305,12 @@ def side_by_side(
     for i, (trace, name) in enumerate(zip(traces, names, strict=True)):
         number = "" if i == 0 else str(i + 1)
         left = i * (width + gap)
-        hidden = {"visible": False, "constrain": "domain"}
-        layout[f"xaxis{number}"] = {**hidden, "domain": [short(left), short(left + width)]}
+        # A frame alone: masks may be white at their edges.
+        frame = {"mirror": True, "ticks": "", "showticklabels": False, "showgrid": False}
+        frame["constrain"] = "domain"
+        layout[f"xaxis{number}"] = {**frame, "domain": [short(left), short(left + width)]}
         layout[f"yaxis{number}"] = {
-            **hidden,
+            **frame,
             "autorange": "reversed",
             "anchor": f"x{number}",
             "scaleanchor": f"x{number}",
