@@ -501,7 +501,7 @@ def test_page_is_self_contained(built: Path) -> None:
     assert not re.search(r"@import|url\(", text)
     drawn = set(re.findall(r'id="figure-(\w+)"', text))
     assert {path.stem for path in (built / "figures").glob("*.svg")} <= drawn
-    alts = re.findall(r'<p class="hidden" id="[\w-]+-alt">(.*?)</p>', text, re.S)
+    alts = re.findall(r'<p class="hidden" id="(?:alt-\w+|tradeoff-alt)">(.*?)</p>', text, re.S)
     assert len(alts) == len(drawn)
     assert all(len(alt) > 40 for alt in alts)
     anchors = set(re.findall(r'id="([^"]+)"', text))

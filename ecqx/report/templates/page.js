@@ -209,7 +209,10 @@ const ecqx = (() => {
   }
 
   switcher.addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
+    const wanted = isDark() ? "light" : "dark";
+    // What the system prefers needs no wish of the reader's, and then follows the system.
+    if ((wanted === "dark") === dark.matches) delete root.dataset.theme;
+    else root.dataset.theme = wanted;
     tell();
   });
   dark.addEventListener("change", tell);

@@ -230,7 +230,8 @@
     const head = element("tr", {}, ...COLUMNS.map(([name]) => element("th", { scope: "col", class: "right" }, name)));
     const rows = setting.runs.map((run) =>
       element("tr", {}, ...COLUMNS.map(([, text]) => element("td", { class: "right" }, String(text(run))))));
-    const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
+    const table = element("table", {},
+      element("caption", { class: "hidden" }, "Runs of the chosen point"), element("thead", {}, head), element("tbody", {}, ...rows));
     const region = element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Runs of the point" }, table);
     point.replaceChildren(
       element("h3", {}, `${title(setting)}: ${task.title}`),
