@@ -326,6 +326,32 @@ def test_files_are_those_of_the_runs(finished: Copy) -> None:
         assert record["checksum"] == checksum(folder / f"{record['run_id']}.ecqx")
 
 
+def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
+    found = load_file(finished.root / "relevance" / "smoke.safetensors")
+    (run,) = [
+        r
+        for r in finished.runs
+        if (r["task"], r["method"], r["sweep"], r["bits"], r["lam"], r["seed"])
+        == ("mlp", "ECQx", "grid", 4, 0.3, 0)
+    ]
+    start = load_file(finished.root / "checkpoints" / "smoke" / "mlp-0.safetensors")
+    decoded = load(finished.root / "bitstreams" / "smoke" / f"{run['run_id']}.ecqx")
+    layers = [key.split("/")[1] for key in found if key.endswith("/decoded weight")]
+    assert len(layers) == 2
+    for layer in layers:
+        assert torch.equal(found[f"mlp/{layer}/weight"], start[layer])
+        assert torch.equal(found[f"mlp/{layer}/decoded weight"], decoded[layer])
+        relevance = found[f"mlp/{layer}/decoded relevance"]
+        assert relevance.any()
+        assert not torch.equal(relevance, found[f"mlp/{layer}/relevance"])
+    shown = load_file(finished.root / "samples" / "smoke.safetensors")
+    assert len(shown["mlp/label"].unique()) == len(shown["mlp/label"]) > 1
+    assert shown["mlp/relevance decoded"].shape == shown["mlp/input"].shape
+    # No run of ResNet20 has the settings whose layers are shown.
+    assert "resnet20/relevance full precision" in shown
+    assert "resnet20/relevance decoded" not in shown
+
+
 # -- the results -----------------------------------------------------------------------------------
 
 

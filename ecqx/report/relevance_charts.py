@@ -219,11 +219,13 @@ def _input_maps(evidence: Evidence, task: str, samples: Samples, classes: Sequen
         )
         for i in range(len(samples[f"{task}/input"]))
     ]
+    labelled = f"{task}/label" in samples
+    words = f"The first test samples{' of different classes' if labelled else ''}"
     return Chart(
         f"relevance_inputs_{task}",
         f"Relevance of inputs: {evidence.tasks[task]}",
-        "The first test samples of different classes, and how much each input speaks for (warm) "
-        "or against (cold) the true class, by layer-wise relevance propagation (epsilon_plus): "
+        f"{words}, and how much each input speaks for (warm) or against (cold) what is true of "
+        "them, by layer-wise relevance propagation (composite epsilon_plus): "
         f"{' and '.join(kinds)}. Both maps of a sample have the same scale. "
         f"Data: {evidence.data(task)}.",
         "Test samples with heat maps of the relevance of their inputs. "

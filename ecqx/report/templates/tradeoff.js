@@ -94,6 +94,10 @@
 
   function look() {
     state.task = tasks[Number(chosen("task")[0] ?? 0)];
+    const measured = state.task.settings.flatMap(({ method, bits: own }) => [method, String(own)]);
+    for (const input of form.querySelectorAll("[name=method], [name=bits]")) {
+      input.disabled = !measured.includes(input.value);
+    }
     const [methods, bits] = [chosen("method"), chosen("bits").map(Number)];
     state.shown = state.task.settings
       .filter((setting) => methods.includes(setting.method) && bits.includes(setting.bits))
