@@ -20,7 +20,9 @@ from ecqx.bitstream import QuantizedTensor, first_order_entropy
 from ecqx.centroids import CentroidGrid, GridStack, is_finite
 from ecqx.checkpoint import section, write_coded_state
 from ecqx.information import LambdaMax, Pmf
+from ecqx.parameters import HALF, ParameterRecord, records_of, survey, table, unwrapped
 from ecqx.relevance import LRP, RelevanceAverage
+from ecqx.relevance.average import check_reached
 
 Gradient = Literal["magnitude", "published", "identity"]
 GRADIENTS: tuple[Gradient, ...] = ("magnitude", "published", "identity")
@@ -29,13 +31,16 @@ GRADIENTS: tuple[Gradient, ...] = ("magnitude", "published", "identity")
 class ECQx:
     """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
 
-    Every parameter with more than one dimension is quantized, input and output layers included.
-    Its grid is fitted once, on the weights the model comes with, and the first assignment is ECQ.
+    Every parameter with more than one dimension is quantized, input and output layers included;
+    `summary` tells what becomes of each. Its grid is fitted once, on the weights the model comes
+    with, and the first assignment is ECQ.
 
     Parameters
     ----------
     model : Module
-        Changed in place: from now on its quantized parameters hold centroids.
+        Changed in place: from now on its quantized parameters hold centroids, rounded to the
+        parameter's type where that is half precision. Taken out of DataParallel or
+        ``torch.compile``, so that names are those of the model itself.
     bits : int
         Bit width, 2 to 8.
     lam : float
@@ -58,7 +63,14 @@ class ECQx:
     Raises
     ------
     ValueError
-        If a setting is out of range, nothing is left to quantize, or a weight is not finite.
+        If a setting is out of range, nothing is left to quantize, or a parameter is not finite or
+        not fit to be quantized (`ecqx.parameters.survey`).
+
+    Notes
+    -----
+    Copies of half-precision weights, and their relevance, are float32. What is not quantized is
+    trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4), because its
+    1e-8 is zero there.
 
     Examples
     --------
@@ -90,25 +102,27 @@ class ECQx:
         self._assignment = AssignmentSettings(lam, p, sparsity_band, pmf, lambda_max)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, not {gradient!r}")
-        self.model = model
+        self.model = unwrapped(model)
         self.bits = bits
         self.lam = lam
         self.gradient = gradient
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
+        self._survey = survey(self.model, exclude)
+        quantized = [parameter for parameter in self._survey if not parameter.kept]
         self.weights: dict[str, nn.Parameter] = {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.ndim > 1 and not any(part in name for part in exclude)
+            parameter.name: parameter.tensor for parameter in quantized if not parameter.shared_with
         }
-        if not self.weights:
-            raise ValueError("the model has no parameter of more than one dimension to quantize")
+        # Every name of a quantized parameter, and its first one.
+        self._first_names = {p.name: p.shared_with or p.name for p in quantized}
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self._rules_checked = False
         self.full_precision: dict[str, nn.Parameter] = {}
         self.grids: dict[str, CentroidGrid] = {}
         self.index: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
+            # A step of training is lost in the few digits of half precision.
             copy = weight.detach().clone()
+            copy = copy.float() if copy.dtype in HALF else copy
             self.full_precision[name] = nn.Parameter(copy, requires_grad=weight.requires_grad)
             with _naming(name):
                 self.grids[name] = CentroidGrid.fit(copy, bits)
@@ -153,7 +167,9 @@ class ECQx:
         """Hand the gradients at the quantized weights, scaled, to the full-precision copies."""
         for name, weight in self.weights.items():
             copy = self.full_precision[name]
-            copy.grad = None if weight.grad is None else weight.grad * self._scale(name)
+            copy.grad = None
+            if weight.grad is not None:
+                copy.grad = weight.grad.to(copy.dtype) * self._scale(name)
             if not self._steps_quantized:
                 # No optimizer holds these, so none would set them to zero for the next batch.
                 weight.grad = None
@@ -196,7 +212,7 @@ class ECQx:
             self._check_rules()
             with self._judged_weights():
                 relevances = self.relevance.update(self.model, inputs, targets)
-            self._check_reached(relevances)
+            check_reached(self.weights, relevances)
             self._assign_all(relevances)
         except BaseException:
             # The optimizer may have stepped the quantized weights: leave centroids behind.
@@ -207,23 +223,10 @@ class ECQx:
         """Raise ``ValueError`` for a quantized layer that LRP has no rule for; asked once."""
         if self._rules_checked or self.relevance is None:
             return
-        from ecqx.relevance.weights import layers_without_rule
+        from ecqx.relevance.weights import check_rules
 
-        for name in layers_without_rule(self.model, self.relevance.lrp.composite):
-            if name in self.weights:
-                raise ValueError(
-                    f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)"
-                )
+        check_rules(self.model, self.relevance.lrp.composite, self.weights)
         self._rules_checked = True
-
-    def _check_reached(self, relevances: Mapping[str, Tensor]) -> None:
-        """Raise ``ValueError`` for a quantized layer that the output does not depend on."""
-        for name in self.weights:
-            if name not in relevances:
-                raise ValueError(
-                    f"no relevance reaches {name}, which has no part in the output; "
-                    "exclude it or use ECQ (relevance=None)"
-                )
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:
@@ -312,11 +315,24 @@ class ECQx:
 
     def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
         """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
-        quantized = {
+        coded = {
             name: QuantizedTensor(integers=k, step=self.grids[name].step, bits=self.bits)
             for name, k in self.integers().items()
         }
-        return self.model.state_dict(), quantized
+        state = self.model.state_dict()
+        return state, {name: coded[first] for name, first in self._first_names.items()}
+
+    def parameter_records(self) -> list[ParameterRecord]:
+        """What becomes of every parameter of the model, by every name it has, and why."""
+        numbers = {record.pop("layer"): record for record in self.layers()}
+        for name, grid in self.grids.items():
+            del numbers[name]["elements"]
+            numbers[name] |= {"bits": self.bits, "step": grid.step}
+        return records_of(self._survey, numbers)
+
+    def summary(self) -> str:
+        """A table of every parameter of the model, and what becomes of it, for a person."""
+        return table(self.parameter_records())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that training changes, as flat tensors, to be resumed from.

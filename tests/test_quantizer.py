@@ -612,20 +612,15 @@ class Words(nn.Module):
         return logits
 
 
-def test_an_embedding_is_quantized_by_ecq() -> None:
-    q = ECQx(Words(), lam=0.01)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_embedding_is_quantized(method: str) -> None:
+    q = ECQx(Words(), lam=0.01, relevance=METHODS[method])
     start = q.integers()
     optimizer = torch.optim.Adam(q.parameter_groups(), lr=0.1)
     x = torch.arange(60).reshape(12, 5) % 20
     for _ in range(3):
         train_step(q, optimizer, x, torch.arange(12) % 5)
     assert all((q.integers()[name] != k).any() for name, k in start.items())
-
-
-def test_an_embedding_with_relevance_is_named() -> None:
-    q = ECQx(Words(), relevance=LRP())
-    with pytest.raises(ValueError, match=r"words"):
-        q.update(torch.arange(60).reshape(12, 5) % 20, torch.arange(12) % 5)
 
 
 @pytest.mark.parametrize("of", RELEVANCE_OF)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -64,3 +64,13 @@ class RelevanceAverage:
         self.steps = 0
         if self.lrp.restart:
             self.values = {}
+
+
+def check_reached(names: Iterable[str], relevances: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` for the first parameter that has no relevance."""
+    for name in names:
+        if name not in relevances:
+            raise ValueError(
+                f"no relevance reaches {name}: it has no part in the output, or is used without "
+                "a call of its layer; exclude it or use ECQ (relevance=None)"
+            )

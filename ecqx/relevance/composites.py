@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
 from zennit.core import Composite, Hook
 from zennit.layer import Sum
@@ -32,8 +33,9 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
 def build_composite(name: str) -> Composite:
     """Build a composite of the published code by name.
 
-    Linear layers have the epsilon rule (1e-6), activations Pass; residual sums, average pooling
-    and the parameter-free shortcut of ResNet20 have Norm.
+    Linear layers and embeddings, which are linear in their weights, have the epsilon rule (1e-6),
+    activations Pass; residual sums, average pooling and the parameter-free shortcut of ResNet20
+    have Norm.
 
     Parameters
     ----------
@@ -52,8 +54,11 @@ def build_composite(name: str) -> Composite:
     """
     check_choice("composite", name, COMPOSITES)
     convolution, batch_norm, first_flat = _ROWS[name]
-    layer_map: list[tuple[object, Hook]] = [
+    layer_map: list[tuple[object, Hook | None]] = [
+        # One of zennit's activations, but it holds weights and takes three inputs.
+        (nn.MultiheadAttention, None),
         (Activation, Pass()),
+        (nn.Embedding, Epsilon()),
         ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
         (BranchProduct, Uniform()),
         (Convolution, convolution),
@@ -62,5 +67,7 @@ def build_composite(name: str) -> Composite:
     if batch_norm is not None:
         layer_map.append((BatchNorm, batch_norm))
     if first_flat:
-        return SpecialFirstLayerMapComposite(layer_map, first_map=[(Linear, Flat())])
+        # The layer behind an embedding is not the one that looks at the input.
+        first_map = [(nn.Embedding, Epsilon()), (Linear, Flat())]
+        return SpecialFirstLayerMapComposite(layer_map, first_map=first_map)
     return LayerMapComposite(layer_map)

@@ -6,7 +6,7 @@ Paper: section on LRP for weights. What happens in each layer stands in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from zennit.canonizers import AttributeCanonizer, Canonizer
 
 from ecqx.modes import evaluation_mode
 from ecqx.objectives import IGNORED_LABEL, main_output
+from ecqx.parameters import HALF, unwrapped
 from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
@@ -45,7 +46,8 @@ def weight_relevance(
     ----------
     model : Module
         Returns logits, shape (B, C) or (B, C, H, W), or a dict with them under ``"out"``. Used in
-        eval mode; its modes and flags are restored.
+        eval mode and, where it is of half precision, in float32; its modes, flags and types are
+        restored. Taken out of DataParallel, so that names are those of the model itself.
     inputs : Tensor, shape (B, …)
     targets : Tensor
         Classes, shape (B,); several labels, shape (B, C) of 0 and 1; or a label per pixel, shape
@@ -96,6 +98,7 @@ class Attributor:
     ) -> None:
         check_choice("lrp_output", output, OUTPUTS)
         check_choice("weight_rule", weight_rule, WEIGHT_RULES)
+        model = unwrapped(model)
         self.model, self.output = model, output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
@@ -119,12 +122,11 @@ class Attributor:
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Relevance by parameter name on one batch; see `weight_relevance`."""
-        if not inputs.is_floating_point():
-            raise ValueError(f"LRP needs floating-point inputs, not {inputs.dtype}; use ECQ")
         anchors = [hook.anchor for _, hook in self.hooks]
+        inputs = inputs.detach()
         try:
-            with self._attached(), torch.enable_grad():
-                logits = main_output(self.model(inputs.detach()))
+            with _full_precision(self.model), self._attached(), torch.enable_grad():
+                logits = main_output(self.model(inputs.float() if _is_half(inputs) else inputs))
                 start = output_relevance(logits.detach(), targets, self.output)
                 torch.autograd.grad(logits, anchors, start, allow_unused=True)
             found = self.relevance
@@ -151,7 +153,7 @@ class Attributor:
             for module in self.inplace:
                 module.inplace = False  # type: ignore[assignment]
             for p, _ in flags:
-                p.requires_grad_(p.ndim > 1)
+                p.requires_grad_(p.ndim > 1 and p.is_floating_point())
             with evaluation_mode(self.model):
                 yield
         finally:
@@ -161,6 +163,24 @@ class Attributor:
                 module.inplace = True  # type: ignore[assignment]
             for attached in reversed(done):
                 attached.remove()
+
+
+@contextmanager
+def _full_precision(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers of half precision as float32: ε would vanish beside them."""
+    halves = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if _is_half(t)]
+    try:
+        for tensor, data in halves:
+            tensor.data = data.float()
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        for tensor, data in halves:
+            tensor.data = data
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in HALF
 
 
 def _attributes(rewrite: Canonizer) -> list[dict[str, Any]]:
@@ -229,3 +249,10 @@ def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
             own = module.named_parameters(prefix, recurse=False)
             missing += [name for name, parameter in own if parameter.ndim > 1]
     return missing
+
+
+def check_rules(model: nn.Module, composite: str, names: Container[str]) -> None:
+    """Raise ``ValueError`` for the first of these parameters whose layer has no rule."""
+    for name in layers_without_rule(model, composite):
+        if name in names:
+            raise ValueError(f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)")
