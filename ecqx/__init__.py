@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ecqx.assignment import assign
     from ecqx.bitstream import load, save
     from ecqx.centroids import CentroidGrid
+    from ecqx.export import export_onnx
     from ecqx.quantizer import ECQx
     from ecqx.relevance import LRP, weight_relevance
 
@@ -24,6 +25,7 @@ _HOMES = {
     "ECQx": "ecqx.quantizer",
     "LRP": "ecqx.relevance",
     "assign": "ecqx.assignment",
+    "export_onnx": "ecqx.export",
     "load": "ecqx.bitstream",
     "save": "ecqx.bitstream",
     "weight_relevance": "ecqx.relevance",
@@ -34,6 +36,7 @@ __all__ = [
     "CentroidGrid",
     "ECQx",
     "assign",
+    "export_onnx",
     "load",
     "models",
     "save",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ecqx.objectives import main_output
+from ecqx.objectives import MainOutput
 from ecqx.quantizer import ECQx
 
 
@@ -54,17 +54,6 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-class _MainOutput(nn.Module):
-    """A model without what it puts out beside the output that is trained."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return main_output(self.model(inputs))
-
-
 class Replicas:
     """The model of one process among those of the others.
 
@@ -83,7 +72,7 @@ class Replicas:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
         # A head that has no part in the loss gets no gradient.
-        self.forward = DistributedDataParallel(_MainOutput(model), find_unused_parameters=True)
+        self.forward = DistributedDataParallel(MainOutput(model), find_unused_parameters=True)
         if quantizer is not None and quantizer.relevance is not None:
             quantizer.relevance.combine = self.combined
 

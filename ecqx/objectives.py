@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 IGNORED_LABEL = 255
@@ -47,6 +47,18 @@ def main_output(output: Any) -> Tensor:
     logits = output["out"] if isinstance(output, dict) else output
     assert isinstance(logits, Tensor)
     return logits
+
+
+class MainOutput(nn.Module):
+    """A model without what it puts out beside its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs to logits."""
+        return main_output(self.model(inputs))
 
 
 def objective_of(targets: Tensor) -> Objective:
