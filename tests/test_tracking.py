@@ -1,7 +1,8 @@
-"""Weights & Biases: what is sent there, where its files lie, and how it is refused."""
+"""Trackers: what is sent to each, where its files lie, and how it is refused."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import running
 from running import Refused, Run, on, record
 
 from ecqx import tracking
+from ecqx.errors import InputError
 from ecqx.run import experiment
+from ecqx.run.settings import RunSettings
+from ecqx.tracking import DvcLiveTracker
 from ecqx.training import Trainer
 
 # The fixtures of these tests.
@@ -25,9 +29,11 @@ class Recorder:
 
     def __init__(self, *config: Any) -> None:
         self.config, self.logged, self.finished = config, list[dict[str, float]](), False
+        self.steps: list[int] = []
 
-    def log(self, values: dict[str, float]) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         assert not self.finished
+        self.steps.append(step)
         self.logged.append(values)
 
     def finish(self) -> None:
@@ -61,7 +67,7 @@ def test_epochs_and_results_are_tracked(
     noted = record(place / "results")
     for logged, epoch in zip(recorder.logged, noted["epochs"], strict=False):
         assert set(logged.values()) == {epoch["loss"], epoch["accuracy"], epoch["sparsity"]}
-    assert len(recorder.logged) == 3
+    assert recorder.steps == [1, 2, 2]
     summary = recorder.logged[-1]
     assert summary["bytes"] == noted["bytes"]
     accuracy = noted["scores"]["decoded file"]["top-1 accuracy"]
@@ -138,3 +144,105 @@ def test_a_server_that_refuses(
     monkeypatch.setattr(wandb, "init", init)
     error = refused(*on(tree, "--wandb", "--wandb_key", KEY))
     assert "The key (key) is not valid; give a valid --wandb_key" in error
+
+
+# -- DVCLive and TensorBoard -----------------------------------------------------------------------
+
+
+def course(folder: Path, tracker: str) -> dict[str, list[tuple[int, float]]]:
+    """What a tracker's files say of each number: (step, value)."""
+    if tracker == "dvclive":
+        files = sorted((folder / "plots/metrics").rglob("*.tsv"))
+        rows = {file: list(csv.DictReader(file.open(), delimiter="\t")) for file in files}
+        return {
+            file.relative_to(folder / "plots/metrics").with_suffix("").as_posix(): [
+                (int(row["step"]), float(row[file.stem])) for row in found
+            ]
+            for file, found in rows.items()
+        }
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
+@pytest.mark.parametrize("tracker", ["dvclive", "tensorboard"])
+def test_an_interrupted_course_goes_on(
+    tree: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    pytest.importorskip(tracker)
+    arguments = on(tree, "--pretrain_epochs", 1, "--epochs", 2, "--max_batches", 2)
+    step = Trainer.step
+
+    def interrupted(self: Trainer, *batch: Any) -> Any:
+        if self.quantizer is not None and len(self.history) == 1:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", interrupted)
+        assert run(*arguments, "--tracker", tracker)[0] == 130
+    code, _, error = run(*arguments, "--tracker", tracker)
+    assert code == 0
+    assert all("goes on" in line for line in error.splitlines())
+    noted = record(place / "results")
+    folder = place / "results" / tracker / "resnet20_folder_4bit"
+    expected = {
+        f"quantized training/{name}": [
+            (number + 2, pytest.approx(epoch[key])) for number, epoch in enumerate(noted["epochs"])
+        ]
+        for name, key in (
+            ("loss", "loss"),
+            ("validation top-1 accuracy", "accuracy"),
+            ("sparsity", "sparsity"),
+        )
+    }
+    found = course(folder, tracker)
+    assert {name: found[name] for name in expected} == expected
+    assert found["bytes"] == [(3, noted["bytes"])]
+    assert [number for number, _ in found["pre-training/loss"]] == [1]
+    # Run again, it begins anew.
+    assert run(*arguments, "--tracker", tracker)[0] == 0
+    again = course(folder, tracker)
+    assert {name: len(values) for name, values in again.items()} == {
+        name: len(values) for name, values in found.items()
+    }
+    files = [file for file in place.rglob("*") if file.is_file()]
+    assert all(place / "results" in file.parents for file in files)
+
+
+def test_settings_are_shown_beside_the_numbers(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("dvclive")
+    config = {"lam": 0.05, "lrp": True, "max_batches": None, "model": "resnet20"}
+    tracker = DvcLiveTracker(tmp_path, "mine", config, resume=False)
+    tracker.finish()
+    assert yaml.safe_load((tmp_path / "dvclive/mine/params.yaml").read_text()) == config
+
+
+def test_several_trackers_at_once(
+    tree: Path, run: Run, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "TensorBoardTracker", experiment.WandbTracker)
+    both = ("--tracker", "tensorboard", "--tracker", "wandb", "--wandb")
+    assert run(*on(tree, "--epochs", 0, *both))[0] == 0
+    assert len(recorders) == 2
+    assert recorders[0].logged == recorders[1].logged != []
+    assert all(recorder.finished for recorder in recorders)
+
+
+@pytest.mark.parametrize("tracker", ["dvclive", "tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed(
+    tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    assert f"pip install 'ecqx[{tracker}]'" in refused(*on(tree, "--tracker", tracker))
+
+
+def test_a_tracker_that_does_not_exist(tree: Path, refused: Refused) -> None:
+    assert "dvclive" in refused(*on(tree, "--tracker", "paper"))
+    with pytest.raises(InputError, match="--tracker: 'paper', but there are dvclive, tensorboard"):
+        RunSettings(tracker=("paper",))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ecqx.run.settings import DATASETS, DEVICES, RunSettings
+from ecqx.tracking import TRACKERS
 
 # Those of ecqx.relevance, which imports torch.
 OUTPUTS = ("output", "probability", "ones")
@@ -23,7 +24,7 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     default = getattr(RunSettings, names[-1].removeprefix("--"))
     if default is False:
         return click.option(*names, is_flag=True, **attributes)
-    return click.option(*names, default=default, show_default=default != "", **attributes)
+    return click.option(*names, default=default, show_default=default not in ("", ()), **attributes)
 
 
 @click.command()
@@ -69,7 +70,14 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     help="Processes that compute the features of speech_commands. No effect on other data sets "
     "and on training: their data are held in memory.",
 )
-@_setting("--wandb", help="Send the course of the training to Weights & Biases.")
+@_setting(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    multiple=True,
+    help="Send the course of the training to a folder of this name in the results, for its tool "
+    "to show; wandb to Weights & Biases. May be repeated.",
+)
+@_setting("--wandb", help="Published short form of --tracker wandb.")
 @_setting(
     "--wandb_key",
     metavar="KEY",

@@ -23,7 +23,13 @@ from ecqx.run.prepare import Prepared, prepare, split_weights
 from ecqx.run.result import Result, encoded_model, record_file, telling_settings
 from ecqx.run.settings import EXCLUDED, RunSettings
 from ecqx.run.trainer import SeededTrainer
-from ecqx.tracking import NoTracker, Tracker, WandbTracker
+from ecqx.tracking import (
+    DvcLiveTracker,
+    TensorBoardTracker,
+    Tracker,
+    Trackers,
+    WandbTracker,
+)
 from ecqx.training import Epoch, FitSettings, scores
 
 # Published, for the parameters that are not quantized.
@@ -60,20 +66,27 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
     """
     with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
         prepared = prepare(settings)
-        tracker = _tracker(settings)
+        experiment = _Experiment(prepared, _trackers(prepared), say, warn)
         try:
             for remark in prepared.remarks:
                 warn(remark)
-            return _Experiment(prepared, tracker, say, warn).measure()
+            return experiment.measure()
         finally:
-            tracker.finish()
+            experiment.tracker.finish()
 
 
-def _tracker(settings: RunSettings) -> Tracker:
-    if not settings.wandb or not is_first():
-        return NoTracker()
-    shown = telling_settings(settings)
-    return WandbTracker(settings.results, settings.wandb_run_name, settings.wandb_key, shown)
+def _trackers(prepared: Prepared) -> Tracker:
+    settings, shown = prepared.settings, telling_settings(prepared.settings)
+    if not settings.trackers or not is_first():
+        return Trackers()
+    resume = any(file.exists() for file in _progress_files(prepared))
+    folder, name = settings.results, settings.name
+    build: dict[str, Callable[[], Tracker]] = {
+        "dvclive": lambda: DvcLiveTracker(folder, name, shown, resume),
+        "tensorboard": lambda: TensorBoardTracker(folder, name, shown, resume),
+        "wandb": lambda: WandbTracker(folder, settings.wandb_run_name, settings.wandb_key, shown),
+    }
+    return Trackers([build[name]() for name in settings.trackers])
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class _Experiment:
     def measure(self) -> Result:
         """Train, encode, decode, evaluate, and write what came of it."""
         settings, model = self.prepared.settings, self.prepared.model
-        before, during = self._progress_files()
+        before, during = _progress_files(self.prepared)
         scored = {"start": self._scores(model)}
         if settings.pretrain_epochs:
             self._train("pre-training", self._fit(settings.pretrain_epochs), None, before)
@@ -103,6 +116,7 @@ class _Experiment:
         )
         fit = self._fit(settings.epochs, WEIGHT_DECAY, PATIENCE)
         history = self._train("quantized training", fit, quantizer, during)
+        epochs = settings.pretrain_epochs + len(history)
         scored["quantized"] = self._scores(model)
         if is_first():
             bitstream.save(encoded_model(settings), quantizer)
@@ -115,7 +129,7 @@ class _Experiment:
             write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
             for file in (before, during):
                 file.unlink(missing_ok=True)
-        self.tracker.log(result.numbers)
+        self.tracker.log(result.numbers, epochs)
         return result
 
     def _fit(
@@ -137,11 +151,13 @@ class _Experiment:
     ) -> list[Epoch]:
         """Train, or finish a training that was interrupted."""
         settings, loaded = self.prepared.settings, self.prepared.loaded
+        epochs_before = 0 if quantizer is None else settings.pretrain_epochs
         metric = f"validation {loaded.train.objective.metric}"
 
         def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
-            self.tracker.log({f"{phase}/{name}": value for name, value in numbers.items()})
+            named = {f"{phase}/{name}": value for name, value in numbers.items()}
+            self.tracker.log(named, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
@@ -182,18 +198,18 @@ class _Experiment:
             compression_ratio=contents.compression_ratio,
         )
 
-    def _progress_files(self) -> list[Path]:
-        """Files for the progress of both trainings, named after all that these depend on."""
-        prepared = self.prepared
-        known = [ecqx.__version__, prepared.device.type, telling_settings(prepared.settings)]
-        digest = hashlib.sha256(json.dumps(known).encode())
-        splits = [getattr(prepared.loaded, split) for split in SPLITS]
-        tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
-        for tensor in (*tensors, *prepared.model.state_dict().values()):
-            digest.update(_content(tensor))
-        start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
-        folder = prepared.settings.results
-        return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]
+
+def _progress_files(prepared: Prepared) -> list[Path]:
+    """Files for the progress of both trainings, named after all that these depend on."""
+    known = [ecqx.__version__, prepared.device.type, telling_settings(prepared.settings)]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    splits = [getattr(prepared.loaded, split) for split in SPLITS]
+    tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
+    for tensor in (*tensors, *prepared.model.state_dict().values()):
+        digest.update(_content(tensor))
+    start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
+    folder = prepared.settings.results
+    return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]
 
 
 def _content(tensor: Tensor) -> memoryview:

@@ -18,7 +18,7 @@ from ecqx.run.relevance import check_relevance, has_unsplit_additions
 from ecqx.run.result import encoded_model, record_file
 from ecqx.run.settings import EXCLUDED, RunSettings
 from ecqx.run.start import build_network, check_model, load_data, load_start
-from ecqx.tracking import check_wandb
+from ecqx.tracking import check_trackers
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def prepare(settings: RunSettings) -> Prepared:
         alpha=settings.alpha,
     )
     device = choose_device(settings.device)
-    if settings.wandb:
-        check_wandb(settings.wandb_key)
+    check_trackers(settings.trackers, settings.wandb_key)
     check_writable(encoded_model(settings), record_file(settings))
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)

@@ -14,7 +14,7 @@ from ecqx.training import Epoch, FitSettings
 # Settings that say where and how loudly, not what; the checkpoint goes by its file's name.
 _LEFT_OUT = (
     *("data_path", "results", "workers", "verbose", "model_path"),
-    *("wandb", "wandb_key", "wandb_run_name"),
+    *("tracker", "wandb", "wandb_key", "wandb_run_name"),
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecqx.errors import InputError
+from ecqx.tracking import TRACKERS
 
 DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
@@ -59,7 +60,10 @@ class RunSettings:
         Folder for what is written.
     workers : int
         Processes that compute the features of ``speech_commands``; all else is held in memory.
+    tracker : tuple of str
+        Of `ecqx.tracking.TRACKERS`: where the course of the training is sent.
     wandb : bool
+        Short for the tracker ``wandb``.
     wandb_key, wandb_run_name : str
     verbose : bool
         Report every epoch.
@@ -99,6 +103,7 @@ class RunSettings:
     data_path: Path = Path("../data")
     results: Path = Path("./results")
     workers: int = 4
+    tracker: tuple[str, ...] = ()
     wandb: bool = False
     wandb_key: str = field(default="", repr=False)
     wandb_run_name: str = "ECQx_NNCodec"
@@ -127,10 +132,19 @@ class RunSettings:
         for name, choices in (("dataset", DATASETS), ("device", DEVICES)):
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"--{name}: {value!r}, but there are {', '.join(choices)}")
+        for name in self.tracker:
+            if name not in TRACKERS:
+                raise InputError(f"--tracker: {name!r}, but there are {', '.join(TRACKERS)}")
         if self.model_path is not None and self.model_rand_int:
             raise InputError(
                 "--model_path and --model_rand_int: give one, a checkpoint or random weights"
             )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Each tracker that is asked for, once."""
+        asked = {*self.tracker, *(["wandb"] if self.wandb else [])}
+        return tuple(name for name in TRACKERS if name in asked)
 
     @property
     def method(self) -> str:
