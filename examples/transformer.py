@@ -1,0 +1,86 @@
+"""A transformer: its linear layers by ECQ, and what layer-wise relevance propagation says to it.
+
+    python examples/transformer.py
+
+reads each of scikit-learn's digits row by row, as eight words of eight pixels. ECQ asks nothing of
+a network and quantizes all its matrices. ECQx asks for the relevance of each: PyTorch's attention
+uses its matrices without a call of a layer, so there is no rule for them, and ECQx says so in one
+line. Without them it works, but note that relevance passes attention, LayerNorm and the additions
+around them as a plain gradient, which conserves nothing: compare with ECQ before you prefer it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import ecqx
+from ecqx.data import TensorData, digits
+from ecqx.training import FitSettings, Trainer, evaluate
+
+
+class RowTransformer(nn.Module):
+    """Transformer encoder over the rows of an image."""
+
+    def __init__(self, width: int = 32, layers: int = 2) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, width)
+        self.positions = nn.Parameter(torch.randn(8, width) / 10)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.embed(x.squeeze(1)) + self.positions
+        logits: Tensor = self.head(self.encoder(rows).mean(1))
+        return logits
+
+
+def quantize(
+    trained: RowTransformer, data: TensorData, options: argparse.Namespace, **settings: object
+) -> ecqx.ECQx:
+    """Quantized training of a copy of the network."""
+    model = RowTransformer()
+    model.load_state_dict(trained.state_dict())
+    quantizer = ecqx.ECQx(model, bits=options.bits, lam=options.lam, **settings)  # type: ignore[arg-type]
+    fit = FitSettings(epochs=options.epochs, lr=1e-3)
+    Trainer(model, data.train, data.validation, fit, quantizer=quantizer).fit()
+    return quantizer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="of each of the trainings")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--lam", type=float, default=0.02, help="higher is sparser")
+    parser.add_argument("--output", type=Path, default=Path("transformer.ecqx"))
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    data = digits()
+    model = RowTransformer()
+    fit = FitSettings(epochs=2 * options.epochs, lr=3e-3)
+    Trainer(model, data.train, data.validation, fit).fit()
+    print(f"full precision: {evaluate(model, data.test):.1%}")
+
+    # The positions are added to the words: no linear layer, so they stay as they are.
+    by_ecq = quantize(model, data, options, exclude=["positions"])
+    print(by_ecq.summary())
+    size = ecqx.save(options.output, by_ecq)
+    print(f"ECQ: {evaluate(by_ecq.model, data.test):.1%}, {size.total:,} bytes")
+
+    try:
+        quantize(model, data, options, exclude=["positions"], relevance=ecqx.LRP())
+    except ValueError as error:
+        print(f"ECQx refuses: {error}")
+    without_attention = {"exclude": ["positions", "self_attn"], "relevance": ecqx.LRP()}
+    by_ecqx = quantize(model, data, options, **without_attention)
+    print(f"ECQx of the other layers: {evaluate(by_ecqx.model, data.test):.1%}")
+
+
+if __name__ == "__main__":
+    main()
