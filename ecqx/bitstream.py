@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ecqx.container import body_length_bytes, pack, read_entries
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
+from ecqx.parameters import check_has_values, unwrapped
 from ecqx.tensor_coding import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
@@ -163,7 +164,7 @@ def save(
         Replaced as a whole, or left as it was if anything fails.
     model : Module, state_dict or quantizer
         A quantizer (anything with ``coded_state()``) has its quantized weights coded as integers;
-        of a module or a state_dict every tensor is stored without loss.
+        of a module (taken out of DataParallel) or a state_dict every tensor is stored without loss.
     floats : {"raw", "published"}
         How tensors that are not quantized are stored: as they are, or, float32 only, with loss by
         NNCodec with the published settings.
@@ -311,7 +312,9 @@ def _coded_state(
     if coded_state is not None:
         state, quantized = coded_state()
     elif isinstance(model, nn.Module):
-        state, quantized = model.state_dict(), {}
+        inner = unwrapped(model)
+        check_has_values(inner)
+        state, quantized = inner.state_dict(), {}
     elif isinstance(model, Mapping):
         state, quantized = model, {}
     else:

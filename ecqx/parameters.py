@@ -102,13 +102,13 @@ def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
         In one line, for a parameter that has no values yet, from which a weight is computed, or
         that shares a part of its memory with another one.
     """
+    check_has_values(model)
     named = list(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
     found = []
     for name, tensor in named:
-        _check_has_values(name, tensor)
         first, *_ = every = names[id(tensor)]
         found.append(
             ModelParameter(
@@ -126,11 +126,13 @@ def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
     return found
 
 
-def _check_has_values(name: str, tensor: nn.Parameter) -> None:
-    if isinstance(tensor, UninitializedParameter):
-        raise ValueError(f"{name}: has no shape yet; send a batch through the lazy model first")
-    if tensor.is_meta:
-        raise ValueError(f"{name}: is on the meta device, without values; load the weights first")
+def check_has_values(model: nn.Module) -> None:
+    """Raise ``ValueError`` for the first parameter that has no values yet."""
+    for name, tensor in model.named_parameters():
+        if isinstance(tensor, UninitializedParameter):
+            raise ValueError(f"{name}: has no shape yet; send a batch through the lazy model first")
+        if tensor.is_meta:
+            raise ValueError(f"{name}: is on the meta device, without values; load the weights")
 
 
 def _reason_to_keep(tensor: Tensor, names: Sequence[str], exclude: Sequence[str]) -> str:

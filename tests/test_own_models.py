@@ -274,6 +274,8 @@ def test_a_wrapped_model_goes_by_the_names_of_the_model(method: str, tmp_path: P
         found = weight_relevance(wrap(model), x, y)
         assert list(found) == list(expected)
         assert ecqx.parameters.unwrapped(wrap(model)) is model
+        ecqx.save(tmp_path / "plain.ecqx", wrap(model))
+        assert list(ecqx.load(tmp_path / "plain.ecqx")) == list(model.state_dict())
 
 
 class Twice(nn.Module):
@@ -373,6 +375,15 @@ def test_what_cannot_be_quantized_gets_one_line(make: Make, message: str) -> Non
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         ecqx.ECQx(make())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [lazy, lambda: plain().to("meta")])
+def test_a_model_without_values_has_no_relevance_and_no_file(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^\d\.weight: .*(first|load the weights)$"):
+        weight_relevance(make(), inputs(6), torch.arange(10) % 5)
+    with pytest.raises(ValueError, match=r"^\d\.weight: .*(first|load the weights)$"):
+        ecqx.save(tmp_path / "model.ecqx", make())
+    assert not any(tmp_path.iterdir())
 
 
 def pruned() -> nn.Module:

@@ -16,7 +16,7 @@ from zennit.canonizers import AttributeCanonizer, Canonizer
 
 from ecqx.modes import evaluation_mode
 from ecqx.objectives import IGNORED_LABEL, main_output
-from ecqx.parameters import HALF, unwrapped
+from ecqx.parameters import HALF, check_has_values, unwrapped
 from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
@@ -99,6 +99,7 @@ class Attributor:
         check_choice("lrp_output", output, OUTPUTS)
         check_choice("weight_rule", weight_rule, WEIGHT_RULES)
         model = unwrapped(model)
+        check_has_values(model)
         self.model, self.output = model, output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
@@ -125,7 +126,8 @@ class Attributor:
         anchors = [hook.anchor for _, hook in self.hooks]
         inputs = inputs.detach()
         try:
-            with _full_precision(self.model), self._attached(), torch.enable_grad():
+            no_casts = torch.autocast(inputs.device.type, enabled=False)
+            with no_casts, _full_precision(self.model), self._attached(), torch.enable_grad():
                 logits = main_output(self.model(inputs.float() if _is_half(inputs) else inputs))
                 start = output_relevance(logits.detach(), targets, self.output)
                 torch.autograd.grad(logits, anchors, start, allow_unused=True)
@@ -172,8 +174,7 @@ def _full_precision(model: nn.Module) -> Iterator[None]:
     try:
         for tensor, data in halves:
             tensor.data = data.float()
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
+        yield
     finally:
         for tensor, data in halves:
             tensor.data = data
