@@ -183,10 +183,14 @@ def _dequantized(integers: NDArray[np.integer[Any]], step: float) -> NDArray[np.
 def _integer_tensor(
     payload: bytes | memoryview, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    values = torch.from_numpy(entropy_coder.decode_varints(payload, math.prod(shape)))
-    tensor = values.to(dtype)
-    if not torch.equal(tensor.to(torch.int64), values):
-        raise ValueError(f"holds values that do not fit {dtype}")
+    pieces, done = entropy_coder.varint_pieces(payload, math.prod(shape)), 0
+    tensor = torch.empty(math.prod(shape), dtype=dtype)
+    for piece in pieces:
+        values = torch.from_numpy(piece)
+        part = tensor[done : done + len(piece)].copy_(values)
+        if not torch.equal(part.to(torch.int64), values):
+            raise ValueError(f"holds values that do not fit {dtype}")
+        done += len(piece)
     return tensor.reshape(shape)
 
 

@@ -131,6 +131,28 @@ def test_long_arrays_are_coded_in_slices(
     np.testing.assert_allclose(entropy_coder.decode_floats(payload, shape), floats, atol=3e-3)
 
 
+@pytest.mark.parametrize(("highest", "elements"), [(1, 1 << 20), (31, 1 << 20), (255, 1 << 17)])
+def test_forged_elements_cost_no_more_than_a_slice(
+    highest: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst there is: flags learned to be set, then nothing more, in a row without end."""
+    whole = entropy_coder.encode_integers(np.full((1, 50_000), highest))
+    claimed = 1 << 24
+    forged = whole[: len(whole) // 2].ljust(claimed // entropy_coder.ELEMENTS_PER_BYTE, b"\0")
+    sizes = []
+    decode = entropy_coder._Stream.decode
+
+    def noted(self: Any, levels: Any, coding: Any) -> None:
+        sizes.append(levels.size)
+        decode(self, levels, coding)
+
+    monkeypatch.setattr(entropy_coder._Stream, "decode", noted)
+    with pytest.raises(ValueError, match="coded elements"):
+        entropy_coder.decode_integers(forged, (1, claimed))
+    assert sizes[0] == elements
+    assert sum(sizes) <= 2 * elements
+
+
 def test_integers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="between -255 and 255"):
         entropy_coder.encode_integers(np.array([256]))
