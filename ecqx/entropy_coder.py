@@ -9,6 +9,8 @@ noticed at the end of a slice, and the length of a slice bounds the time and the
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -311,7 +313,7 @@ class _Stream:
     def add_margin(self, coding: _Coding) -> None:
         rows, width, _ = _layout(self._shape, coding)
         margin = coding.most_bytes(rows, width)
-        self._padded = np.zeros(len(self._payload) + margin, dtype=np.uint8)
+        self._padded = _pages_of_zeros(len(self._payload) + margin)
         self._padded[: len(self._payload)] = self._payload
 
     def take(self, count: int) -> bytes:
@@ -342,6 +344,17 @@ class _Stream:
         self._position += count
         if self._position > len(self._payload):
             raise ValueError("the coded elements are cut off")
+
+
+def _pages_of_zeros(size: int) -> NDArray[np.uint8]:
+    """Zeros that take memory only where they are written to.
+
+    Those of ``np.zeros`` may come from memory that was used before, and are all written then.
+    """
+    if os.name != "posix":
+        return np.zeros(size, dtype=np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.uint8)
 
 
 def _encode_slice(levels: NDArray[np.int32], coding: _Coding) -> bytes:
