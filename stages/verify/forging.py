@@ -103,7 +103,12 @@ def _cut(rng: random.Random, data: bytes) -> bytes:
 
 
 def _extended(rng: random.Random, data: bytes) -> bytes:
-    return data + rng.choice([bytes, rng.randbytes])(rng.randrange(1, 2000))
+    count = rng.randrange(1, 2000)
+    return data + (bytes(count) if rng.random() < 0.5 else rng.randbytes(count))
+
+
+def _replaced(rng: random.Random, data: bytes) -> bytes:
+    return rng.randbytes(len(data))
 
 
 def _shifted(rng: random.Random, data: bytes) -> bytes:
@@ -171,7 +176,7 @@ def _forged_payload(rng: random.Random, original: Original) -> bytes:
     """What the engine decodes, changed or at random, as long as before."""
     name, entry = _coded(rng, original)
     payload = bytes(entry.payload)
-    change = rng.choice([_flipped, _cut, _shifted, lambda r, p: r.randbytes(len(p))])
+    change = rng.choice([_flipped, _cut, _shifted, _replaced])
     changed = change(rng, payload).ljust(len(payload), b"\0")[: len(payload)]
     return _of_entries(original, name, payload=changed)
 

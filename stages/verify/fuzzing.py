@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nncodec.extensions import deepCABAC
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from ecqx import entropy_coder
 from ecqx.bitstream import inspect, load, save
 from ecqx.container import read_entries
 from ecqx.errors import InputError
@@ -153,14 +153,13 @@ def serve(connection: Connection[Any, Any]) -> None:
 def _count_slices() -> list[None]:
     """Have a note of every decoder that is made."""
     made: list[None] = []
-    engine = entropy_coder.deepCABAC
-    original = engine.Decoder
+    original = deepCABAC.Decoder
 
     def noted() -> Any:
         made.append(None)
         return original()
 
-    engine.Decoder = noted
+    deepCABAC.Decoder = noted
     return made
 
 

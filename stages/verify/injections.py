@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import torch
 
-from ecqx import container, quantizer
+from ecqx import assignment, container, quantizer
 from ecqx.centroids import CentroidGrid
 from ecqx.tensor_coding import QUANTIZED, Entry
-from stages import quantize
+from stages import quantize, runs
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def centroid_off_by_one_step() -> Iterator[None]:
 @contextmanager
 def lambda_doubled() -> Iterator[None]:
     """The cost of information weighs twice what the settings say."""
-    original = quantizer.AssignmentSettings
+    original = assignment.AssignmentSettings
 
     def wrong(lam: float, *others: Any) -> Any:
         return original(2 * lam, *others)
@@ -80,7 +80,7 @@ def float_stored_twice() -> Iterator[None]:
 @contextmanager
 def seed_lost() -> Iterator[None]:
     """The last seed is not run."""
-    original = quantize.all_runs
+    original = runs.all_runs
 
     def wrong(suite: Any) -> list[Any]:
         return [run for run in original(suite) if run.seed != suite.seeds[-1]]

@@ -1,7 +1,9 @@
 """overview"""
 
 from __future__ import annotations
+
 from pathlib import Path
+
 from stages.verify.document import Section
 
 

@@ -14,7 +14,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ecqx.regression import Difference, compare
-from stages import baseline, check, encode, evaluate, quantize
+from stages import baseline, check, encode, evaluate, parallel, quantize
+from stages import runs as run_list
 from stages.verify.document import Section
 from stages.verify.injections import INJECTIONS
 from stages.verify.workplace import prepare, run_stages, working_in
@@ -122,7 +123,7 @@ def shuffled(seed: int) -> Iterator[None]:
         )
         return [results[at] for at in range(len(jobs))]
 
-    all_runs, run_all = quantize.all_runs, quantize.run_all
+    all_runs, run_all = run_list.all_runs, parallel.run_all
     with (
         patch.object(quantize, "all_runs", list_in_disorder),
         patch.object(quantize, "run_all", run_in_disorder),

@@ -9,7 +9,6 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from ecqx.training import Epoch, Trainer
 from stages.command import run_command_line
@@ -33,9 +32,9 @@ def _note_epochs(log: Path) -> None:
         os.write(descriptor, line.encode())
         os.close(descriptor)
 
-    def watched_fit(self: Trainer, *others: Any, resume: Path, **more: Any) -> list[Epoch]:
+    def watched_fit(self: Trainer, resume: Path) -> list[Epoch]:
         self.watched = resume.parent.name  # type: ignore[attr-defined]
-        return fit(self, *others, resume=resume, **more)
+        return fit(self, resume=resume)
 
     def watched_epoch(self: Trainer) -> Epoch:
         epoch = run_epoch(self)
@@ -46,8 +45,12 @@ def _note_epochs(log: Path) -> None:
         save(self, path)
         note(self, "saved")
 
-    Trainer.fit, Trainer.run_epoch = watched_fit, watched_epoch  # type: ignore[method-assign]
-    Trainer.save = watched_save  # type: ignore[method-assign]
+    for name, watched in (
+        ("fit", watched_fit),
+        ("run_epoch", watched_epoch),
+        ("save", watched_save),
+    ):
+        setattr(Trainer, name, watched)
 
 
 if __name__ == "__main__":
