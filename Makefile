@@ -2,6 +2,7 @@
 
 SUITE ?=
 JUNIT ?=
+PART ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One thread in each test process: results do not depend on the number of cores.
 one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -18,7 +19,7 @@ help:
 	@echo 'make check            are the results worse than the baseline? (JUNIT=FILE writes XML)'
 	@echo 'make baseline         accept the present results as the baseline'
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
-	@echo 'make verify           the long checks; writes docs/verification.md'
+	@echo 'make verify           the long checks, or those named: PART="kills fuzzing"; writes docs/verification.md'
 	@echo 'make lint             ruff and mypy'
 	@echo
 	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench and lint.'
@@ -60,7 +61,7 @@ bench: setup
 	@$(python) -m benchmarks.page work/benchmarks.json work/benchmarks_kept.json
 
 verify: setup
-	@$(python) -m stages.verify $(suite_name)
+	@$(python) -m stages.verify $(suite_name) $(PART)
 
 lint: setup
 	@.venv/bin/ruff check

@@ -642,56 +642,6 @@ def test_long_names_cannot_be_made_from_short_files(path: Path) -> None:
     assert "longer than 1024" in refusal(path, sealed(body))
 
 
-FUZZ = """
-import random, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_bitstream import sealed, small_model
-from ecqx.bitstream import inspect, load, save
-path = Path(sys.argv[1])
-results = refused = 0
-for seed in range(800):
-    rng = random.Random(seed)
-    if seed in (0, 400):
-        save(path, small_model(), floats="published" if seed else "raw")
-        whole = path.read_bytes()
-        body = whole[5 + (2 if whole[5] > 127 else 1) + 16:]
-    mutated = bytearray(body)
-    for _ in range(rng.choice([1, 1, 2, 8])):
-        where = rng.randrange(len(mutated))
-        kind = rng.random()
-        if kind < 0.6:
-            mutated[where] = rng.choice([rng.randrange(256), 0, 255, 127, 128])
-        elif kind < 0.8:
-            del mutated[where : where + rng.randrange(1, 4)]
-        else:
-            mutated[where:where] = rng.randbytes(rng.randrange(1, 4))
-    path.write_bytes(sealed(bytes(mutated)))
-    for read in (load, inspect):
-        try:
-            read(path)
-            results += 1
-        except ValueError as error:
-            assert str(path) in str(error) and "\\n" not in str(error), error
-            refused += 1
-print(results, refused)
-"""
-
-
-def test_forged_files_never_crash(path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(path), str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    results, refused = map(int, run.stdout.split()[-2:])
-    assert results + refused == 1600
-    assert min(results, refused) > 50
-
-
 @pytest.fixture(autouse=True)
 def _no_left_overs(tmp_path: Path) -> Iterator[None]:
     yield

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from tiny import REPOSITORY, tiny
 
 from ecqx.regression import Difference
 from stages import check
@@ -14,21 +14,7 @@ from stages.verify import regressions
 from stages.verify.injections import INJECTIONS
 from stages.verify.workplace import prepare, run_stages, working_in
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-
-
-def tiny() -> str:
-    """Suite smoke with one network, one bit width and one Λ, on fewer samples."""
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    suite = params["suites"]["smoke"]
-    suite["data"]["digits"][0]["limit"] = 100
-    del suite["tasks"]["resnet20"], suite["pretrain"]["resnet20"]
-    del suite["quantize"]["tasks"]["resnet20"], suite["quantize"]["tasks"]["mlp"]["p_sweep"]
-    suite["quantize"]["tasks"]["mlp"] |= {"bits": [4], "lam": [0.3]}
-    suite["pretrain"]["mlp"]["epochs"] = 3
-    return yaml.safe_dump({"suite": "smoke", "data": params["data"], "suites": {"smoke": suite}})
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,10 @@ def determinism(root: Path, suite: str) -> Section:
         "than the baseline's the last digits may differ."
     )
     passed = all(row[-1] == _SAME for row in rows)
-    return Section(f"determinism {suite}", f"Determinism of suite {suite}", text, passed)
+    same = sum(row[-1] == _SAME for row in rows)
+    figures = f"{same} of {len(rows)} outputs the same"
+    title = f"Determinism of suite {suite}"
+    return Section(f"determinism {suite}", title, text, passed, figures)
 
 
 _SAME, _OTHER = "the same", "**differs**"
@@ -78,7 +81,7 @@ def _compare(first: Path, second: Path, suite: str) -> list[list[str | int]]:
     outputs = sorted({"dvc.lock", *_outputs(first, suite), *_outputs(second, suite)})
     rows: list[list[str | int]] = []
     for output in outputs:
-        here, there = _digests(first, output), _digests(second, output)
+        here, there = digests(first, output), digests(second, output)
         size = sum((first / name).stat().st_size for name in here)
         rows.append([f"`{output}`", len(here), size, _SAME if here == there and here else _OTHER])
     return rows
@@ -95,7 +98,7 @@ def _outputs(clone: Path, suite: str) -> list[str]:
     ]
 
 
-def _digests(clone: Path, output: str) -> dict[str, str]:
+def digests(clone: Path, output: str) -> dict[str, str]:
     """Checksum of each file of an output, by its path in the clone."""
     path = clone / output
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

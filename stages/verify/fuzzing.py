@@ -276,4 +276,6 @@ def fuzzing(_root: Path, _suite: str) -> Section:
         f"than {MOST_MEMORY} times what they announce (or {MEMORY_IN_ANY_CASE >> 20} MiB), or were "
         f"answered wrongly: {len(tally.problems) - tally.crashes}.\n\n{found}"
     ).rstrip()
-    return Section("fuzzing", "Forged bitstreams", text, passed)
+    figures = f"{sums[0]} files, {sums[3]} of them decoded; crashes: {tally.crashes}; "
+    figures += f"hangs, memory or wrong answers: {len(tally.problems) - tally.crashes}"
+    return Section("fuzzing", "Forged bitstreams", text, passed, figures)

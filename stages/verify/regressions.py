@@ -43,9 +43,11 @@ def regressions(root: Path, suite: str) -> Section:
         f"Suite `{suite}`: the stages from quantize to evaluate ran with each mistake in the code "
         "that they call, and `make check` judged the results by the baseline of the code as it "
         "is, as it does on the baseline's machine (any difference counts) and elsewhere (means "
-        f"over seeds).\n\n{table}\n\nCaught {caught} of {len(rows)}."
+        f"over seeds).\n\n{table}"
     )
-    return Section(f"regressions {suite}", "Injected regressions", text, caught == len(rows))
+    figures = f"{caught} of {len(rows)} injected regressions caught"
+    passed = caught == len(rows)
+    return Section(f"regressions {suite}", "Injected regressions", text, passed, figures)
 
 
 def _said(rows: Sequence[Difference]) -> str:
@@ -70,10 +72,10 @@ def silence(root: Path, suite: str) -> Section:
     text = (
         f"Suite `{suite}`, {SILENT_RUNS} times from quantize to evaluate without saved progress, "
         f"each time with its {runs} runs in another order; processes: {with_processes}. Judged as "
-        "on the baseline's machine, where any difference counts, and as elsewhere.\n\n"
-        f"Silent: {SILENT_RUNS - noisy} of {SILENT_RUNS}.\n{found}"
+        f"on the baseline's machine, where any difference counts, and as elsewhere.\n{found}"
     ).rstrip()
-    return Section(f"silence {suite}", "Unchanged runs", text, not alarms)
+    figures = f"{SILENT_RUNS - noisy} of {SILENT_RUNS} unchanged runs silent"
+    return Section(f"silence {suite}", "Unchanged runs", text, not alarms, figures)
 
 
 @contextmanager
