@@ -37,8 +37,6 @@ _PROFILE, _PARAMETER_OPTIMIZATION, _ROW_SCAN = 1, 1, 0
 _NO_HISTORY = np.zeros(2, dtype=np.int8)
 _MOST_BITS_PER_BIN, _MOST_PREFIX_BINS = 7, 31
 _MOST_SIDE_BYTES = 4096
-_VARINTS_AT_ONCE = 1 << 16
-_SEPTETS = np.arange(0, 70, 7, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -214,84 +212,6 @@ def decode_floats(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArra
         np.multiply(levels.astype(np.float32), step, out=part)
     stream.expect_end()
     return values.reshape(shape)
-
-
-def encode_varints(values: NDArray[np.int64]) -> bytes:
-    """Code integers of any size: zigzag (0, -1, 1, -2, … to 0, 1, 2, 3, …), then LEB128.
-
-    Parameters
-    ----------
-    values : array of int64
-        Any shape; coded in row-major order.
-
-    Returns
-    -------
-    bytes
-        One to ten bytes a value.
-    """
-    flat = values.reshape(-1, 1)
-    zigzag = ((flat << 1) ^ (flat >> 63)).view(np.uint64)
-    rest = zigzag >> _SEPTETS
-    more = rest > 0x7F
-    coded = ((rest & np.uint64(0x7F)) | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8)
-    return bytes(coded[(rest > 0) | (_SEPTETS == 0)].data)
-
-
-def decode_varints(payload: bytes | memoryview, count: int) -> NDArray[np.int64]:
-    """Inverse of `encode_varints`.
-
-    Parameters
-    ----------
-    payload : bytes
-    count : int
-        Number of values.
-
-    Returns
-    -------
-    array of int64, shape (count,)
-
-    Raises
-    ------
-    ValueError
-        If the payload is not exactly the code of so many values.
-    """
-    pieces, done = varint_pieces(payload, count), 0
-    values = np.empty(count, dtype=np.int64)
-    for piece in pieces:
-        values[done : done + len(piece)] = piece
-        done += len(piece)
-    return values
-
-
-def varint_pieces(payload: bytes | memoryview, count: int) -> Iterator[NDArray[np.int64]]:
-    """The same in pieces, so that decoding takes little more memory than what becomes of them."""
-    coded = np.frombuffer(payload, dtype=np.uint8)
-    whole = len(coded) == 0 or coded[-1] < 0x80
-    if not whole or np.count_nonzero(coded < 0x80) != count:
-        raise ValueError(f"{len(coded)} bytes are not the code of {count} integers")
-    return _pieces(coded)
-
-
-def _pieces(coded: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
-    while len(coded):
-        ends = np.flatnonzero(coded[:_VARINTS_AT_ONCE] < 0x80)
-        if len(ends) == 0:
-            raise ValueError("an integer is not coded as it should be")
-        yield _varints(coded[: ends[-1] + 1], ends)
-        coded = coded[ends[-1] + 1 :]
-
-
-def _varints(coded: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers whose codes end at ``ends``."""
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    last = coded[ends]
-    if (((last == 0) & (lengths > 1)) | (lengths > 10) | ((lengths == 10) & (last > 1))).any():
-        raise ValueError("an integer is not coded as it should be")
-    place = (np.arange(len(coded)) - np.repeat(starts, lengths)).astype(np.uint64)
-    septets = (coded & 0x7F).astype(np.uint64) << (np.uint64(7) * place)
-    zigzag = np.bitwise_or.reduceat(septets, starts)
-    return (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
 
 
 class _Stream:

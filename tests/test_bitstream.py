@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ecqx import entropy_coder
+from ecqx import entropy_coder, tensor_coding
 from ecqx.assignment import assign
 from ecqx.bitstream import (
     CodedState,
@@ -215,8 +215,8 @@ print(tried, refused)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_varints_come_back(values: list[int]) -> None:
     array = np.array(values, dtype=np.int64)
-    payload = entropy_coder.encode_varints(array)
-    assert entropy_coder.decode_varints(payload, len(values)).tolist() == values
+    payload = tensor_coding.encode_varints(array)
+    assert tensor_coding.decode_varints(payload, len(values)).tolist() == values
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_varints_come_back(values: list[int]) -> None:
 )
 def test_wrong_varints_are_refused(payload: bytes, count: int) -> None:
     with pytest.raises(ValueError, match="integer"):
-        entropy_coder.decode_varints(payload, count)
+        tensor_coding.decode_varints(payload, count)
 
 
 # -- floats with loss ------------------------------------------------------------------------------
