@@ -25,8 +25,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         With the name of ``path``, if it cannot be written: a full disk, a folder that is read-only.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         handle, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
         os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def concurrency(root: Path, suite: str) -> Section:
     )
     text = (
         f"Suite `{suite}` up to the stage {LAST_STAGE}, from nothing, two commands at the same "
-        "moment in one clone; exit codes, and what the refused one prints last.\n\n"
+        "moment in one clone; exit codes, and the error of the refused one.\n\n"
         f"{tabulate(rows, headers, 'github')}"
     )
     good = sum("**no**" not in row for row in rows)
@@ -62,7 +63,7 @@ def _name_suite(clone: Path, suite: str) -> None:
 
 
 def _both(clone: Path, first: Sequence[str], second: Sequence[str]) -> tuple[tuple[int, int], str]:
-    """Start both from nothing; their exit codes and the last line of the one that failed."""
+    """Start both from nothing; their exit codes and the message of the one that failed."""
     _run(clone, ["git", "clean", "-fdxq", "-e", ".venv", "data", "checkpoints", "work"])
     _run(clone, ["git", "checkout", "--quiet", "dvc.lock"])
     environment = clone_environment(clone, ECQX_NO_PROGRESS="1", ECQX_PROCESSES="1")
@@ -80,11 +81,16 @@ def _both(clone: Path, first: Sequence[str], second: Sequence[str]) -> tuple[tup
     ]
     outputs = [process.communicate()[0] for process in started]
     codes = (started[0].returncode, started[1].returncode)
-    said = ""
-    for code, output in zip(codes, outputs, strict=True):
-        if code:
-            said = next(line for line in reversed(output.splitlines()) if line.strip())
-    return codes, said.replace(str(clone), ".")
+    refused = [output for code, output in zip(codes, outputs, strict=True) if code]
+    return codes, _message(refused[0], clone) if refused else ""
+
+
+def _message(output: str, clone: Path) -> str:
+    """The error at the end of what a command printed, without what differs from run to run."""
+    lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
+    start = max((n for n, line in enumerate(lines) if line.startswith("ERROR")), default=-1)
+    message = " ".join(lines[start:]).replace(str(clone), ".")
+    return re.sub(r"\b\d{2,}\b", "N", message)
 
 
 def _run(clone: Path, command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,8 @@ def regressions(root: Path, suite: str) -> Section:
         f"Suite `{suite}`: the stages from quantize to evaluate ran with each mistake in the code "
         "that they call, and `make check` judged the results by the baseline of the code as it "
         "is, as it does on the baseline's machine (any difference counts) and elsewhere (means "
-        f"over seeds).\n\n{table}"
+        f"over seeds).\n\n{table}\n\nThe fewer seeds and test images a suite has, the wider is its "
+        "tolerance elsewhere: what moves its means by less is not seen there."
     )
     figures = f"{caught} of {len(rows)} injected regressions caught"
     passed = caught == len(rows)
