@@ -23,8 +23,8 @@ from stages.parallel import NO_PROGRESS, PROCESSES
 from stages.verify.document import Section
 from stages.verify.workplace import OUTPUTS, STAGES, prepare
 
-# How often each stage is killed, 36 times in all; those that train and go on, more often.
-KILLS = {"download": 4, "pretrain": 8, "quantize": 10, "encode": 4, "evaluate": 5, "report": 5}
+# How often each stage is killed, 32 times in all; those that train and go on, more often.
+KILLS = {"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4}
 # Kills between two runs to the end: progress has to survive several in a row.
 IN_A_ROW = 4
 # Share of the time that an undisturbed run takes, after Python has started.
