@@ -103,9 +103,9 @@ def small_disk(folder: str) -> Iterator[None]:
 
 @contextmanager
 def small_files(_: str) -> Iterator[None]:
-    """A limit of the system on the size of a file, which the checkpoint exceeds."""
+    """A limit of the system on the size of a file, which all networks exceed."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 10, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, limits[1]))
     try:
         yield
     finally:
