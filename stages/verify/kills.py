@@ -27,7 +27,7 @@ from stages.verify.workplace import OUTPUTS, STAGES, prepare
 KILLS = {"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4}
 # Kills between two runs to the end: progress has to survive several in a row.
 IN_A_ROW = 4
-# Share of the time that an undisturbed run takes, after Python has started.
+# The last moment, as a share of the time that an undisturbed run takes.
 LATEST = 0.95
 
 
