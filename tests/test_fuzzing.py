@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,15 @@ from stages.verify.fuzzing import CRASH, Outcome, Reader, Tally, fingerprint, fu
 FILES = 400
 
 
-def test_forged_files_are_refused_or_read_as_what_they_say() -> None:
-    tally = fuzz(FILES, seed=1)
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    started = Reader()
+    yield started
+    started.close()
+
+
+def test_forged_files_are_refused_or_read_as_what_they_say(reader: Reader) -> None:
+    tally = fuzz(reader, FILES, seed=1)
     assert tally.problems == []
     assert sum(tally.kinds.values()) == FILES
     assert sum(n for (sealed, _), n in tally.kinds.items() if sealed) == FILES // 2
@@ -27,9 +35,8 @@ def test_forged_files_are_refused_or_read_as_what_they_say() -> None:
     }
 
 
-def test_good_files_are_read_and_a_crash_is_survived(tmp_path: Path) -> None:
+def test_good_files_are_read_and_a_crash_is_survived(reader: Reader, tmp_path: Path) -> None:
     path = tmp_path / "good.ecqx"
-    reader = Reader()
     for original in originals():
         path.write_bytes(original.data)
         outcome = reader.read(path)
@@ -40,7 +47,6 @@ def test_good_files_are_read_and_a_crash_is_survived(tmp_path: Path) -> None:
     reader._process.kill()
     assert reader.read(path) == CRASH
     assert isinstance(reader.read(path), Outcome)
-    reader.close()
 
 
 @pytest.mark.parametrize(
