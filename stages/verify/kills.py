@@ -21,7 +21,7 @@ from tabulate import tabulate
 from ecqx.errors import InputError
 from stages.parallel import NO_PROGRESS, PROCESSES
 from stages.verify.document import Section
-from stages.verify.workplace import OUTPUTS, STAGES, prepare
+from stages.verify.workplace import STAGES, outputs, prepare
 
 # How often each stage is killed, 32 times in all; those that train and go on, more often.
 KILLS = {"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4}
@@ -161,7 +161,7 @@ class Victim:
         self.log.unlink(missing_ok=True)
 
     def _written(self) -> list[Path]:
-        return [self.place / name.format(self.suite) for name in OUTPUTS[self.stage]]
+        return outputs(self.place, self.stage, self.suite)
 
     def _digests(self, paths: list[Path]) -> Iterator[tuple[str, str]]:
         """Checksums of whole files; a name that begins with a dot says that it is none."""

@@ -10,32 +10,18 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
+import yaml
+
 from ecqx.errors import InputError
 from stages.parallel import NO_PROGRESS, PROCESSES
 
 STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
-# What DVC removes before it runs a stage.
-OUTPUTS = {
-    "download": ("data/{}",),
-    "pretrain": ("checkpoints/{}",),
-    "quantize": ("quantized/{}",),
-    "encode": ("bitstreams/{}",),
-    "evaluate": (
-        "relevance/{}.safetensors",
-        "samples/{}.safetensors",
-        *(f"results/{{}}/{name}" for name in ("layers.json", "metrics.json", "curves.csv")),
-        "results/{}/summary.json",
-    ),
-    "report": tuple(
-        f"results/{{}}/{name}" for name in ("claims.md", "figures", "report.html", "tables")
-    ),
-}
 
 
 def prepare(folder: Path, root: Path, params: str) -> Path:
     """Make such a folder: a repository that holds ``params`` and links to the code of ``root``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ecqx", "stages"):
+    for name in ("ecqx", "stages", "dvc.yaml"):
         (folder / name).symlink_to(root / name)
     (folder / "params.yaml").write_text(params, encoding="utf-8")
     (folder / ".gitignore").write_text((root / ".gitignore").read_text() + "/.dvc/\n")
@@ -43,6 +29,14 @@ def prepare(folder: Path, root: Path, params: str) -> Path:
     for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "-m", "-"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
+
+
+def outputs(place: Path, stage: str, suite: str) -> list[Path]:
+    """What a stage writes, as dvc.yaml says; DVC removes it before it runs the stage."""
+    pipeline = yaml.safe_load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    listed = [*pipeline.get("outs", []), *pipeline.get("metrics", [])]
+    names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in listed]
+    return [place / name.replace("${item.suite}", suite) for name in names]
 
 
 @contextmanager
