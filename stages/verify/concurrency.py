@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def _message(output: str, clone: Path) -> str:
     """The error at the end of what a command printed, without what differs from run to run."""
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
     start = max((n for n, line in enumerate(lines) if line.startswith("ERROR")), default=-1)
-    message = " ".join(lines[start:]).replace(str(clone), ".")
+    programs = f"{Path(sys.prefix) / 'bin'}{os.sep}"
+    message = " ".join(lines[start:]).replace(programs, "").replace(str(clone), ".")
     return re.sub(r"\b\d{2,}\b", "N", message)
 
 
