@@ -1,7 +1,8 @@
-"""What the site needs beside mkdocs: formulas without a script, and the files that pages link to.
+"""What the site needs beside mkdocs: formulas without a script, linked files, options of commands.
 
 Formulas are written as on GitHub, ``$…$`` and ``$$…$$``, and become MathML, which browsers show by
 themselves. Links that leave docs/ (results, code, settings) find a copy of their file in the site.
+The options of a command stand in for ``<!-- options of COMMAND -->``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import click
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+
+from ecqx.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folder of the site for files of the repository outside docs/.
 COPIES = "repository"
 # A link or a picture: what stands before a target outside docs/, and its path without an anchor.
 OUTSIDE = re.compile(r"(\]\()\.\./([^)#\s]+)")
+OPTIONS = re.compile(r"<!-- options of (\w+) -->")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
@@ -36,10 +41,34 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Send links out of docs/ to the copies."""
+    """Send links out of docs/ to the copies, and list the options of commands."""
     if page.file.src_uri.startswith(f"{COPIES}/"):
         return markdown
+    markdown = OPTIONS.sub(lambda found: _options(found[1]), markdown)
     return OUTSIDE.sub(rf"\1{COPIES}/\2", markdown)
+
+
+def _options(command: str) -> str:
+    """A table of a command's arguments and options, in their order."""
+    context = click.Context(cli.commands[command])
+    rows = [_row(parameter, context) for parameter in context.command.params]
+    return "\n".join(("| option | default | meaning |", "|---|---|---|", *rows))
+
+
+def _row(parameter: click.Parameter, context: click.Context) -> str:
+    told: dict[str, Any] = parameter.to_info_dict()
+    if isinstance(parameter, click.Argument):
+        return f"| `{parameter.make_metavar(context)}` | | {', '.join(_choices(told))} |"
+    names = " ".join(f"`{name}`" for name in told["opts"])
+    default = told["default"] if getattr(parameter, "show_default", False) else None
+    choices = ", ".join(_choices(told))
+    text = f"{told['help']} ({choices})" if choices else told["help"]
+    required = "required" if told["required"] else ""
+    return f"| {names} | {required or (f'`{default}`' if default is not None else '')} | {text} |"
+
+
+def _choices(told: dict[str, Any]) -> list[str]:
+    return [f"`{choice}`" for choice in told["type"].get("choices", ())]
 
 
 def on_page_content(html: str, **_: Any) -> str:
