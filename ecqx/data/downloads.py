@@ -257,7 +257,8 @@ def _fetch(file: BinaryIO, source: Source, root: Path) -> None:
                 longest, attempt = _size(file), 0
             if attempt == len(PAUSES) or not _may_pass(error):
                 raise InputError(_missing(source, root, error)) from error
-        time.sleep(PAUSES[attempt])
+        with sign(f"{source.title}: no connection, another attempt follows"):
+            time.sleep(PAUSES[attempt])
         attempt += 1
 
 
