@@ -134,7 +134,8 @@ def run(**options: Any) -> None:
     Examples. ResNet20 on CIFAR-10, from a checkpoint:
       ecqx run --model_path resnet20.pt --data_path ../data --lrp --verbose
     A pre-trained network on your own pictures, in photos/train/CLASS/ and photos/test/CLASS/:
-      ecqx run --model resnet18 --dataset folder --data_path photos --lr 1e-4 --lrp --verbose
+      ecqx run --model resnet18 --dataset folder --data_path photos \\
+          --pretrain_epochs 5 --lr 1e-4 --lrp --verbose
     On two GPUs, each with its part of every batch:
       torchrun --nproc_per_node 2 --no_python ecqx run --lrp
     """
