@@ -19,8 +19,8 @@ help:
 	@echo 'make baseline         accept the present results as the baseline'
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
 	@echo 'make verify           the long checks; writes docs/verification.md'
-	@echo 'make docs             the documentation as a site, in site/'
 	@echo 'make lint             ruff and mypy'
+	@echo 'make docs             the documentation as a site, in site/'
 	@echo
 	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench, docs and lint.'
 
