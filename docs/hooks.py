@@ -23,20 +23,26 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIES = "repository"
 # A link or a picture: what stands before a target outside docs/, and its path without an anchor.
 OUTSIDE = re.compile(r"(\]\()\.\./([^)#\s]+)")
+LINK = re.compile(r"\]\(([^)#:\s]+)")
 OPTIONS = re.compile(r"<!-- options of (\w+) -->")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files that pages link to, each once."""
+    """Add the files that pages link to, and those that these link to, each once."""
     pages = [file for file in files if file.is_documentation_page()]
-    linked = {path for page in pages for _, path in OUTSIDE.findall(page.content_string)}
-    for path in sorted(linked):
-        source = ROOT / path
+    linked = {ROOT / path for page in pages for _, path in OUTSIDE.findall(page.content_string)}
+    waiting = sorted(linked)
+    for path in waiting:
         # A link to nothing stays as it is, and mkdocs warns of it.
-        if source.is_file():
-            content = source.read_bytes()
-            files.append(File.generated(config, f"{COPIES}/{path}", content=content))
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, f"{COPIES}/{name}", content=content))
+        if path.suffix == ".md":
+            further = {(path.parent / link).resolve() for link in LINK.findall(content.decode())}
+            waiting += sorted(further - set(waiting))
     return files
 
 
