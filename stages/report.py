@@ -12,8 +12,8 @@ import yaml
 
 from ecqx import report
 from ecqx.checkpoint import read_tensors
-from ecqx.report.correlations import Relevance
 from ecqx.progress import sign
+from ecqx.report.correlations import Relevance
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 
