@@ -9,7 +9,7 @@ one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python := .venv/bin/python
 suite_name := $(if $(SUITE),"$(SUITE)")
 
-.PHONY: help setup paper-results dry-run test check baseline bench verify lint
+.PHONY: help setup paper-results dry-run test check baseline bench verify docs lint
 
 help:
 	@echo 'make setup            install into .venv (PYTHON=… names the Python 3.11 or 3.12 to use)'
@@ -21,8 +21,9 @@ help:
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
 	@echo 'make verify           the long checks, or those named: PART="kills fuzzing"; writes docs/verification.md'
 	@echo 'make lint             ruff and mypy'
+	@echo 'make docs             the documentation as a site, in site/'
 	@echo
-	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench and lint.'
+	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench, docs and lint.'
 
 setup: .venv/installed
 	@:
@@ -62,6 +63,10 @@ bench: setup
 
 verify: setup
 	@$(python) -m stages.verify $(suite_name) $(PART)
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@echo 'The documentation is in site/: open site/index.html'
 
 lint: setup
 	@.venv/bin/ruff check
