@@ -560,7 +560,8 @@ def test_every_truncation_and_extension_is_an_error(path: Path, good: bytes) -> 
 def test_messages_tell_what_is_wrong(path: Path, good: bytes) -> None:
     assert "is no ECQX bitstream" in refusal(path, b"")
     assert "is no ECQX bitstream" in refusal(path, b"PK\3\4 something else")
-    assert "format version 9; this ecqx reads version 1" in refusal(path, b"ECQX\x09" + good[5:])
+    of_version_9 = refusal(path, b"ECQX\x09" + good[5:])
+    assert "has format version 9; this ecqx reads versions 1 and 2" in of_version_9
     assert "is damaged: its checksum" in refusal(path, good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(FileNotFoundError):
         load(path.with_name("absent"))
