@@ -116,7 +116,7 @@ def codebooks(form: Form, numbers: Tensor) -> list[Codebook]:
     ValueError
         If there are too few or too many numbers.
     """
-    numbers = numbers.detach()
+    numbers = numbers.detach().clone()  # the optimizer steps them in place
     bits_of(form, numbers.shape[-1])
     members = _all_members(form, numbers.shape[-1]).to(numbers.device)
     sums = torch.zeros(len(numbers), len(members), dtype=torch.float64, device=numbers.device)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ecqx.constrained import Quantizer
 from ecqx.data import TensorData
-from ecqx.quantizer import ECQx
 from ecqx.training import Epoch, FitSettings, Trainer
 
 
@@ -24,7 +24,7 @@ class SeededTrainer(Trainer):
     loaded : TensorData
     settings : FitSettings
     seed : int
-    quantizer : ECQx, optional
+    quantizer : Quantizer, optional
     progress : bool
         Show a bar over the batches of an epoch (silent where the output is no terminal).
     """
@@ -35,7 +35,7 @@ class SeededTrainer(Trainer):
         loaded: TensorData,
         settings: FitSettings,
         seed: int,
-        quantizer: ECQx | None,
+        quantizer: Quantizer | None,
         progress: bool,
     ) -> None:
         super().__init__(model, loaded.train, loaded.validation, settings, seed, quantizer)
