@@ -593,7 +593,7 @@ ONE = NAME + b"\x10\0"  # whose name is token 0
         (NAME + b"\0\x02" + b"1234", "impossible number of parts"),
         (b"\1\1w\2\x10\0\x02\x10\0\x02" + b"12345678", "two tensors are named w"),
         (b"\1\1w\2\x10\0\x02\1\x02" + b"12345678", "two tensors are named w"),
-        (ONE + b"\x0c", "unknown type 12"),
+        (ONE + b"\x0e", "unknown type 14"),
         (ONE + b"\x12\x80\0" + b"1234", "not coded as it should be"),
         (ONE + b"\x22" + b"\xff\xff\xff\x7f" * 2, "impossible shape"),
         (ONE + b"\x22\0" + b"\xff" * 9 + b"\1", "impossible shape"),

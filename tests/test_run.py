@@ -22,7 +22,7 @@ from test_cifar import make
 from torch import nn
 
 import ecqx
-from ecqx import bitstream, data, models
+from ecqx import bitstream, data, family, models
 from ecqx.data import TensorData, image_folder
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
 from ecqx.run import command, experiment
@@ -205,7 +205,7 @@ def test_relevance_settings_arrive(
         built.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "ECQx", build)
+    monkeypatch.setattr(family, "ECQx", build)
     own = {
         "--lrp_output": "ones",
         "--lrp_composite": "epsilon_plus",
