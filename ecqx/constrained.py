@@ -349,7 +349,7 @@ class Quantizer(ABC):
         if self.relevance is not None:
             averaged = section(state, "relevance")
             self.relevance.values = {
-                name: r.to(self.full_precision[name].device, copy=True)
+                name: r.to(self.model.get_parameter(name).device, copy=True)
                 for name, r in averaged.items()
             }
 

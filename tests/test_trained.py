@@ -373,6 +373,22 @@ TWO = b"\2" + struct.pack("<2f", -0.5, 0.25)
 PAYLOAD = b"\1\1\x8e\xe3\xfc"  # 1 0 -1 0 0
 
 
+def test_the_worked_example_of_the_format(tmp_path: Path) -> None:
+    """The bytes of docs/bitstream.md, written and read."""
+    path = tmp_path / "w.ecqx"
+    coded = CodebookTensor(
+        torch.tensor([1, 0, -1, 0, 0]), Codebook.of("values", torch.tensor([-0.5, 0.25]))
+    )
+    size = save(path, ecqx.bitstream.CodedState({"w": torch.zeros(5)}, {"w": coded}))
+    assert path.read_bytes() == sealed(2, HEADER + TWO + b"\5" + PAYLOAD)
+    assert load(path)["w"].tolist() == [0.25, 0.0, -0.5, 0.0, 0.0]
+    page = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text()
+    assert "1c05 02 000000bf 0000803e 05" in page
+    body = b"".join(bytes.fromhex(part) for part in ("0101770110001c05", TWO.hex(), "05"))
+    assert path.read_bytes()[22:-5] == body
+    assert size.other == size.total - 5 - 2  # the payload, its length, and that of the body
+
+
 @pytest.mark.parametrize(
     ("version", "body", "message"),
     [
