@@ -2,13 +2,14 @@
 
 SUITE ?=
 JUNIT ?=
+PART ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # One thread in each test process: results do not depend on the number of cores.
 one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python := .venv/bin/python
 suite_name := $(if $(SUITE),"$(SUITE)")
 
-.PHONY: help setup paper-results dry-run test check baseline bench verify lint
+.PHONY: help setup paper-results dry-run test check baseline bench verify docs lint
 
 help:
 	@echo 'make setup            install into .venv (PYTHON=… names the Python 3.11 or 3.12 to use)'
@@ -18,10 +19,11 @@ help:
 	@echo 'make check            are the results worse than the baseline? (JUNIT=FILE writes XML)'
 	@echo 'make baseline         accept the present results as the baseline'
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
-	@echo 'make verify           the long checks; writes docs/verification.md'
+	@echo 'make verify           the long checks, or those named: PART="kills fuzzing"; writes docs/verification.md'
 	@echo 'make lint             ruff and mypy'
+	@echo 'make docs             the documentation as a site, in site/'
 	@echo
-	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench and lint.'
+	@echo 'SUITE=NAME chooses a suite of params.yaml, for all but test, bench, docs and lint.'
 
 setup: .venv/installed
 	@:
@@ -60,7 +62,11 @@ bench: setup
 	@$(python) -m benchmarks.page work/benchmarks.json work/benchmarks_kept.json
 
 verify: setup
-	@$(python) -m stages.verify $(suite_name)
+	@$(python) -m stages.verify $(suite_name) $(PART)
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@echo 'The documentation is in site/: open site/index.html'
 
 lint: setup
 	@.venv/bin/ruff check

@@ -21,6 +21,7 @@ from ecqx.container import body_length_bytes, pack, read_entries
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.parameters import check_has_values, unwrapped
+from ecqx.progress import counted
 from ecqx.tensor_coding import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
@@ -166,6 +167,7 @@ def save(
     path: str | Path,
     model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
     floats: Floats = "raw",
+    progress: bool = False,
 ) -> FileSize:
     """Write a model to one file.
 
@@ -179,6 +181,8 @@ def save(
     floats : {"raw", "published"}
         How tensors that are not quantized are stored: as they are, or, float32 only, with loss by
         NNCodec with the published settings.
+    progress : bool
+        Show a progress bar over the tensors (silent where the output is no terminal).
 
     Returns
     -------
@@ -202,7 +206,7 @@ def save(
         raise InputError(f"floats must be one of {', '.join(FLOATS_CHOICES)}, not {floats!r}")
     state, quantized = _coded_state(model)
     entries = []
-    for name, tensor in state.items():
+    for name, tensor in counted(state.items(), "encoding", "tensor", progress):
         try:
             entries.append(code_tensor(tensor, quantized.get(name), floats))
         except ValueError as error:
@@ -212,13 +216,15 @@ def save(
     return FileSize(len(data), _integer_bytes(entries, len(data)))
 
 
-def load(path: str | Path) -> dict[str, Tensor]:
+def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     """Read a file back to a state_dict.
 
     Parameters
     ----------
     path : path
         A file that `save` wrote.
+    progress : bool
+        As for `save`.
 
     Returns
     -------
@@ -235,10 +241,11 @@ def load(path: str | Path) -> dict[str, Tensor]:
         If the file cannot be read.
     """
     path = Path(path)
-    return {name: _decoded(path, name, entry.tensor) for name, entry in read_entries(path).items()}
+    entries = counted(read_entries(path).items(), "decoding", "tensor", progress)
+    return {name: _decoded(path, name, entry.tensor) for name, entry in entries}
 
 
-def inspect(path: str | Path, statistics: bool = True) -> FileInfo:
+def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -> FileInfo:
     """What is in a file.
 
     Parameters
@@ -247,6 +254,8 @@ def inspect(path: str | Path, statistics: bool = True) -> FileInfo:
         A file that `save` wrote.
     statistics : bool
         Also decode the quantized tensors, for their sparsity and entropy.
+    progress : bool
+        As for `save`.
 
     Returns
     -------
@@ -263,7 +272,7 @@ def inspect(path: str | Path, statistics: bool = True) -> FileInfo:
     entries = read_entries(path)
     records = tuple(
         _decoded(path, name, partial(_record, name, entry, statistics))
-        for name, entry in entries.items()
+        for name, entry in counted(entries.items(), "reading", "tensor", progress)
     )
     total = path.stat().st_size
     return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), records)

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import get_completion_class
 
+from ecqx import __version__
 from ecqx.errors import InputError
+from ecqx.progress import counted, sign
 from ecqx.run.command import run
 
 if TYPE_CHECKING:
@@ -48,13 +51,33 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename2 or error.filename}: {error.strerror}"
+        file = error.filename2 or error.filename
+        return f"{file}: {error.strerror}" if file else error.strerror
     return str(error)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Exit codes:
+  0    done
+  1    an error in ecqx itself, with a traceback
+  2    bad input or a file that cannot be read or written: one line says which
+  130  interrupted (Ctrl-C); the same `ecqx run` goes on after the last finished epoch""",
+)
+@click.version_option(__version__, prog_name="ecqx")
 def cli() -> None:
-    """Explainability-driven, entropy-constrained quantization of neural networks."""
+    """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
+
+    `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
+    checkpoint as it is. Each writes one .ecqx file, which `info` looks into and `decode` turns
+    back into a state_dict. Every command has an example: ecqx COMMAND --help.
+
+    \b
+    Try it on scikit-learn's digits, in a minute and without a download:
+      ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
+      ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
+    """
 
 
 @cli.command()
@@ -97,13 +120,15 @@ def encode(
     """Write a model to one small file.
 
     CHECKPOINT is a quantizer checkpoint, which is encoded as it is, or a state_dict (.safetensors,
-    .pt, .pth), whose weights are quantized by ECQ without training.
+    .pt, .pth), whose weights are quantized by ECQ without training. Without training accuracy
+    drops soon: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
 
     \b
     Example:
       ecqx encode resnet20.pt -o resnet20.ecqx --bitwidth 4 --Lambda 0.05
     """
-    from ecqx import bitstream
+    with sign("loading torch"):
+        from ecqx import bitstream
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
@@ -119,7 +144,7 @@ def encode(
         state = read_state(checkpoint)
         coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
-        bitstream.save(output, coded, floats=floats)
+        bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     click.echo(_summary(output, bitstream.inspect(output, statistics=False)))
@@ -131,17 +156,20 @@ def encode(
 def decode(file: Path, output: Path) -> None:
     """Turn a file back into a state_dict.
 
+    The same as `ecqx.load` in Python, whose result `model.load_state_dict` takes.
+
     \b
     Example:
       ecqx decode resnet20.ecqx -o resnet20.safetensors
     """
-    from ecqx import bitstream
-    from ecqx.checkpoint import write_tensors
+    with sign("loading torch"):
+        from ecqx import bitstream
+        from ecqx.checkpoint import write_tensors
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: the name of the output must end in .safetensors")
     bitstream.check_replaceable(output)
-    write_tensors(output, bitstream.load(file))
+    write_tensors(output, bitstream.load(file, progress=True))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
@@ -151,18 +179,40 @@ def decode(file: Path, output: Path) -> None:
 def info(file: Path, as_json: bool) -> None:
     """Show what is in a file: its tensors, their sizes, sparsity and entropy.
 
+    Sparsity is the share of weights that are zero; entropy, in bits per weight, is what an ideal
+    coder that looks at single weights would need; ratio is 4 bytes a weight over the bytes here.
+
     \b
     Example:
       ecqx info resnet20.ecqx
+      ecqx info resnet20.ecqx --json | python -m json.tool
     """
-    from ecqx import bitstream
+    with sign("loading torch"):
+        from ecqx import bitstream
 
-    contents = bitstream.inspect(file)
+    contents = bitstream.inspect(file, progress=True)
     if as_json:
         click.echo(json.dumps(_as_json(file, contents), indent=2))
     else:
         click.echo(_table(contents))
         click.echo(f"\n{_summary(file, contents)}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands, options and their values with the Tab key.
+
+    \b
+    Example, to be put into ~/.bashrc or ~/.zshrc:
+      eval "$(ecqx completion bash)"
+      eval "$(ecqx completion zsh)"
+    and for fish:
+      ecqx completion fish > ~/.config/fish/completions/ecqx.fish
+    """
+    made_for = get_completion_class(shell)
+    assert made_for is not None
+    click.echo(made_for(cli, {}, "ecqx", "_ECQX_COMPLETE").source())
 
 
 cli.add_command(run)
@@ -210,7 +260,7 @@ def _quantize(
         raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
     largest = max(weight.numel() for weight in weights.values())
     quantized = {}
-    for name, weight in weights.items():
+    for name, weight in counted(weights.items(), "quantizing", "tensor"):
         try:
             grid = CentroidGrid.fit(weight, bits)
             index = assign(weight, grid, lam, largest_layer_size=largest)

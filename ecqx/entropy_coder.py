@@ -1,13 +1,16 @@
 """Coding of arrays with DeepCABAC, the entropy coder of NNCodec (ISO/IEC 15938-17).
 
 Only NNCodec's compiled engine is used, without the high-level syntax around it: it imports in
-milliseconds, writes no file and does not end the program. One array is coded as slices of whole
-rows, each a DeepCABAC layer of its own, so that neither size nor memory has a limit in the engine.
+milliseconds, writes no file and does not end the program. One array is coded as slices, each a
+DeepCABAC layer of its own: the engine cannot be told where its input ends, so that a forged code is
+noticed at the end of a slice, and the length of a slice bounds the time and the memory until then.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +23,8 @@ from numpy.typing import NDArray
 _Scalar = TypeVar("_Scalar", np.int32, np.float32)
 
 LARGEST_LEVEL = 255
-SLICE_ELEMENTS = 1 << 20
+# A slice holds at most so many elements, and so many flags at most.
+SLICE_ELEMENTS, SLICE_FLAGS = 1 << 20, 1 << 25
 # A coded array is filled up to one byte per so many elements: without it, a few forged bytes
 # could claim an array of any size. Only arrays of almost nothing but zeros are ever shorter.
 ELEMENTS_PER_BYTE = 1024
@@ -33,7 +37,6 @@ _PROFILE, _PARAMETER_OPTIMIZATION, _ROW_SCAN = 1, 1, 0
 _NO_HISTORY = np.zeros(2, dtype=np.int8)
 _MOST_BITS_PER_BIN, _MOST_PREFIX_BINS = 7, 31
 _MOST_SIDE_BYTES = 4096
-_SEPTETS = np.arange(0, 70, 7, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class _Coding:
     def of_range(cls, lowest: int, highest: int) -> _Coding:
         """Levels from ``lowest`` <= 0 to ``highest`` >= 0: every magnitude is coded by flags."""
         return cls(max(-lowest, highest, 1), highest - lowest + 1, -lowest)
+
+    @property
+    def slice_elements(self) -> int:
+        """Elements of a slice at most; each has one flag for being zero beside its others."""
+        return min(SLICE_ELEMENTS, SLICE_FLAGS // (self.flags + 1))
 
     def most_bytes(self, rows: int, width: int) -> int:
         """Bytes that the decoder can read at most for a slice, whatever it reads."""
@@ -100,8 +108,8 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
             f"not between {lowest} and {highest}"
         )
     coding = _Coding.of_range(lowest, highest)
-    levels = np.ascontiguousarray(array, dtype=np.int32).reshape(_matrix(array.shape))
-    parts = [_encode_slice(levels[rows], coding) for rows in _slices(array.shape)]
+    levels = np.ascontiguousarray(array, dtype=np.int32).reshape(-1)
+    parts = [_encode_slice(part, coding) for part in _slices(levels, array.shape, coding)]
     return _filled(bytes([-lowest, highest]) + b"".join(parts), array.size)
 
 
@@ -130,9 +138,13 @@ def decode_integers(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDAr
     negative, highest = stream.take(2)
     coding = _Coding.of_range(-negative, highest)
     stream.add_margin(coding)
-    parts = [stream.decode(rows, coding) for rows in _slices(shape)]
+    # Zeros are pages that the system provides when they are written to: a forged code, which ends
+    # with its first slice, costs no more than that slice, however many elements it announces.
+    levels = np.zeros(stream.elements, dtype=np.int32)
+    for part in _slices(levels, shape, coding):
+        stream.decode(part, coding)
     stream.expect_end()
-    return _joined(parts, shape)
+    return levels.reshape(shape)
 
 
 def encode_floats(array: NDArray[np.float32]) -> bytes:
@@ -161,10 +173,10 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
     if not np.isfinite(array).all():
         raise ValueError("NaN and infinite values cannot be coded with loss; store the floats raw")
     qp = WEIGHT_QP if array.ndim > 1 else OTHER_QP
-    values = np.ascontiguousarray(array, dtype=np.float32).reshape(_matrix(array.shape))
+    values = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
     parts = []
-    for rows in _slices(array.shape):
-        levels, slice_qp = _quantize(values[rows], qp)
+    for part in _slices(values, array.shape, _FLOAT_CODING):
+        levels, slice_qp = _quantize(part, qp)
         parts += [struct.pack("<h", slice_qp), _encode_slice(levels, _FLOAT_CODING)]
     return _filled(b"".join(parts), array.size)
 
@@ -192,69 +204,14 @@ def decode_floats(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArra
     if stream.elements == 0:
         return np.zeros(shape, dtype=np.float32)
     stream.add_margin(_FLOAT_CODING)
-    parts: list[NDArray[np.float32]] = []
-    for rows in _slices(shape):
+    values = np.zeros(stream.elements, dtype=np.float32)
+    for part in _slices(values, shape, _FLOAT_CODING):
         step = _step(*struct.unpack("<h", stream.take(2)))
-        values = stream.decode(rows, _FLOAT_CODING).astype(np.float32)
-        parts.append(np.multiply(values, step, out=values))
+        levels = np.zeros(part.shape, dtype=np.int32)
+        stream.decode(levels, _FLOAT_CODING)
+        np.multiply(levels.astype(np.float32), step, out=part)
     stream.expect_end()
-    return _joined(parts, shape)
-
-
-def encode_varints(values: NDArray[np.int64]) -> bytes:
-    """Code integers of any size: zigzag (0, -1, 1, -2, … to 0, 1, 2, 3, …), then LEB128.
-
-    Parameters
-    ----------
-    values : array of int64
-        Any shape; coded in row-major order.
-
-    Returns
-    -------
-    bytes
-        One to ten bytes a value.
-    """
-    flat = values.reshape(-1, 1)
-    zigzag = ((flat << 1) ^ (flat >> 63)).view(np.uint64)
-    rest = zigzag >> _SEPTETS
-    more = rest > 0x7F
-    coded = ((rest & np.uint64(0x7F)) | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8)
-    return bytes(coded[(rest > 0) | (_SEPTETS == 0)].data)
-
-
-def decode_varints(payload: bytes | memoryview, count: int) -> NDArray[np.int64]:
-    """Inverse of `encode_varints`.
-
-    Parameters
-    ----------
-    payload : bytes
-    count : int
-        Number of values.
-
-    Returns
-    -------
-    array of int64, shape (count,)
-
-    Raises
-    ------
-    ValueError
-        If the payload is not exactly the code of so many values.
-    """
-    coded = np.frombuffer(payload, dtype=np.uint8)
-    ends = np.flatnonzero(coded < 0x80)
-    if len(ends) != count or len(coded) != (ends[-1] + 1 if count else 0):
-        raise ValueError(f"{len(coded)} bytes are not the code of {count} integers")
-    if count == 0:
-        return np.zeros(0, dtype=np.int64)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    last = coded[ends]
-    if (((last == 0) & (lengths > 1)) | (lengths > 10) | ((lengths == 10) & (last > 1))).any():
-        raise ValueError("an integer is not coded as it should be")
-    place = (np.arange(len(coded)) - np.repeat(starts, lengths)).astype(np.uint64)
-    septets = (coded & 0x7F).astype(np.uint64) << (np.uint64(7) * place)
-    zigzag = np.bitwise_or.reduceat(septets, starts)
-    return (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
+    return values.reshape(shape)
 
 
 class _Stream:
@@ -274,9 +231,9 @@ class _Stream:
             raise ValueError(f"{len(payload)} bytes cannot hold {self.elements} coded elements")
 
     def add_margin(self, coding: _Coding) -> None:
-        first = next(_slices(self._shape))
-        margin = coding.most_bytes(first.stop, _matrix(self._shape)[1])
-        self._padded = np.zeros(len(self._payload) + margin, dtype=np.uint8)
+        rows, width, _ = _layout(self._shape, coding)
+        margin = coding.most_bytes(rows, width)
+        self._padded = _pages_of_zeros(len(self._payload) + margin)
         self._padded[: len(self._payload)] = self._payload
 
     def take(self, count: int) -> bytes:
@@ -285,9 +242,8 @@ class _Stream:
         self._advance(count)
         return bytes(taken)
 
-    def decode(self, rows: slice, coding: _Coding) -> NDArray[np.int32]:
-        """Levels of the next slice, shape (rows, width)."""
-        levels = np.zeros((rows.stop - rows.start, _matrix(self._shape)[1]), dtype=np.int32)
+    def decode(self, levels: NDArray[np.int32], coding: _Coding) -> None:
+        """Fill ``levels``, shape (rows, width), with the next slice."""
         decoder = deepCABAC.Decoder()
         decoder.setStream(self._padded[self._position :])
         decoder.initCtxModels(coding.flags)
@@ -297,7 +253,6 @@ class _Stream:
         except RuntimeError:
             raise ValueError("the coded elements do not end where they should") from None
         self._advance(consumed)
-        return levels
 
     def expect_end(self) -> None:
         """Raise unless only the filling is left."""
@@ -309,6 +264,17 @@ class _Stream:
         self._position += count
         if self._position > len(self._payload):
             raise ValueError("the coded elements are cut off")
+
+
+def _pages_of_zeros(size: int) -> NDArray[np.uint8]:
+    """Zeros that take memory only where they are written to.
+
+    Those of ``np.zeros`` may come from memory that was used before, and are all written then.
+    """
+    if os.name != "posix":
+        return np.zeros(size, dtype=np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.uint8)
 
 
 def _encode_slice(levels: NDArray[np.int32], coding: _Coding) -> bytes:
@@ -356,21 +322,29 @@ def _step(qp: int) -> np.float32:
     return np.float32((density + (qp & (density - 1))) * 2.0**exponent)
 
 
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and width of a non-empty array: its first axis against all others."""
+def _layout(shape: tuple[int, ...], coding: _Coding) -> tuple[int, int, int]:
+    """Rows and width of the slices of a non-empty array but the last, and their elements.
+
+    The array is a matrix, its first axis against all others, and a slice is a run of whole rows;
+    where a single row is too long for a slice, a run of elements, as one row.
+    """
+    elements, most = math.prod(shape), coding.slice_elements
     rows = shape[0] if shape else 1
-    return rows, math.prod(shape) // rows
+    width = elements // rows
+    if width > most:
+        return 1, most, most
+    rows = min(rows, most // width)
+    return rows, width, rows * width
 
 
-def _slices(shape: tuple[int, ...]) -> Iterator[slice]:
-    rows, width = _matrix(shape)
-    step = max(1, SLICE_ELEMENTS // width)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
-def _joined(parts: list[NDArray[_Scalar]], shape: tuple[int, ...]) -> NDArray[_Scalar]:
-    return (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(shape)
+def _slices(
+    array: NDArray[_Scalar], shape: tuple[int, ...], coding: _Coding
+) -> Iterator[NDArray[_Scalar]]:
+    """The slices of a flattened array, each of shape (rows, width): views that can be written."""
+    _, width, step = _layout(shape, coding)
+    for start in range(0, array.size, step):
+        part = array[start : start + step]
+        yield part.reshape(-1, min(width, part.size))
 
 
 def _fewest(elements: int) -> int:

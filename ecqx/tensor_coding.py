@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ _CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
     dtype: code for code, dtype in INTEGER_DTYPES.items()
 }
 _MAX_DIMS = 15
+_VARINTS_AT_ONCE = 1 << 16
+_SEPTETS = np.arange(0, 70, 7, dtype=np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,7 @@ def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> 
     code = _CODE_OF[tensor.dtype]
     tensor = tensor.detach().cpu().contiguous()
     if code in INTEGER_DTYPES:
-        return Entry(code, shape, entropy_coder.encode_varints(tensor.to(torch.int64).numpy()))
+        return Entry(code, shape, encode_varints(tensor.to(torch.int64).numpy()))
     if tensor.dtype == torch.float32 and floats == "published":
         return Entry(LOSSY, shape, entropy_coder.encode_floats(tensor.numpy()))
     _, as_integers, layout = FLOAT_DTYPES[code]
@@ -253,10 +255,14 @@ def _dequantized(integers: NDArray[np.integer[Any]], step: float) -> NDArray[np.
 def _integer_tensor(
     payload: bytes | memoryview, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    values = torch.from_numpy(entropy_coder.decode_varints(payload, math.prod(shape)))
-    tensor = values.to(dtype)
-    if not torch.equal(tensor.to(torch.int64), values):
-        raise ValueError(f"holds values that do not fit {dtype}")
+    pieces, done = varint_pieces(payload, math.prod(shape)), 0
+    tensor = torch.empty(math.prod(shape), dtype=dtype)
+    for piece in pieces:
+        values = torch.from_numpy(piece)
+        part = tensor[done : done + len(piece)].copy_(values)
+        if not torch.equal(part.to(torch.int64), values):
+            raise ValueError(f"holds values that do not fit {dtype}")
+        done += len(piece)
     return tensor.reshape(shape)
 
 
@@ -268,3 +274,81 @@ def varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def encode_varints(values: NDArray[np.int64]) -> bytes:
+    """Code integers of any size: zigzag (0, -1, 1, -2, … to 0, 1, 2, 3, …), then LEB128.
+
+    Parameters
+    ----------
+    values : array of int64
+        Any shape; coded in row-major order.
+
+    Returns
+    -------
+    bytes
+        One to ten bytes a value.
+    """
+    flat = values.reshape(-1, 1)
+    zigzag = ((flat << 1) ^ (flat >> 63)).view(np.uint64)
+    rest = zigzag >> _SEPTETS
+    more = rest > 0x7F
+    coded = ((rest & np.uint64(0x7F)) | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8)
+    return bytes(coded[(rest > 0) | (_SEPTETS == 0)].data)
+
+
+def decode_varints(payload: bytes | memoryview, count: int) -> NDArray[np.int64]:
+    """Inverse of `encode_varints`.
+
+    Parameters
+    ----------
+    payload : bytes
+    count : int
+        Number of values.
+
+    Returns
+    -------
+    array of int64, shape (count,)
+
+    Raises
+    ------
+    ValueError
+        If the payload is not exactly the code of so many values.
+    """
+    pieces, done = varint_pieces(payload, count), 0
+    values = np.empty(count, dtype=np.int64)
+    for piece in pieces:
+        values[done : done + len(piece)] = piece
+        done += len(piece)
+    return values
+
+
+def varint_pieces(payload: bytes | memoryview, count: int) -> Iterator[NDArray[np.int64]]:
+    """The same in pieces, so that decoding takes little more memory than what becomes of them."""
+    coded = np.frombuffer(payload, dtype=np.uint8)
+    whole = len(coded) == 0 or coded[-1] < 0x80
+    if not whole or np.count_nonzero(coded < 0x80) != count:
+        raise ValueError(f"{len(coded)} bytes are not the code of {count} integers")
+    return _pieces(coded)
+
+
+def _pieces(coded: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    while len(coded):
+        ends = np.flatnonzero(coded[:_VARINTS_AT_ONCE] < 0x80)
+        if len(ends) == 0:
+            raise ValueError("an integer is not coded as it should be")
+        yield _varints(coded[: ends[-1] + 1], ends)
+        coded = coded[ends[-1] + 1 :]
+
+
+def _varints(coded: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers whose codes end at ``ends``."""
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    last = coded[ends]
+    if (((last == 0) & (lengths > 1)) | (lengths > 10) | ((lengths == 10) & (last > 1))).any():
+        raise ValueError("an integer is not coded as it should be")
+    place = (np.arange(len(coded)) - np.repeat(starts, lengths)).astype(np.uint64)
+    septets = (coded & 0x7F).astype(np.uint64) << (np.uint64(7) * place)
+    zigzag = np.bitwise_or.reduceat(septets, starts)
+    return (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)

@@ -1,4 +1,4 @@
-"""How the commands of this folder end: an exit code, and one line for bad input."""
+"""How the commands of this folder begin and end: help, an exit code, one line for bad input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from ecqx.errors import InputError
 
 BAD_INPUT = 2
+HELP = ("-h", "--help")
+EXIT_CODES = """
+Exit codes: 0 done; 1 what was checked is worse, or an error in the program, with a traceback;
+2 bad input or a file that cannot be read or written, with one line; 130 interrupted."""
 INTERRUPTED = 130
 
 
@@ -25,7 +29,7 @@ def suite_of(arguments: Sequence[str]) -> str:
 
 
 def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
-    """Call ``main`` with the command line's arguments.
+    """Call ``main`` with the command line's arguments; for ``--help`` print its module's docstring.
 
     Parameters
     ----------
@@ -38,8 +42,12 @@ def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
         Its exit code; 2 after bad input or where a file cannot be read or written, 130 after an
         interrupt from the keyboard.
     """
+    arguments = sys.argv[1:]
+    if arguments[:1] and arguments[0] in HELP:
+        print(sys.modules[main.__module__].__doc__, EXIT_CODES, sep="")
+        return 0
     try:
-        return main(sys.argv[1:])
+        return main(arguments)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT

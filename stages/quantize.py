@@ -61,7 +61,7 @@ def _expected_cost(job: Job) -> tuple[bool, bool]:
 def train(job: Job) -> Path:
     """Train one run, or finish it from saved progress; returns the folder of its result."""
     folder = progress_folder("quantize", job.key)
-    if (folder / HISTORY).exists():
+    if _is_finished(folder):
         return folder
     model = network(job.task)
     state, _ = read_tensors(paths.checkpoint(job.suite, job.run.task, job.run.seed))
@@ -83,6 +83,16 @@ def train(job: Job) -> Path:
     write_text(folder / HISTORY, json.dumps([asdict(epoch) for epoch in history]))
     (folder / EPOCH).unlink(missing_ok=True)
     return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the result of a run is there, and whole; a damaged one is trained again."""
+    try:
+        json.loads((folder / HISTORY).read_text())
+        read_tensors(folder / RESULT)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _collect(suite: str, jobs: Sequence[Job], folders: dict[str, Path]) -> None:

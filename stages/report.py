@@ -12,6 +12,7 @@ import yaml
 
 from ecqx import report
 from ecqx.checkpoint import read_tensors
+from ecqx.progress import sign
 from ecqx.report.correlations import Relevance
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
@@ -21,6 +22,7 @@ CONSTRAINTS = Path("constraints.txt")
 CLASSES = "classes"
 
 
+@sign("drawing tables, figures and the page")
 def main(arguments: Sequence[str]) -> int:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
     suite = suite_of(arguments)

@@ -1,4 +1,7 @@
-"""The settings of a suite: params.yaml, checked before anything is computed."""
+"""Checks the settings of a suite in params.yaml: ``python -m stages.settings [SUITE]``.
+
+Every stage loads them from here, so that what is wrong is told before anything is computed.
+"""
 
 from __future__ import annotations
 

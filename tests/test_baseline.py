@@ -16,7 +16,7 @@ from ecqx.errors import InputError
 from stages import baseline, check, provenance
 from stages.baseline import accept
 from stages.command import run_command_line
-from stages.verify import Section, record
+from stages.verify.document import Section, record
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ecqx import entropy_coder
+from ecqx import entropy_coder, tensor_coding
 from ecqx.assignment import assign
 from ecqx.bitstream import (
     CodedState,
@@ -131,6 +131,28 @@ def test_long_arrays_are_coded_in_slices(
     np.testing.assert_allclose(entropy_coder.decode_floats(payload, shape), floats, atol=3e-3)
 
 
+@pytest.mark.parametrize(("highest", "elements"), [(1, 1 << 20), (31, 1 << 20), (255, 1 << 17)])
+def test_forged_elements_cost_no_more_than_a_slice(
+    highest: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst there is: flags learned to be set, then nothing more, in a row without end."""
+    whole = entropy_coder.encode_integers(np.full((1, 50_000), highest))
+    claimed = 1 << 24
+    forged = whole[: len(whole) // 2].ljust(claimed // entropy_coder.ELEMENTS_PER_BYTE, b"\0")
+    sizes = []
+    decode = entropy_coder._Stream.decode
+
+    def noted(self: Any, levels: Any, coding: Any) -> None:
+        sizes.append(levels.size)
+        decode(self, levels, coding)
+
+    monkeypatch.setattr(entropy_coder._Stream, "decode", noted)
+    with pytest.raises(ValueError, match="coded elements"):
+        entropy_coder.decode_integers(forged, (1, claimed))
+    assert sizes[0] == elements
+    assert sum(sizes) <= 2 * elements
+
+
 def test_integers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="between -255 and 255"):
         entropy_coder.encode_integers(np.array([256]))
@@ -193,8 +215,8 @@ print(tried, refused)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_varints_come_back(values: list[int]) -> None:
     array = np.array(values, dtype=np.int64)
-    payload = entropy_coder.encode_varints(array)
-    assert entropy_coder.decode_varints(payload, len(values)).tolist() == values
+    payload = tensor_coding.encode_varints(array)
+    assert tensor_coding.decode_varints(payload, len(values)).tolist() == values
 
 
 @pytest.mark.parametrize(
@@ -203,7 +225,7 @@ def test_varints_come_back(values: list[int]) -> None:
 )
 def test_wrong_varints_are_refused(payload: bytes, count: int) -> None:
     with pytest.raises(ValueError, match="integer"):
-        entropy_coder.decode_varints(payload, count)
+        tensor_coding.decode_varints(payload, count)
 
 
 # -- floats with loss ------------------------------------------------------------------------------
@@ -619,56 +641,6 @@ def test_long_names_cannot_be_made_from_short_files(path: Path) -> None:
     token = b"\x80\x08" + b"a" * 1024
     body = b"\1" + token + b"\1\x20\0\0\x02" + b"1234"
     assert "longer than 1024" in refusal(path, sealed(body))
-
-
-FUZZ = """
-import random, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_bitstream import sealed, small_model
-from ecqx.bitstream import inspect, load, save
-path = Path(sys.argv[1])
-results = refused = 0
-for seed in range(800):
-    rng = random.Random(seed)
-    if seed in (0, 400):
-        save(path, small_model(), floats="published" if seed else "raw")
-        whole = path.read_bytes()
-        body = whole[5 + (2 if whole[5] > 127 else 1) + 16:]
-    mutated = bytearray(body)
-    for _ in range(rng.choice([1, 1, 2, 8])):
-        where = rng.randrange(len(mutated))
-        kind = rng.random()
-        if kind < 0.6:
-            mutated[where] = rng.choice([rng.randrange(256), 0, 255, 127, 128])
-        elif kind < 0.8:
-            del mutated[where : where + rng.randrange(1, 4)]
-        else:
-            mutated[where:where] = rng.randbytes(rng.randrange(1, 4))
-    path.write_bytes(sealed(bytes(mutated)))
-    for read in (load, inspect):
-        try:
-            read(path)
-            results += 1
-        except ValueError as error:
-            assert str(path) in str(error) and "\\n" not in str(error), error
-            refused += 1
-print(results, refused)
-"""
-
-
-def test_forged_files_never_crash(path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(path), str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    results, refused = map(int, run.stdout.split()[-2:])
-    assert results + refused == 1600
-    assert min(results, refused) > 50
 
 
 @pytest.fixture(autouse=True)

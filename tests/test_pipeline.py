@@ -27,9 +27,12 @@ from torch import Tensor
 
 from ecqx.bitstream import load
 from ecqx.models import build
+from stages.check import check
+from stages.evaluate import _means, _nested
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.prefix) / "bin"
+SUMMARY = Path("results") / "smoke" / "summary.json"
 STAGES = ["download", "pretrain", "quantize", "encode", "evaluate", "report"]
 
 # What the contract names, and what this suite adds: the sweep and variant a run belongs to, counted
@@ -216,6 +219,54 @@ def test_dvc_shows_the_metrics(finished: Copy) -> None:
     assert shown[""]["data"]["results/smoke/summary.json"]["data"] == finished.json(
         "results/smoke/summary.json"
     )
+
+
+def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: Path) -> None:
+    """Both compare with what is committed: the baseline, and the summary of means over seeds."""
+    copy = Copy(tmp_path / "repository")
+    shutil.copytree(finished.root, copy.root, symlinks=True)
+    copy.run(sys.executable, "-m", "stages.baseline", "smoke")
+    chosen = {"task": "mlp", "method": "ECQx", "bits": 4, "lam": 0.3, "sweep": "grid"}
+    runs = copy.runs
+    for run in runs:
+        if all(run[key] == value for key, value in chosen.items()):
+            run["accuracy"] -= 0.25
+            run["bytes"] += 1000
+    evaluated = copy.root / "results" / "smoke"
+    (evaluated / "metrics.json").write_text(json.dumps(runs))
+    (evaluated / "summary.json").write_text(json.dumps(_nested(_means(runs))))
+    shown = json.loads(copy.run("dvc", "metrics", "diff", "--json"))
+    told = {name: change["diff"] for name, change in shown[str(SUMMARY)].items()}
+    assert told == {
+        "mlp.ECQx.4bit.lam0.3.accuracy": pytest.approx(-0.25),
+        "mlp.ECQx.4bit.lam0.3.bytes": pytest.approx(1000),
+    }
+    worse = check(copy.root, "smoke").worse
+    assert {d.quantity for d in worse} == {"accuracy", "bytes"}
+    for difference in worse:
+        name = f"mlp.ECQx.4bit.lam0.3.{difference.quantity}"
+        assert difference.difference == pytest.approx(told[name])
+        assert "mlp ECQx 4 bit Λ 0.3" in difference.setting
+
+
+def test_a_damaged_cache_entry_is_made_again(finished: Copy, tmp_path: Path) -> None:
+    copy = Copy(tmp_path / "repository")
+    shutil.copytree(finished.root, copy.root, symlinks=True)
+    data = Path("data") / "smoke" / "digits.safetensors"
+    whole = (copy.root / data).read_bytes()
+    entries = [
+        path
+        for path in (copy.root / ".dvc" / "cache").rglob("*")
+        if path.is_file() and path.read_bytes() == whole
+    ]
+    assert len(entries) == 1
+    entries[0].chmod(0o644)
+    entries[0].write_bytes(whole[: len(whole) // 2])
+    shutil.rmtree(copy.root / "data")
+    # Up to the stage that reads the data: what comes out is what came out before.
+    copy.run("dvc", "repro", "pretrain@smoke")
+    assert (copy.root / data).read_bytes() == whole
+    assert copy.git("status", "--porcelain") == ""
 
 
 # -- the runs --------------------------------------------------------------------------------------

@@ -488,6 +488,17 @@ def test_state_comes_back_into_another_model(method: str) -> None:
     assert_same(other.state_dict(), q.state_dict())
 
 
+def test_state_comes_back_where_a_tensor_is_excluded() -> None:
+    # LRP gives the excluded tensor a relevance as well, which is part of the state.
+    q = ECQx(network(), relevance=LRP(), exclude=["4.weight"])
+    train(q, 1)
+    state = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    assert "relevance.4.weight" in state
+    other = ECQx(network(seed=9), relevance=LRP(), exclude=["4.weight"])
+    other.load_state_dict(state)
+    assert_same(other.state_dict(), state)
+
+
 def test_a_state_of_something_else_is_refused() -> None:
     q = ECQx(network())
     state = q.state_dict()

@@ -140,7 +140,7 @@ def test_help_does_not_wait_for_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "--help"], capture_output=True, check=True, text=True
     )
-    assert "Example:\n    ecqx run " in done.stdout
+    assert "from a checkpoint:\n    ecqx run " in done.stdout
     for name in PUBLISHED:
         assert f"--{name}" in done.stdout
 
@@ -320,7 +320,8 @@ def test_commands_of_the_readme(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    commands = [shlex.split(line) for line in re.findall(r"^    ecqx run (.*)$", readme, re.M)]
+    lines = re.findall(r"^    ecqx run (--model_path.*)$", readme, re.M)
+    commands = [shlex.split(line) for line in lines]
     assert [sorted(arg.split("=")[0] for arg in c) for c in commands] == [
         ["--dataset_path", "--model_path", "--verbose"],
         ["--dataset_path", "--lrp", "--model_path", "--verbose"],

@@ -51,7 +51,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 def test_other_settings_do_not_go_on(
     tree: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ecqx.data.downloads import Source, provide, unpack
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
+from ecqx.progress import sign
 
 # Mean and deviation of the pixels in [0, 1], per channel, as in the published code.
 STATISTICS = {
@@ -103,7 +104,8 @@ def _read(official: Any, folder: Path, train: bool) -> tuple[Tensor, Tensor, tup
     """Images (N, 3, 32, 32), labels (N,) and the names of the classes."""
     try:
         # Compares the checksum of every file before it unpickles it.
-        dataset = official(folder.parent, train=train)
+        with sign(f"reading {folder.name}"):
+            dataset = official(folder.parent, train=train)
     except (RuntimeError, OSError) as error:
         damaged = getattr(error, "filename", None) or _damaged(official, folder)
         raise InputError(

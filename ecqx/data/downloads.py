@@ -22,6 +22,7 @@ import urllib3
 from tqdm import tqdm
 
 from ecqx.errors import InputError
+from ecqx.progress import sign
 
 # What tells the data folder, in words for messages.
 NAMED_BY = "data.root, ECQX_DATA or --data_path"
@@ -138,7 +139,8 @@ def unpack(archive: Path, folder: str) -> Path:
     try:
         with locked(archive):
             if not target.exists():
-                _unpack(archive, folder, target)
+                with sign(f"unpacking {archive.name}"):
+                    _unpack(archive, folder, target)
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         # tarfile has messages of several lines.
         reason = " ".join(str(error).split())
@@ -211,7 +213,9 @@ def _check(path: Path, source: Source) -> None:
 def _matches(file: BinaryIO, checksum: str) -> bool:
     algorithm, digits = checksum.split(":")
     file.seek(0)
-    return hashlib.file_digest(file, algorithm).hexdigest().startswith(digits)  # type: ignore[arg-type]
+    with sign(f"checking {Path(file.name).name}"):
+        found = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+    return found.startswith(digits)
 
 
 def _download(source: Source, path: Path) -> None:
@@ -253,7 +257,8 @@ def _fetch(file: BinaryIO, source: Source, root: Path) -> None:
                 longest, attempt = _size(file), 0
             if attempt == len(PAUSES) or not _may_pass(error):
                 raise InputError(_missing(source, root, error)) from error
-        time.sleep(PAUSES[attempt])
+        with sign(f"{source.title}: no connection, another attempt follows"):
+            time.sleep(PAUSES[attempt])
         attempt += 1
 
 

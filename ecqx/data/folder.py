@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from ecqx.data.archives import ARCHIVES, members, names
 from ecqx.data.cifar import STATISTICS
@@ -120,9 +121,11 @@ def _read(
     images = {
         split: torch.empty((len(files[split]), 3, size, size), dtype=torch.uint8) for split in files
     }
-    for name, content in members(path, position.__contains__):
-        split, index = position[name]
-        images[split][index] = _decode(f"{path}: {name}", content, size)
+    with tqdm(total=len(position), unit="image", desc=path.name, disable=None) as bar:
+        for name, content in members(path, position.__contains__):
+            split, index = position[name]
+            images[split][index] = _decode(f"{path}: {name}", content, size)
+            bar.update()
     number = {name: index for index, name in enumerate(classes)}
     labels = {
         split: np.array([number[name.split("/")[1]] for name in files[split]], dtype=np.int64)

@@ -19,6 +19,7 @@ from ecqx.data.audio import RATE, Clip, Disturbance, Mfcc, decode, one_second, v
 from ecqx.data.downloads import Source, provide
 from ecqx.data.tensors import SPLITS, Preparation, Split, TensorData
 from ecqx.errors import InputError
+from ecqx.progress import sign
 
 SILENCE, UNKNOWN, BACKGROUND = "_silence_", "_unknown_", "_background_noise_"
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
@@ -109,7 +110,8 @@ def speech_commands(
         one of its lists names.
     """
     path = provide(speech_source(archive), root)
-    clips, selected, noise = _full(path, seed) if archive == "full" else _test_archive(path)
+    with sign(f"reading {path.name}"):
+        clips, selected, noise = _full(path, seed) if archive == "full" else _test_archive(path)
     features = {
         split: _features(
             clips,

@@ -238,8 +238,8 @@ class TensorData:
             If the file is missing or not such a file.
         """
         tensors, metadata = read_tensors(path, METADATA_KEY)
-        about = json.loads(metadata)
         try:
+            about = json.loads(metadata)
             splits = {
                 name: Split(
                     tensors[f"{name}.inputs"],
@@ -251,6 +251,8 @@ class TensorData:
             return cls(**splits, classes=tuple(about["classes"]), label=about["label"])
         except KeyError as error:
             raise InputError(f"{path}: not a data file of this suite, {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a data file of this suite ({error})") from error
 
 
 def _preparation(values: dict[str, Any]) -> Preparation:

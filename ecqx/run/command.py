@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ecqx.progress import sign
 from ecqx.run.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.tracking import TRACKERS
 
@@ -136,15 +137,18 @@ def run(**options: Any) -> None:
     and shows accuracies on the test split. The same command continues what was interrupted.
 
     \b
-    Example:
+    Examples. ResNet20 on CIFAR-10, from a checkpoint:
       ecqx run --model_path resnet20.pt --data_path ../data --lrp --verbose
+    A pre-trained network on your own pictures, in photos/train/CLASS/ and photos/test/CLASS/:
+      ecqx run --model resnet18 --dataset folder --data_path photos \\
+          --pretrain_epochs 5 --lr 1e-4 --lrp --verbose
     On two GPUs, each with its part of every batch:
       torchrun --nproc_per_node 2 --no_python ecqx run --lrp
     """
     settings = RunSettings(**options)
-    # torch and all that is built on it.
-    from ecqx.distributed import connected, is_first
-    from ecqx.run import experiment
+    with sign("loading torch"):
+        from ecqx.distributed import connected, is_first
+        from ecqx.run import experiment
 
     with connected():
         say, warn = (click.echo, _warn) if is_first() else (_be_silent, _be_silent)

@@ -18,6 +18,7 @@ from ecqx.data.tensors import SPLITS
 from ecqx.distributed import is_first, wait_for_all
 from ecqx.files import write_text
 from ecqx.objectives import Scores
+from ecqx.progress import sign
 from ecqx.run.places import new_folders_removed
 from ecqx.run.prepare import Prepared, prepare, split_weights
 from ecqx.run.result import Result, encoded_model, record_file, telling_settings
@@ -120,7 +121,7 @@ class _Experiment:
         epochs = settings.pretrain_epochs + len(history)
         scored["quantized"] = self._scores(model)
         if is_first():
-            bitstream.save(encoded_model(settings), quantizer)
+            bitstream.save(encoded_model(settings), quantizer, progress=True)
         wait_for_all()
         decoded = copy.deepcopy(model)
         decoded.load_state_dict(bitstream.load(encoded_model(settings)))
@@ -168,14 +169,13 @@ class _Experiment:
 
         if progress.exists():
             self.warn(f"{phase} goes on after its last finished epoch")
-        trainer = SeededTrainer(
-            self.prepared.model, loaded, fit, settings.seed, quantizer, settings.verbose
-        )
+        trainer = SeededTrainer(self.prepared.model, loaded, fit, settings.seed, quantizer)
         return trainer.fit(resume=progress, on_epoch=report)
 
     def _scores(self, model: nn.Module) -> Scores:
         """All metrics on the test split."""
-        return scores(model, self.prepared.loaded.test)
+        with sign("evaluating on the test split"):
+            return scores(model, self.prepared.loaded.test)
 
     def _result(self, fit: FitSettings, history: list[Epoch], scored: dict[str, Scores]) -> Result:
         prepared = self.prepared

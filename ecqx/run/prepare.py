@@ -12,6 +12,7 @@ from ecqx.checkpoint import read_state
 from ecqx.data import TensorData
 from ecqx.errors import InputError
 from ecqx.models import MODELS
+from ecqx.progress import sign
 from ecqx.relevance import LRP
 from ecqx.run.places import check_writable
 from ecqx.run.relevance import check_relevance, has_unsplit_additions
@@ -73,10 +74,12 @@ def prepare(settings: RunSettings) -> Prepared:
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)
     loaded = load_data(settings)
-    model = build_network(settings.model, loaded, settings.seed)
+    with sign("fitting network and data"):
+        model = build_network(settings.model, loaded, settings.seed)
     start, still_random = load_start(model, settings, state)
     if settings.lrp:
-        check_relevance(model, next(loaded.train.batches(2)), lrp, split_weights(model)[0])
+        with sign("looking for rules of relevance"):
+            check_relevance(model, next(loaded.train.batches(2)), lrp, split_weights(model)[0])
     return Prepared(
         settings,
         lrp if settings.lrp else None,

@@ -1,4 +1,4 @@
-"""A trainer whose dropout can be resumed, with a bar over batches."""
+"""A trainer whose dropout can be resumed, with a bar over the batches of each epoch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ecqx.constrained import Quantizer
 from ecqx.data import TensorData
+from ecqx.distributed import is_first
 from ecqx.training import Epoch, FitSettings, Trainer
 
 
@@ -25,8 +26,6 @@ class SeededTrainer(Trainer):
     settings : FitSettings
     seed : int
     quantizer : Quantizer, optional
-    progress : bool
-        Show a bar over the batches of an epoch (silent where the output is no terminal).
     """
 
     def __init__(
@@ -36,11 +35,9 @@ class SeededTrainer(Trainer):
         settings: FitSettings,
         seed: int,
         quantizer: Quantizer | None,
-        progress: bool,
     ) -> None:
         super().__init__(model, loaded.train, loaded.validation, settings, seed, quantizer)
         self.seed = seed
-        self.hidden = None if progress else True
         self.bar = tqdm(disable=True)
 
     def run_epoch(self) -> Epoch:
@@ -52,7 +49,11 @@ class SeededTrainer(Trainer):
         batches = math.ceil(len(self.train) / self.settings.batch_size)
         total = min(batches, self.settings.max_batches or batches)
         with tqdm(
-            total=total, unit="batch", desc=f"epoch {number}", leave=False, disable=self.hidden
+            total=total,
+            unit="batch",
+            desc=f"epoch {number} of {self.settings.epochs}",
+            leave=False,
+            disable=None if is_first() else True,
         ) as self.bar:
             return super().run_epoch()
 

@@ -1,90 +1,20 @@
-"""The long checks: ``python -m stages.verify [SUITE]``, the suite of params.yaml by default.
-
-Each check is one function of the suite's name that returns a `Section`; all sections go to
-docs/verification.md, where each replaces what its last run said.
-"""
+"""Two forced runs in two fresh clones, compared byte for byte."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from tabulate import tabulate
 
 from ecqx.errors import InputError
-from ecqx.files import write_text
-from stages.command import run_command_line
 from stages.provenance import changes, git
-from stages.suite import selected
-
-DOCUMENT = Path("docs/verification.md")
-_INTRODUCTION = """\
-# Verification
-
-What the long checks found when they ran last. `make verify` runs them and writes this page.
-"""
-
-
-@dataclass(frozen=True)
-class Section:
-    """What a check found, as it stands in the document.
-
-    Attributes
-    ----------
-    key : str
-        Marks the section in the document: check and suite.
-    title, text : str
-        Markdown; no times, no paths of the machine.
-    passed : bool
-    """
-
-    key: str
-    title: str
-    text: str
-    passed: bool
-
-    def markdown(self) -> str:
-        """The section between its marks."""
-        result = "passed" if self.passed else "**failed**"
-        return (
-            f"<!-- {self.key} -->\n\n## {self.title}: {result}\n\n{self.text}\n\n"
-            f"<!-- end of {self.key} -->\n"
-        )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run all checks; 1 if one of them failed."""
-    if len(arguments) > 1:
-        raise InputError("usage: python -m stages.verify [SUITE]")
-    root = Path()
-    suite = selected(root, *arguments)
-    passed = True
-    for check in CHECKS:
-        section = check(root, suite)
-        record(root / DOCUMENT, section)
-        print(f"\n{section.title}\n\n{section.text}\n\n{'passed' if section.passed else 'FAILED'}")
-        passed = passed and section.passed
-    return int(not passed)
-
-
-def record(document: Path, section: Section) -> None:
-    """Put a section into the document, in the place of its last version."""
-    text = document.read_text(encoding="utf-8") if document.exists() else _INTRODUCTION
-    mark = re.escape(section.key)
-    old = re.compile(rf"<!-- {mark} -->.*?<!-- end of {mark} -->\n", re.DOTALL)
-    if old.search(text):
-        text = old.sub(lambda _: section.markdown(), text)
-    else:
-        text = f"{text.rstrip()}\n\n{section.markdown()}"
-    write_text(document, text)
+from stages.verify.document import Section
 
 
 def determinism(root: Path, suite: str) -> Section:
@@ -107,7 +37,10 @@ def determinism(root: Path, suite: str) -> Section:
         "than the baseline's the last digits may differ."
     )
     passed = all(row[-1] == _SAME for row in rows)
-    return Section(f"determinism {suite}", f"Determinism of suite {suite}", text, passed)
+    same = sum(row[-1] == _SAME for row in rows)
+    figures = f"{same} of {len(rows)} outputs the same"
+    title = f"Determinism of suite {suite}"
+    return Section(f"determinism {suite}", title, text, passed, figures)
 
 
 _SAME, _OTHER = "the same", "**differs**"
@@ -115,17 +48,8 @@ _SAME, _OTHER = "the same", "**differs**"
 
 def _run_in_clone(root: Path, clone: Path, suite: str, processes: int) -> Path:
     """Clone HEAD and run the whole pipeline there; the clone's folder."""
-    git(root, "clone", "--quiet", str(root.resolve()), str(clone))
-    (clone / ".venv").symlink_to(sys.prefix)
-    programs = str(Path(sys.prefix) / "bin")
-    environment = {
-        **os.environ,
-        "ECQX_NO_PROGRESS": "1",
-        "ECQX_PROCESSES": str(processes),
-        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
-        # Of this clone, not what the environment has installed.
-        "PYTHONPATH": str(clone),
-    }
+    make_clone(root, clone)
+    environment = clone_environment(clone, ECQX_NO_PROGRESS="1", ECQX_PROCESSES=str(processes))
     command = ["python", "-m", "stages.suite", suite, "--"]
     command += ["dvc", "repro", "--force", "--no-run-cache"]
     done = subprocess.run(command, cwd=clone, env=environment, stdin=subprocess.DEVNULL)
@@ -134,12 +58,30 @@ def _run_in_clone(root: Path, clone: Path, suite: str, processes: int) -> Path:
     return clone
 
 
+def make_clone(root: Path, clone: Path) -> None:
+    """Clone HEAD, with a link to the installed environment."""
+    git(root, "clone", "--quiet", str(root.resolve()), str(clone))
+    (clone / ".venv").symlink_to(sys.prefix)
+
+
+def clone_environment(clone: Path, **more: str) -> dict[str, str]:
+    """The environment of a command that runs in a clone."""
+    programs = str(Path(sys.prefix) / "bin")
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+        # Of this clone, not what the environment has installed.
+        "PYTHONPATH": str(clone),
+        **more,
+    }
+
+
 def _compare(first: Path, second: Path, suite: str) -> list[list[str | int]]:
     """One row per output of the suite, and one for dvc.lock."""
     outputs = sorted({"dvc.lock", *_outputs(first, suite), *_outputs(second, suite)})
     rows: list[list[str | int]] = []
     for output in outputs:
-        here, there = _digests(first, output), _digests(second, output)
+        here, there = digests(first, output), digests(second, output)
         size = sum((first / name).stat().st_size for name in here)
         rows.append([f"`{output}`", len(here), size, _SAME if here == there and here else _OTHER])
     return rows
@@ -156,7 +98,7 @@ def _outputs(clone: Path, suite: str) -> list[str]:
     ]
 
 
-def _digests(clone: Path, output: str) -> dict[str, str]:
+def digests(clone: Path, output: str) -> dict[str, str]:
     """Checksum of each file of an output, by its path in the clone."""
     path = clone / output
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -165,10 +107,3 @@ def _digests(clone: Path, output: str) -> dict[str, str]:
         for file in files
         if file.is_file()
     }
-
-
-CHECKS: tuple[Callable[[Path, str], Section], ...] = (determinism,)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command_line(main))

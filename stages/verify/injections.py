@@ -1,0 +1,97 @@
+"""Mistakes put into the code that the pipeline runs, for the regression gate to find."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from ecqx import assignment, container, quantizer
+from ecqx.centroids import CentroidGrid
+from ecqx.tensor_coding import QUANTIZED, Entry
+from stages import quantize, runs
+
+
+@contextmanager
+def centroid_off_by_one_step() -> Iterator[None]:
+    """The highest centroid of every grid lies one step too high."""
+    original = CentroidGrid.from_step
+
+    def wrong(step: float, first: int, count: int, device: torch.device) -> CentroidGrid:
+        grid = original(step, first, count, device)
+        values = grid.values.clone()
+        values[-1] += grid.step
+        return replace(grid, values=values)
+
+    with patch.object(CentroidGrid, "from_step", wrong):
+        yield
+
+
+@contextmanager
+def lambda_doubled() -> Iterator[None]:
+    """The cost of information weighs twice what the settings say."""
+    original = assignment.AssignmentSettings
+
+    def wrong(lam: float, *others: Any) -> Any:
+        return original(2 * lam, *others)
+
+    with patch.object(quantizer, "AssignmentSettings", wrong):
+        yield
+
+
+@contextmanager
+def float_stored_twice() -> Iterator[None]:
+    """Every step size stands in the file twice; reading skips the second."""
+    header, read_header = Entry.header, container._read_header
+
+    def wrong_header(self: Entry) -> bytes:
+        if self.code != QUANTIZED:
+            return header(self)
+        step = struct.pack("<f", self.step)
+        return header(self).replace(step, step + step, 1)
+
+    def wrong_reader(reader: Any) -> tuple[Entry, int]:
+        start = reader._position
+        first = reader.take(1)[0]
+        reader._position = start
+        if first & 15 != QUANTIZED:
+            return read_header(reader)
+        for _ in range(first >> 4):
+            reader.varint()
+        # After code, dimensions and bits come the step and its double.
+        at = reader._position + 1 + 1 + 4
+        reader._position = start
+        data = bytes(reader._data)
+        reader._data = memoryview(data[:at] + data[at + 4 :])
+        return read_header(reader)
+
+    with (
+        patch.object(Entry, "header", wrong_header),
+        patch.object(container, "_read_header", wrong_reader),
+    ):
+        yield
+
+
+@contextmanager
+def seed_lost() -> Iterator[None]:
+    """The last seed is not run."""
+    original = runs.all_runs
+
+    def wrong(suite: Any) -> list[Any]:
+        return [run for run in original(suite) if run.seed != suite.seeds[-1]]
+
+    with patch.object(quantize, "all_runs", wrong):
+        yield
+
+
+INJECTIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "a centroid off by one step": centroid_off_by_one_step,
+    "λ doubled": lambda_doubled,
+    "a float stored twice": float_stored_twice,
+    "a seed lost": seed_lost,
+}
