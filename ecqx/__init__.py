@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from ecqx.export import export_onnx
     from ecqx.quantizer import ECQx
     from ecqx.relevance import LRP, weight_relevance
+    from ecqx.trained import EC2T, FantastIC4
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CentroidGrid": "ecqx.centroids",
+    "EC2T": "ecqx.trained",
     "ECQx": "ecqx.quantizer",
+    "FantastIC4": "ecqx.trained",
     "LRP": "ecqx.relevance",
     "assign": "ecqx.assignment",
     "export_onnx": "ecqx.export",
@@ -32,9 +35,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "EC2T",
     "LRP",
     "CentroidGrid",
     "ECQx",
+    "FantastIC4",
     "assign",
     "export_onnx",
     "load",

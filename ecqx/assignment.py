@@ -23,7 +23,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ecqx.centroids import CentroidGrid, GridStack, checked_weight, is_finite
+from ecqx.centroids import Centroids, GridStack, checked_weight, is_finite
 from ecqx.envelope import envelope_bounds
 from ecqx.information import (
     LAMBDA_MAX_CHOICES,
@@ -82,7 +82,7 @@ class AssignmentSettings:
 
 def assign(
     weight: Tensor,
-    grid: CentroidGrid,
+    grid: Centroids,
     lam: float = 0.05,
     relevance: Tensor | None = None,
     p: float = 0.1,
@@ -97,8 +97,8 @@ def assign(
     ----------
     weight : Tensor
         Full-precision weights, any shape, floating point, finite.
-    grid : CentroidGrid
-        From `CentroidGrid.fit`.
+    grid : CentroidGrid or Codebook
+        From `CentroidGrid.fit`, or any centroids of `ecqx.codebooks`.
     lam : float
         Λ ≥ 0: strength of the entropy constraint; 0 for the nearest centroid.
     relevance : Tensor, optional
@@ -127,6 +127,7 @@ def assign(
     Examples
     --------
     >>> import torch
+    >>> from ecqx.centroids import CentroidGrid
     >>> weight = torch.tensor([-0.9, -0.1, 0.05, 0.4, 0.8])
     >>> grid = CentroidGrid.fit(weight, bits=2)
     >>> assign(weight, grid, lam=0.0) - grid.zero

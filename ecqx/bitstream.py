@@ -1,4 +1,4 @@
-"""One file that restores a quantized model: integers coded by NNCodec's engine, steps, floats.
+"""One file that restores a quantized model: integers coded by NNCodec's engine, grids, floats.
 
 Paper: the coding step after quantization. The layout is specified in docs/bitstream.md.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ecqx.codebooks import Form
 from ecqx.container import body_length_bytes, pack, read_entries
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
@@ -25,10 +26,12 @@ from ecqx.tensor_coding import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
     LOSSY,
-    QUANTIZED,
+    WEIGHTS,
+    CodebookTensor,
     CodedState,
     Entry,
     Floats,
+    Quantized,
     QuantizedTensor,
     code_tensor,
     varint,
@@ -40,9 +43,11 @@ Kind = Literal["quantized", "lossy", "float", "integer"]
 FLOATS_CHOICES: tuple[Floats, ...] = ("raw", "published")
 
 __all__ = [
+    "CodebookTensor",
     "CodedState",
     "FileInfo",
     "FileSize",
+    "Quantized",
     "QuantizedTensor",
     "TensorRecord",
     "first_order_entropy",
@@ -55,7 +60,7 @@ __all__ = [
 class CodedStateSource(Protocol):
     """What `save` needs of a quantizer."""
 
-    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
         """The model's whole state_dict in order, and its quantized tensors by name."""
 
 
@@ -71,7 +76,7 @@ class FileSize:
 
     @property
     def other(self) -> int:
-        """Bytes for everything but the coded weights: header, names, steps, other tensors."""
+        """Bytes for all but the coded weights: header, names, steps, codebooks, other tensors."""
         return self.total - self.integers
 
 
@@ -91,7 +96,11 @@ class TensorRecord:
     bits : int, optional
         Bit width; None unless quantized.
     step : float, optional
-        Distance of neighbouring centroids; None unless quantized.
+        Distance of neighbouring centroids; None unless quantized on an equidistant grid.
+    form : {"values", "sums"}, optional
+        Of the codebook, see `ecqx.codebooks`; None unless quantized with one.
+    numbers : tuple of float, optional
+        The codebook's: its centroids but zero, or its basis; None as for ``form``.
     sparsity : float, optional
         Share of zeros, in [0, 1]; None unless quantized, decoded and not empty.
     entropy : float, optional
@@ -107,6 +116,8 @@ class TensorRecord:
     step: float | None = None
     sparsity: float | None = None
     entropy: float | None = None
+    form: Form | None = None
+    numbers: tuple[float, ...] | None = None
 
     @property
     def elements(self) -> int:
@@ -218,8 +229,9 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        On the CPU, in the original order. A quantized tensor is ``float32(k) * float32(step)``,
-        every other one has the dtype and, unless stored with loss, the bits it had.
+        On the CPU, in the original order. A quantized tensor is ``float32(k) * float32(step)`` or
+        the centroids of its codebook; every other one has the dtype and, unless stored with loss,
+        the bits it had.
 
     Raises
     ------
@@ -297,7 +309,7 @@ def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
 
     So the rest is the same for any weights, and a regression check may demand that it is.
     """
-    payloads = [len(entry.payload) for entry in entries if entry.code == QUANTIZED]
+    payloads = [len(entry.payload) for entry in entries if entry.code in WEIGHTS]
     if not payloads:
         return 0
     lengths = sum(len(varint(length)) for length in payloads)
@@ -316,7 +328,7 @@ def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:
 
 def _coded_state(
     model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
-) -> tuple[Mapping[str, Tensor], Mapping[str, QuantizedTensor]]:
+) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
     coded_state = getattr(model, "coded_state", None)
     if coded_state is not None:
         state, quantized = coded_state()
@@ -337,7 +349,7 @@ def _coded_state(
 
 
 def _record(name: str, entry: Entry, statistics: bool) -> TensorRecord:
-    if entry.code != QUANTIZED:
+    if entry.code not in WEIGHTS:
         kind: Kind = "lossy" if entry.code == LOSSY else "integer"
         dtype = INTEGER_DTYPES.get(entry.code, torch.float32)
         if entry.code in FLOAT_DTYPES:
@@ -349,4 +361,8 @@ def _record(name: str, entry: Entry, statistics: bool) -> TensorRecord:
         sparsity = 1 - np.count_nonzero(integers) / integers.size
         entropy = first_order_entropy(torch.from_numpy(integers))
     plain = TensorRecord(name, "quantized", torch.float32, entry.shape, len(entry.payload))
-    return replace(plain, bits=entry.bits, step=entry.step, sparsity=sparsity, entropy=entropy)
+    known = replace(plain, bits=entry.bits, sparsity=sparsity, entropy=entropy)
+    if entry.codebook is None:
+        return replace(known, step=entry.step)
+    numbers = tuple(entry.codebook.numbers.tolist())
+    return replace(known, form=entry.codebook.form, numbers=numbers)

@@ -1,7 +1,7 @@
 """Where the clusters of a weight tensor lie.
 
 Paper: section 3 (entropy-constrained quantization). The grid is equidistant and holds zero; its
-step follows from the weights.
+step follows from the weights. Centroids that are trained are in `ecqx.codebooks`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 MIN_BITS, MAX_BITS = 2, 8
+
+
+class Centroids(Protocol):
+    """What an assignment needs to know of a layer's centroids."""
+
+    @property
+    def values(self) -> Tensor:
+        """The centroids, float32, shape (K,), ascending; equal ones are one cluster."""
+
+    @property
+    def zero(self) -> int:
+        """Index of the centroid 0, the first one if there are several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +104,9 @@ class GridStack:
     zero : Tensor of int64, shape (L, 1)
         Index of the centroid 0.
     middles : Tensor of float32, shape (L, K - 1)
-        Half-way between neighbours, rounded down: a weight there is nearest to the lower one.
+        Half-way between neighbours, rounded down: a weight there is nearest to the lower one. Equal
+        centroids are merged into the first of them: the others share its bound to the next
+        different one, so that no weight is nearest to them.
     """
 
     values: Tensor
@@ -99,12 +114,15 @@ class GridStack:
     middles: Tensor
 
     @classmethod
-    def of(cls, grids: Iterable[CentroidGrid]) -> GridStack:
+    def of(cls, grids: Iterable[Centroids]) -> GridStack:
         """Stack grids, of which there is at least one, on one device."""
         grids = list(grids)
         values = torch.stack([grid.values for grid in grids]).to(torch.float64)
         zero = torch.tensor([[grid.zero] for grid in grids], device=values.device)
-        return cls(values, zero, round_down((values[:, :-1] + values[:, 1:]) / 2))
+        left, right = values[:, :-1], values[:, 1:]
+        middles = torch.where(left < right, (left + right) / 2, math.inf)
+        middles = middles.flip(-1).cummin(-1).values.flip(-1)
+        return cls(values, zero, round_down(middles))
 
 
 def checked_weight(weight: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecqx import bitstream
-from ecqx.bitstream import CodedState, QuantizedTensor
+from ecqx.bitstream import CodebookTensor, CodedState, Quantized, QuantizedTensor
+from ecqx.codebooks import Codebook
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 
@@ -74,7 +75,7 @@ def read_tensors(
 
 
 def write_coded_state(
-    path: str | Path, state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedTensor]
+    path: str | Path, state: Mapping[str, Tensor], quantized: Mapping[str, Quantized]
 ) -> None:
     """Write a quantized model to a safetensors file that ``ecqx encode`` takes as it is.
 
@@ -83,18 +84,23 @@ def write_coded_state(
     path : path
     state : mapping of str to Tensor
         The model's whole state_dict, in order.
-    quantized : mapping of str to QuantizedTensor
-        The quantized ones, of which integers and step are written in place of the values.
+    quantized : mapping of str to QuantizedTensor or CodebookTensor
+        The quantized ones, of which integers and step, or the codebook's numbers, are written in
+        place of the values.
     """
     tensors = {f"model.{name}": t for name, t in state.items() if name not in quantized}
-    bits = {}
+    bits, forms = {}, {}
     for name, tensor in quantized.items():
         # Up to 7 bits every integer of either grid fits into a byte.
         narrow = torch.int8 if tensor.bits < 8 else torch.int16
         tensors[f"integers.{name}"] = tensor.integers.to(narrow)
-        tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64)
         bits[name] = tensor.bits
-    about = {"bits": bits, "names": list(state)}
+        if isinstance(tensor, CodebookTensor):
+            tensors[f"codebook.{name}"] = tensor.codebook.numbers
+            forms[name] = tensor.codebook.form
+        else:
+            tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64)
+    about = {"bits": bits, "names": list(state)} | ({"codebooks": forms} if forms else {})
     write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
 
 
@@ -107,18 +113,20 @@ def read_coded_state(path: str | Path) -> CodedState:
         If the file is missing or not such a checkpoint.
     """
     tensors, metadata = read_tensors(path, METADATA_KEY)
-    state, integers, steps = (section(tensors, key) for key in ("model", "integers", "step"))
+    state, integers = section(tensors, "model"), section(tensors, "integers")
+    steps, codebooks = section(tensors, "step"), section(tensors, "codebook")
     try:
         about = json.loads(metadata)
-        quantized = {
-            name: QuantizedTensor(integers[name], float(steps[name]), about["bits"][name])
-            for name in about["names"]
-            if name in integers
-        }
-        for name, tensor in quantized.items():
-            # The weight that training used is float32(k) * float32(step).
-            step = torch.tensor(tensor.step, dtype=torch.float32)
-            state[name] = tensor.integers.to(torch.float32) * step
+        quantized: dict[str, Quantized] = {}
+        for name in filter(integers.__contains__, about["names"]):
+            if name in codebooks:
+                codebook = Codebook.of(about["codebooks"][name], codebooks[name])
+                quantized[name] = CodebookTensor(integers[name], codebook)
+            else:
+                step, bits = float(steps[name]), about["bits"][name]
+                quantized[name] = QuantizedTensor(integers[name], step, bits)
+            # The weight that training used.
+            state[name] = quantized[name].values()
         return CodedState({name: state[name] for name in about["names"]}, quantized)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a whole quantizer checkpoint ({error})") from error

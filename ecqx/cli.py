@@ -314,6 +314,9 @@ def _record_as_json(record: TensorRecord) -> dict[str, Any]:
         "shape": list(record.shape),
         "bits": record.bits,
         "step": record.step,
+        "codebook": None
+        if record.numbers is None
+        else {"form": record.form, "numbers": list(record.numbers)},
         "sparsity": record.sparsity,
         "entropy_bits_per_weight": record.entropy,
         "coded_bytes": record.coded_bytes,
@@ -328,7 +331,7 @@ def _table(contents: FileInfo) -> str:
             record.name,
             "×".join(map(str, record.shape)) or "–",
             record.bits or _stored_as(record),
-            _number(record.step, "g"),
+            _centroids(record),
             _number(record.sparsity, ".1%"),
             _number(record.entropy, ".3f"),
             f"{record.coded_bytes:,}",
@@ -348,13 +351,29 @@ def _table(contents: FileInfo) -> str:
             f"{contents.compression_ratio:.2f}",
         )
     )
-    headers = ("tensor", "shape", "bits", "step", "sparsity", "entropy", "bytes", "ratio")
+    headers = (
+        "tensor",
+        "shape",
+        "bits",
+        "step or codebook",
+        "sparsity",
+        "entropy",
+        "bytes",
+        "ratio",
+    )
     alignment = ("left", "right", "right", "right", "right", "right", "right", "right")
     return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
 
 
 def _stored_as(record: TensorRecord) -> str:
     return "lossy" if record.kind == "lossy" else str(record.dtype).removeprefix("torch.")
+
+
+def _centroids(record: TensorRecord) -> str:
+    """The step, or the codebook's centroids but zero, or its basis with a plus between."""
+    if record.numbers is None:
+        return _number(record.step, "g")
+    return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)
 
 
 def _number(value: float | None, form: str) -> str:

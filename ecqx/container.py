@@ -9,13 +9,17 @@ import hashlib
 import math
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
+import torch
+
+from ecqx.codebooks import Codebook
 from ecqx.errors import InputError
 from ecqx.tensor_coding import (
+    CODEBOOKS,
     FLOAT_DTYPES,
     INTEGER_DTYPES,
     LOSSY,
@@ -25,7 +29,9 @@ from ecqx.tensor_coding import (
     varint,
 )
 
-MAGIC, VERSION, DIGEST_BYTES = b"ECQX", 1, 16
+MAGIC, DIGEST_BYTES = b"ECQX", 16
+# The second one has codebooks; a file without them is of the first.
+VERSIONS = (1, 2)
 _MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
 _MAX_ELEMENTS = 1 << 40
 _MAX_VARINT_BYTES = 10
@@ -41,7 +47,12 @@ def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     """
     body = _names_and_headers(names, entries) + b"".join(entry.payload for entry in entries)
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
-    return MAGIC + bytes([VERSION]) + varint(len(body)) + digest + body
+    return MAGIC + bytes([_version_of(entries)]) + varint(len(body)) + digest + body
+
+
+def _version_of(entries: Iterable[Entry]) -> int:
+    """The first version that has all types of tensors."""
+    return VERSIONS[any(entry.code in CODEBOOKS for entry in entries)]
 
 
 def body_length_bytes(total: int) -> int:
@@ -91,15 +102,18 @@ def read_entries(path: Path) -> dict[str, Entry]:
     OSError
         If the file cannot be read.
     """
-    body = _verified_body(path)
+    version, body = _verified_body(path)
     try:
-        return _parse(_Reader(body))
+        entries = _parse(_Reader(body))
+        if version != _version_of(entries.values()):
+            raise ValueError(f"its types of tensors are not those of version {version}")
+        return entries
     except ValueError as error:
         raise InputError(f"{path} is no valid bitstream: {error}") from error
 
 
-def _verified_body(path: Path) -> memoryview:
-    """All that follows the checksum, once the checksum is right."""
+def _verified_body(path: Path) -> tuple[int, memoryview]:
+    """Version, and all that follows the checksum, once the checksum is right."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path} is no regular file")
     with path.open("rb") as file:
@@ -108,9 +122,10 @@ def _verified_body(path: Path) -> memoryview:
             raise InputError(
                 f"{path} is no ECQX bitstream: it does not begin with {MAGIC.decode()}"
             )
-        if start[len(MAGIC) :] not in (b"", bytes([VERSION])):
+        if start[len(MAGIC) :] and start[-1] not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
             raise InputError(
-                f"{path} has format version {start[-1]}; this ecqx reads version {VERSION}"
+                f"{path} has format version {start[-1]}; this ecqx reads versions {known}"
             )
         reader = _Reader(memoryview(file.read()))
     try:
@@ -124,7 +139,7 @@ def _verified_body(path: Path) -> memoryview:
     body = reader.take(length)
     if hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() != digest:
         raise InputError(f"{path} is damaged: its checksum does not fit its contents")
-    return body
+    return start[-1], body
 
 
 class _Reader:
@@ -216,6 +231,11 @@ def _read_header(reader: _Reader) -> tuple[Entry, int]:
         bits, step = struct.unpack("<Bf", reader.take(5))
         check_grid(bits, step)
         return Entry(code, shape, bits=bits, step=step), reader.varint()
+    if code in CODEBOOKS:
+        count = reader.take(1)[0]
+        numbers = struct.unpack(f"<{count}f", reader.take(4 * count))
+        codebook = Codebook.of(CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32))
+        return Entry(code, shape, bits=codebook.bits, codebook=codebook), reader.varint()
     if code == LOSSY or code in INTEGER_DTYPES:
         return Entry(code, shape), reader.varint()
     raise ValueError(f"a tensor has the unknown type {code}")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecqx.constrained import Quantizer
 from ecqx.objectives import MainOutput
-from ecqx.quantizer import ECQx
 
 
 @contextmanager
@@ -64,11 +64,11 @@ class Replicas:
     ----------
     model : Module
         The same in all processes.
-    quantizer : ECQx, optional
+    quantizer : Quantizer, optional
         The model's quantizer; from now on its relevances are those of the whole batch.
     """
 
-    def __init__(self, model: nn.Module, quantizer: ECQx | None = None) -> None:
+    def __init__(self, model: nn.Module, quantizer: Quantizer | None = None) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
         # A head that has no part in the loss gets no gradient.

@@ -25,12 +25,12 @@ from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.objectives import MainOutput
 from ecqx.parameters import HALF, unwrapped
-from ecqx.tensor_coding import QUANTIZED
+from ecqx.tensor_coding import QUANTIZED, Quantized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-    from ecqx.quantizer import ECQx
+    from ecqx.constrained import Quantizer
 
 # The first with integers of four bits.
 OPSET = 21
@@ -41,7 +41,7 @@ _WRAPPER = "model."
 
 def export_onnx(
     path: str | Path,
-    model: ECQx | nn.Module,
+    model: Quantizer | nn.Module,
     example_input: Tensor,
     file: str | Path | None = None,
     four_bits: bool = True,
@@ -126,7 +126,7 @@ def _network(
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
         network = copy.deepcopy(model.model)
-        quantized = model.coded_state()[1]
+        quantized = _with_steps(model.coded_state()[1])
     else:
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
     network.float().eval().requires_grad_(False)
@@ -135,6 +135,16 @@ def _network(
         # As they are, where a model of half precision holds them rounded.
         state[name].copy_(tensor.integers.float() * torch.tensor(tensor.step))
     return network, quantized
+
+
+def _with_steps(quantized: Mapping[str, Quantized]) -> dict[str, QuantizedTensor]:
+    """The same, if all of them are multiples of a step."""
+    found = {}
+    for name, tensor in quantized.items():
+        if not isinstance(tensor, QuantizedTensor):
+            raise InputError(f"{name} has a codebook; what is exported needs a step in its place")
+        found[name] = tensor
+    return found
 
 
 def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ecqx import entropy_coder
 from ecqx.centroids import MAX_BITS, MIN_BITS
+from ecqx.codebooks import Codebook, Form
 
 Floats = Literal["raw", "published"]
 
@@ -37,6 +38,9 @@ INTEGER_DTYPES = {
     10: torch.uint8,
     11: torch.bool,
 }
+CODEBOOKS: dict[int, Form] = {12: "values", 13: "sums"}
+# Types of weights that are stored as integers.
+WEIGHTS = (QUANTIZED, *CODEBOOKS)
 _CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
     dtype: code for code, dtype in INTEGER_DTYPES.items()
 }
@@ -63,6 +67,42 @@ class QuantizedTensor:
     step: float
     bits: int
 
+    def values(self) -> Tensor:
+        """The weights, float32."""
+        step = torch.tensor(self.step, dtype=torch.float32)
+        return self.integers.to(torch.float32) * step
+
+
+@dataclass(frozen=True, eq=False)
+class CodebookTensor:
+    """A weight tensor of trained centroids; its values are ``codebook.values[k + zero]``.
+
+    Attributes
+    ----------
+    integers : Tensor of integers
+        The k, shape of the weight: places in the codebook, counted from its zero.
+    codebook : Codebook
+    """
+
+    integers: Tensor
+    codebook: Codebook
+
+    @property
+    def bits(self) -> int:
+        """Bit width."""
+        return self.codebook.bits
+
+    def values(self) -> Tensor:
+        """The weights, float32; ``ValueError`` if an integer is none of the codebook's places."""
+        values = self.codebook.values
+        places = self.integers.to(values.device, torch.int32)
+        _check_integers(places, *_places(self.codebook))
+        index = (places + self.codebook.zero).flatten()
+        return values.index_select(0, index).reshape(places.shape)
+
+
+Quantized = QuantizedTensor | CodebookTensor
+
 
 @dataclass(frozen=True, eq=False)
 class CodedState:
@@ -72,36 +112,43 @@ class CodedState:
     ----------
     state : dict of str to Tensor
         The model's whole state_dict, in order.
-    quantized : dict of str to QuantizedTensor
+    quantized : dict of str to QuantizedTensor or CodebookTensor
         The quantized ones among them.
     """
 
     state: dict[str, Tensor]
-    quantized: dict[str, QuantizedTensor]
+    quantized: Mapping[str, Quantized]
 
-    def coded_state(self) -> tuple[dict[str, Tensor], dict[str, QuantizedTensor]]:
+    def coded_state(self) -> tuple[dict[str, Tensor], Mapping[str, Quantized]]:
         """Both attributes."""
         return self.state, self.quantized
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as it stands in the file: type code, shape, grid if quantized, payload."""
+    """One tensor as it stands in the file: type code, shape, grid or codebook, payload."""
 
     code: int
     shape: tuple[int, ...]
     payload: bytes | memoryview = b""
     bits: int = 0
     step: float = 0.0
+    codebook: Codebook | None = None
 
     def header(self) -> bytes:
         dims = b"".join(map(varint, self.shape))
         grid = struct.pack("<Bf", self.bits, self.step) if self.code == QUANTIZED else b""
+        if self.codebook is not None:
+            numbers = self.codebook.numbers.tolist()
+            grid = struct.pack(f"<B{len(numbers)}f", len(numbers), *numbers)
         length = b"" if self.code in FLOAT_DTYPES else varint(len(self.payload))
         return bytes([self.code | len(self.shape) << 4]) + dims + grid + length
 
     def tensor(self) -> Tensor:
         """Decode; ``ValueError`` if the payload does not fit the header."""
+        if self.codebook is not None:
+            integers = entropy_coder.decode_integers(self.payload, self.shape)
+            return CodebookTensor(torch.from_numpy(integers), self.codebook).values()
         if self.code == QUANTIZED:
             return torch.from_numpy(_dequantized(self.integers(), self.step))
         if self.code == LOSSY:
@@ -114,11 +161,12 @@ class Entry:
 
     def integers(self) -> NDArray[np.int32]:
         integers = entropy_coder.decode_integers(self.payload, self.shape)
-        _check_integers(integers, self.bits)
+        allowed = _range(self.bits) if self.codebook is None else _places(self.codebook)
+        _check_integers(integers, *allowed)
         return integers
 
 
-def code_tensor(tensor: object, quantized: QuantizedTensor | None, floats: Floats) -> Entry:
+def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> Entry:
     """Code one tensor; ``ValueError`` if it cannot be stored."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise ValueError(f"is not a dense tensor with values ({type(tensor).__name__})")
@@ -139,20 +187,32 @@ def code_tensor(tensor: object, quantized: QuantizedTensor | None, floats: Float
     return Entry(code, shape, tensor.view(as_integers).numpy().astype(layout).tobytes())
 
 
-def _quantized_entry(quantized: QuantizedTensor, shape: tuple[int, ...]) -> Entry:
+def _quantized_entry(quantized: Quantized, shape: tuple[int, ...]) -> Entry:
     integers, bits = quantized.integers, quantized.bits
     if integers.is_floating_point() or tuple(integers.shape) != shape:
         raise ValueError(
             f"integers must be integers of shape {shape}, "
             f"not {integers.dtype} of shape {tuple(integers.shape)}"
         )
+    if isinstance(quantized, CodebookTensor):
+        return _codebook_entry(quantized, shape)
     with np.errstate(over="ignore"):
         step = float(np.float32(quantized.step))
     check_grid(bits, step)
     levels = integers.detach().cpu().numpy()
-    _check_integers(levels, bits)
+    _check_integers(levels, *_range(bits))
     _dequantized(levels, step)
     return Entry(QUANTIZED, shape, entropy_coder.encode_integers(levels), bits, step)
+
+
+def _codebook_entry(quantized: CodebookTensor, shape: tuple[int, ...]) -> Entry:
+    quantized.values()
+    levels = quantized.integers.detach().cpu().numpy()
+    # As it will be read, whatever its sums were on another device.
+    codebook = Codebook.of(quantized.codebook.form, quantized.codebook.numbers.cpu())
+    (code,) = (code for code, form in CODEBOOKS.items() if form == codebook.form)
+    payload = entropy_coder.encode_integers(levels)
+    return Entry(code, shape, payload, codebook.bits, codebook=codebook)
 
 
 def check_grid(bits: int, step: float) -> None:
@@ -162,14 +222,23 @@ def check_grid(bits: int, step: float) -> None:
         raise ValueError(f"step must be finite and greater than 0 in float32, not {step}")
 
 
-def _check_integers(integers: NDArray[np.integer[Any]], bits: int) -> None:
-    if integers.size == 0:
+def _range(bits: int) -> tuple[int, int, str]:
+    return -(2 ** (bits - 1)), 2**bits - 1, f"{bits} bits allow"
+
+
+def _places(codebook: Codebook) -> tuple[int, int, str]:
+    return -codebook.zero, len(codebook) - 1 - codebook.zero, "the codebook allows"
+
+
+def _check_integers(
+    integers: NDArray[np.integer[Any]] | Tensor, least: int, most: int, who_allows: str
+) -> None:
+    if math.prod(integers.shape) == 0:
         return
     lowest, highest = int(integers.min()), int(integers.max())
-    if lowest < -(2 ** (bits - 1)) or highest >= 2**bits:
+    if lowest < least or highest > most:
         raise ValueError(
-            f"holds integers from {lowest} to {highest}; {bits} bits allow "
-            f"{-(2 ** (bits - 1))} to {2**bits - 1}"
+            f"holds integers from {lowest} to {highest}; {who_allows} {least} to {most}"
         )
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ecqx.constrained import Quantizer
 from ecqx.data import Split
 from ecqx.distributed import Replicas, is_connected, is_first
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modes import evaluation_mode
 from ecqx.objectives import Scores, main_output
-from ecqx.quantizer import ECQx
 
 # What torch.load raises on a file that is none of its own, or is cut off.
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
@@ -114,7 +114,7 @@ class Trainer:
     settings : FitSettings
     seed : int
         Of the order of the samples.
-    quantizer : ECQx, optional
+    quantizer : Quantizer, optional
         The model's quantizer; None trains in full precision.
 
     Notes
@@ -130,7 +130,7 @@ class Trainer:
         validation: Split,
         settings: FitSettings,
         seed: int = 0,
-        quantizer: ECQx | None = None,
+        quantizer: Quantizer | None = None,
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.quantizer = settings, quantizer

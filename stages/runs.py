@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from ecqx.quantizer import ECQx
+from ecqx import family
+from ecqx.constrained import Quantizer
 from ecqx.relevance import LRP
 from ecqx.training import FitSettings
 from stages.parallel import key_of
 from stages.settings import QuantizerSettings, Suite
 
-Method = Literal["fp32", "ECQ", "ECQx"]
+Method = Literal["fp32", "ECQ", "ECQx"] | family.Trained
 Band = tuple[float, float]
 
 
@@ -34,7 +35,7 @@ class Run:
     method: Method
     seed: int
     fit: FitSettings
-    sweep: Literal["reference", "grid", "p", "ablation"]
+    sweep: Literal["reference", "grid", "p", "ablation", "trained"]
     bits: int | None = None
     lam: float | None = None
     p: float | None = None
@@ -53,16 +54,17 @@ class Run:
             record["relevance"] = dict(sorted(told))
         return record
 
-    def build_quantizer(self, model: Any) -> ECQx:
+    def build_quantizer(self, model: Any) -> Quantizer:
         """Attach the run's quantizer to a model."""
         assert self.quantizer is not None
         assert self.bits is not None
         assert self.lam is not None
-        return ECQx(
+        return family.build(
+            self.method,
             model,
-            bits=self.bits,
+            self.bits,
+            self.relevance,
             lam=self.lam,
-            relevance=self.relevance,
             p=0.0 if self.p is None else self.p,
             sparsity_band=self.sparsity_band,
             gradient=self.quantizer.gradient,
@@ -117,4 +119,16 @@ def _of(suite: Suite, name: str, seed: int) -> Iterator[Run]:
                 relevance=lrp.build(),
                 quantizer=changed,
                 variant=variant,
+            )
+    for trained in sweep.trained:
+        is_relevant = family.is_relevant(trained.method)
+        first = ecqx if is_relevant else Run(name, "ECQ", seed, fit, "grid")
+        for lam in trained.lam:
+            yield replace(
+                first,
+                method=trained.method,
+                sweep="trained",
+                bits=family.fixed_bits(trained.method),
+                lam=lam,
+                quantizer=quantizer.model_copy(update={"lambda_max": trained.lambda_max}),
             )

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ecqx import models
 from ecqx.assignment import AssignmentSettings
 from ecqx.errors import InputError
+from ecqx.family import Trained
 from ecqx.information import LambdaMax, Pmf
 from ecqx.quantizer import Gradient
 from ecqx.relevance import LRP
@@ -151,6 +152,14 @@ class Ablation(Settings):
     variants: dict[str, dict[str, Any]]
 
 
+class TrainedSweep(Settings):
+    """A method whose centroids are trained, with other settings as ECQ and ECQx have them."""
+
+    method: Trained
+    lam: Annotated[list[Lam], *Different]
+    lambda_max: LambdaMax
+
+
 class TaskSweep(Settings):
     """The settings that are tried on one task: bits x Λ, for ECQ and ECQx and each seed."""
 
@@ -159,6 +168,12 @@ class TaskSweep(Settings):
     lam: Annotated[list[Lam], *Different]
     p_sweep: PSweep | None = None
     ablation: Ablation | None = None
+    trained: list[TrainedSweep] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _trains_each_method_once(self) -> TaskSweep:
+        _all_different([sweep.method for sweep in self.trained])
+        return self
 
 
 class QuantizeSettings(Settings):

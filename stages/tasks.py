@@ -33,6 +33,8 @@ QUANTIZER_CODE = (
     *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/costs.py"),
     *("ecqx/envelope.py", "ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py"),
     *("ecqx/registers.py", "ecqx/relevance", "ecqx/thresholds.py"),
+    *("ecqx/codebooks.py", "ecqx/constrained.py", "ecqx/family.py", "ecqx/parameters.py"),
+    "ecqx/trained.py",
 )
 # Packages that compute something in a training.
 PACKAGES = ("numba", "numpy", "torch", "torchvision", "zennit")

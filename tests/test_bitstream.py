@@ -582,7 +582,8 @@ def test_every_truncation_and_extension_is_an_error(path: Path, good: bytes) -> 
 def test_messages_tell_what_is_wrong(path: Path, good: bytes) -> None:
     assert "is no ECQX bitstream" in refusal(path, b"")
     assert "is no ECQX bitstream" in refusal(path, b"PK\3\4 something else")
-    assert "format version 9; this ecqx reads version 1" in refusal(path, b"ECQX\x09" + good[5:])
+    of_version_9 = refusal(path, b"ECQX\x09" + good[5:])
+    assert "has format version 9; this ecqx reads versions 1 and 2" in of_version_9
     assert "is damaged: its checksum" in refusal(path, good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(FileNotFoundError):
         load(path.with_name("absent"))
@@ -614,7 +615,7 @@ ONE = NAME + b"\x10\0"  # whose name is token 0
         (NAME + b"\0\x02" + b"1234", "impossible number of parts"),
         (b"\1\1w\2\x10\0\x02\x10\0\x02" + b"12345678", "two tensors are named w"),
         (b"\1\1w\2\x10\0\x02\1\x02" + b"12345678", "two tensors are named w"),
-        (ONE + b"\x0c", "unknown type 12"),
+        (ONE + b"\x0e", "unknown type 14"),
         (ONE + b"\x12\x80\0" + b"1234", "not coded as it should be"),
         (ONE + b"\x22" + b"\xff\xff\xff\x7f" * 2, "impossible shape"),
         (ONE + b"\x22\0" + b"\xff" * 9 + b"\1", "impossible shape"),

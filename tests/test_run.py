@@ -22,11 +22,11 @@ from test_cifar import make
 from torch import nn
 
 import ecqx
-from ecqx import bitstream, data, models
+from ecqx import bitstream, data, family, models
 from ecqx.data import TensorData, image_folder
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
 from ecqx.run import command, experiment
-from ecqx.run.settings import DATASETS, RunSettings
+from ecqx.run.settings import DATASETS, QUANTIZERS, RunSettings
 from ecqx.run.start import _LOADERS
 from ecqx.training import scores
 
@@ -145,15 +145,25 @@ def test_help_does_not_wait_for_torch() -> None:
         assert f"--{name}" in done.stdout
 
 
+def test_quantizers_are_those_of_the_library() -> None:
+    widths = {name: trained.width() for name, trained in family.TRAINED.items()}
+    assert {"ECQ": None} | widths == QUANTIZERS
+
+
 # -- a whole experiment ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lrp", [False, True])
-def test_numbers_are_those_of_the_file(tree: Path, place: Path, run: Run, lrp: bool) -> None:
+@pytest.mark.parametrize(
+    ("quantizer", "lrp"), [("ECQ", False), ("ECQ", True), ("EC2T", False), ("FantastIC4", True)]
+)
+def test_numbers_are_those_of_the_file(
+    tree: Path, place: Path, run: Run, quantizer: str, lrp: bool
+) -> None:
     arguments = on(tree, "--epochs", 2, "--Lambda", 0.3, "--verbose", *["--lrp"] * lrp)
-    code, out, error = run(*arguments)
+    code, out, error = run(*arguments, "--quantizer", quantizer)
     assert (code, error) == (0, "")
-    stem = "resnet20_folder_4bit" + "_lrp" * lrp
+    kind = "4bit" if quantizer == "ECQ" else quantizer
+    stem = f"resnet20_folder_{kind}" + "_lrp" * lrp
     file = place / "results" / f"{stem}.ecqx"
     assert {f.name for f in (place / "results").iterdir()} == {f"{stem}.ecqx", f"{stem}.json"}
 
@@ -165,7 +175,8 @@ def test_numbers_are_those_of_the_file(tree: Path, place: Path, run: Run, lrp: b
     ratio = 4 * floats / file.stat().st_size
 
     noted = record(place / "results")
-    assert noted["method"] == ("ECQx" if lrp else "ECQ")
+    assert noted["method"] == quantizer + "x" * lrp
+    assert noted["settings"]["bitwidth"] == (2 if quantizer == "EC2T" else 4)
     assert noted["samples"] == {"train": 33, "validation": 3, "test": 15}
     for stage in ("quantized", "decoded file"):
         assert noted["scores"][stage] == {"top-1 accuracy": accuracy}
@@ -205,7 +216,7 @@ def test_relevance_settings_arrive(
         built.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "ECQx", build)
+    monkeypatch.setattr(family, "ECQx", build)
     own = {
         "--lrp_output": "ones",
         "--lrp_composite": "epsilon_plus",

@@ -340,3 +340,41 @@ def test_the_command_ends_with_code_two(tmp_path: Path, stage: str) -> None:
         "Input should be greater than or equal to 0, not -1.0\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+# -- methods with trained centroids ----------------------------------------------------------------
+
+
+def test_trained_methods_add_runs_and_change_none(tmp_path: Path) -> None:
+    wanted = [
+        {"method": "EC2T", "lam": [0.1, 0.2], "lambda_max": "derived"},
+        {"method": "FantastIC4x", "lam": [0.3], "lambda_max": "published"},
+    ]
+    (tmp_path / "params.yaml").write_text(changed(f"{MLP}.trained", wanted))
+    before = settings.load("smoke", REPOSITORY / "params.yaml")
+    after = settings.load("smoke", tmp_path / "params.yaml")
+    known = [run_id(run, before) for run in all_runs(before)]
+    runs = all_runs(after)
+    trained = [run for run in runs if run.sweep == "trained"]
+    assert [run_id(run, after) for run in runs if run not in trained] == known
+    assert not {run_id(run, after) for run in trained} & set(known)
+    assert [(r.task, r.method, r.bits, r.lam, r.seed) for r in trained] == [
+        ("mlp", method, bits, lam, seed)
+        for seed in (0, 1)
+        for method, bits, lam in (("EC2T", 2, 0.1), ("EC2T", 2, 0.2), ("FantastIC4x", 4, 0.3))
+    ]
+    for run in trained[1:3]:
+        q = run.build_quantizer(models.build("mlp_gsc", in_features=8, num_classes=3))
+        assert (type(q).__name__, q.lam) == (run.method.removesuffix("x"), run.lam)
+        assert (q.relevance is not None) == run.method.endswith("x") == (run.p is not None)
+
+
+def test_trained_methods_are_checked(refused: Refused) -> None:
+    good = {"method": "EC2T", "lam": [0.1], "lambda_max": "derived"}
+    for value, message in (
+        ([good | {"method": "ECQ"}], "'EC2T'"),
+        ([good, good], "the values must differ"),
+        ([good | {"lam": [0.1, 0.1]}], "the values must differ"),
+        ([good | {"lambda_max": "exact"}], "'published' or 'derived'"),
+    ):
+        assert message in refused(changed(f"{MLP}.trained", value))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ecqx.progress import sign
-from ecqx.run.settings import DATASETS, DEVICES, RunSettings
+from ecqx.run.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.tracking import TRACKERS
 
 # Those of ecqx.relevance, which imports torch.
@@ -87,9 +87,15 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
 )
 @_setting("--wandb_run_name", metavar="NAME", help="Name of the run there.")
 @_setting("--verbose", help="Tell each epoch.")
-@_setting("--bitwidth", help="Bits per weight, 2 to 8.")
+@_setting(
+    "--quantizer",
+    type=click.Choice(list(QUANTIZERS)),
+    help="Where the centroids lie: equidistant (ECQ), three of which two are trained (EC2T), or "
+    "the sums of four that are trained (FantastIC4).",
+)
+@_setting("--bitwidth", help="Bits per weight of ECQ, 2 to 8; EC2T has 2, FantastIC4 4.")
 @_setting("--Lambda", "lam", help="Strength of the entropy constraint: higher is sparser.")
-@_setting("--lrp", help="ECQx: let the relevance of weights decide, too. Without it: ECQ.")
+@_setting("--lrp", help="Let the relevance of weights decide, too: ECQ becomes ECQx.")
 @_setting(
     "--lrp_output",
     type=click.Choice(OUTPUTS),

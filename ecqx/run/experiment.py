@@ -12,13 +12,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import ecqx
-from ecqx import bitstream
+from ecqx import bitstream, family
+from ecqx.constrained import Quantizer
 from ecqx.data.tensors import SPLITS
 from ecqx.distributed import is_first, wait_for_all
 from ecqx.files import write_text
 from ecqx.objectives import Scores
 from ecqx.progress import sign
-from ecqx.quantizer import ECQx
 from ecqx.run.places import new_folders_removed
 from ecqx.run.prepare import Prepared, prepare, split_weights
 from ecqx.run.result import Result, encoded_model, record_file, telling_settings
@@ -107,11 +107,12 @@ class _Experiment:
         if settings.pretrain_epochs:
             self._train("pre-training", self._fit(settings.pretrain_epochs), None, before)
             scored["pre-trained"] = self._scores(model)
-        quantizer = ECQx(
+        quantizer = family.build(
+            settings.method,
             model,
-            bits=settings.bitwidth,
+            settings.bits,
+            self.prepared.relevance,
             lam=settings.lam,
-            relevance=self.prepared.relevance,
             p=settings.p,
             exclude=EXCLUDED,
         )
@@ -148,7 +149,7 @@ class _Experiment:
         )
 
     def _train(
-        self, phase: str, fit: FitSettings, quantizer: ECQx | None, progress: Path
+        self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
     ) -> list[Epoch]:
         """Train, or finish a training that was interrupted."""
         settings, loaded = self.prepared.settings, self.prepared.loaded

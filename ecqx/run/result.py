@@ -120,7 +120,7 @@ class Result:
 
     def _about(self) -> list[tuple[str, str]]:
         settings = self.settings
-        quantizer = f"{settings.method}, {settings.bitwidth} bit, Lambda {settings.lam:g}"
+        quantizer = f"{settings.method}, {settings.bits} bit, Lambda {settings.lam:g}"
         rows = [
             ("model", f"{settings.model}, from {self.start}"),
             ("quantizer", quantizer + (f", p {settings.p:g}" if settings.lrp else "")),
@@ -140,7 +140,8 @@ class Result:
 
 def telling_settings(settings: RunSettings) -> dict[str, Any]:
     """The settings that a result depends on, as plain values; weights and data are told apart."""
-    return {name: value for name, value in asdict(settings).items() if name not in _LEFT_OUT}
+    told = {name: value for name, value in asdict(settings).items() if name not in _LEFT_OUT}
+    return told | {"bitwidth": settings.bits}
 
 
 def encoded_model(settings: RunSettings) -> Path:

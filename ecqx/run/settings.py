@@ -11,6 +11,8 @@ from ecqx.tracking import TRACKERS
 
 DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
+# Those of ecqx.family, which imports torch, and the bit width of those that have one of their own.
+QUANTIZERS = {"ECQ": None, "EC2T": 2, "FantastIC4": 4}
 # Parameters with this in their name stay as they are (published).
 EXCLUDED = ("downsample", "aux_classifier")
 
@@ -67,12 +69,14 @@ class RunSettings:
     wandb_key, wandb_run_name : str
     verbose : bool
         Report every epoch.
+    quantizer : str
+        One of `QUANTIZERS`.
     bitwidth : int
-        2 to 8.
+        2 to 8; of ECQ, the others have widths of their own.
     lam : float
         Λ, the entropy constraint.
     lrp : bool
-        ECQx instead of ECQ.
+        With relevance: ECQx instead of ECQ.
     lrp_output, lrp_composite, lrp_w_rule, canonizer : str
         See `ecqx.weight_relevance`.
     p : float
@@ -108,6 +112,7 @@ class RunSettings:
     wandb_key: str = field(default="", repr=False)
     wandb_run_name: str = "ECQx_NNCodec"
     verbose: bool = False
+    quantizer: str = "ECQ"
     bitwidth: int = 4
     lam: float = 0.05
     lrp: bool = False
@@ -129,7 +134,11 @@ class RunSettings:
                 right = f"at least {low}" if high == _LARGE else f"{low} to {high}"
                 option = _OPTIONS.get(name, name)
                 raise InputError(f"--{option}: {value}, but it must be a number, {right}")
-        for name, choices in (("dataset", DATASETS), ("device", DEVICES)):
+        for name, choices in (
+            ("dataset", DATASETS),
+            ("device", DEVICES),
+            ("quantizer", QUANTIZERS),
+        ):
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"--{name}: {value!r}, but there are {', '.join(choices)}")
         for name in self.tracker:
@@ -148,11 +157,17 @@ class RunSettings:
 
     @property
     def method(self) -> str:
-        """``ECQ``, or ``ECQx`` with relevance."""
-        return "ECQx" if self.lrp else "ECQ"
+        """The quantizer, with an x behind it if there is relevance: ``ECQ``, ``ECQx``."""
+        return f"{self.quantizer}x" if self.lrp else self.quantizer
+
+    @property
+    def bits(self) -> int:
+        """Bits per weight."""
+        return QUANTIZERS[self.quantizer] or self.bitwidth
 
     @property
     def name(self) -> str:
         """Of the files that are written, without their ending."""
         relevance = "_lrp" if self.lrp else ""
-        return f"{self.model}_{self.dataset}_{self.bitwidth}bit{relevance}"
+        quantizer = f"{self.bitwidth}bit" if self.quantizer == "ECQ" else self.quantizer
+        return f"{self.model}_{self.dataset}_{quantizer}{relevance}"

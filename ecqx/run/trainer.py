@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ecqx.constrained import Quantizer
 from ecqx.data import TensorData
 from ecqx.distributed import is_first
-from ecqx.quantizer import ECQx
 from ecqx.training import Epoch, FitSettings, Trainer
 
 
@@ -25,7 +25,7 @@ class SeededTrainer(Trainer):
     loaded : TensorData
     settings : FitSettings
     seed : int
-    quantizer : ECQx, optional
+    quantizer : Quantizer, optional
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SeededTrainer(Trainer):
         loaded: TensorData,
         settings: FitSettings,
         seed: int,
-        quantizer: ECQx | None,
+        quantizer: Quantizer | None,
     ) -> None:
         super().__init__(model, loaded.train, loaded.validation, settings, seed, quantizer)
         self.seed = seed

@@ -17,7 +17,7 @@ import torch
 
 from ecqx import entropy_coder
 from ecqx.bitstream import CodedState, QuantizedTensor, save
-from ecqx.container import DIGEST_BYTES, MAGIC, VERSION, body_length_bytes, pack, read_entries
+from ecqx.container import DIGEST_BYTES, MAGIC, VERSIONS, body_length_bytes, pack, read_entries
 from ecqx.tensor_coding import LOSSY, QUANTIZED, Entry, varint
 
 _FIXED = len(MAGIC) + 1
@@ -129,7 +129,7 @@ def _wrong_checksum(rng: random.Random, original: Original) -> bytes:
 
 
 def _random(rng: random.Random, _: Original) -> bytes:
-    start = rng.choice([b"", MAGIC, MAGIC + bytes([VERSION])])
+    start = rng.choice([b"", MAGIC, MAGIC + bytes([VERSIONS[0]])])
     return start + rng.randbytes(rng.randrange(4000))
 
 
@@ -139,7 +139,7 @@ def _random(rng: random.Random, _: Original) -> bytes:
 def seal(body: bytes) -> bytes:
     """A file of this body, with its checksum."""
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
-    return MAGIC + bytes([VERSION]) + varint(len(body)) + digest + body
+    return MAGIC + bytes([VERSIONS[0]]) + varint(len(body)) + digest + body
 
 
 def _of_entries(original: Original, name: str, **changes: object) -> bytes:
