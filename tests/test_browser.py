@@ -398,6 +398,8 @@ def test_fronts_are_those_of_the_report(page: Any, bits: tuple[int, ...]) -> Non
 
 
 def test_the_theme_can_be_switched(page: Any) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
     colours = (
         f"{CENTRE} return [getComputedStyle(document.body).backgroundColor,"
         "plot._fullLayout.font.color, plot.data.find((t) => t.name === 'ECQx, 4 bit').marker.color]"
@@ -411,8 +413,9 @@ def test_the_theme_can_be_switched(page: Any) -> None:
     assert all(one != other for one, other in zip(light, dark, strict=True))
     button.click()
     assert page.execute_script(colours) == light
+    # The charts hear of it after the styles.
     prefer(page, color_scheme="dark")
-    assert page.execute_script(colours) == dark
+    WebDriverWait(page, 10).until(lambda p: p.execute_script(colours) == dark)
     # On paper everything is light, and afterwards as it was.
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
     printed = page.execute_script(colours)

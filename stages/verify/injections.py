@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 
-from ecqx import assignment, container, quantizer
+from ecqx import assignment, constrained, container
 from ecqx.centroids import CentroidGrid
 from ecqx.tensor_coding import QUANTIZED, Entry
 from stages import quantize, runs
@@ -40,7 +40,7 @@ def lambda_doubled() -> Iterator[None]:
     def wrong(lam: float, *others: Any) -> Any:
         return original(2 * lam, *others)
 
-    with patch.object(quantizer, "AssignmentSettings", wrong):
+    with patch.object(constrained, "AssignmentSettings", wrong):
         yield
 
 
