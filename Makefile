@@ -58,7 +58,8 @@ bench: setup
 	@mkdir -p work
 	@$(bench_run) --benchmark-json=work/benchmarks.json
 	@MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 $(bench_run) \
-		-k 'ecq or bare or dense or copy' --benchmark-json=work/benchmarks_kept.json
+		-k 'not (growth or profile or start or worker or dvc or memory or processes)' \
+		--benchmark-json=work/benchmarks_kept.json
 	@$(python) -m benchmarks.page work/benchmarks.json work/benchmarks_kept.json
 
 verify: setup

@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from ecqx import quantizer
+from ecqx import constrained
 from ecqx.data import Split
 from ecqx.models import build
 from ecqx.quantizer import ECQx
@@ -96,13 +96,13 @@ def convolve_four_times(layer: nn.Conv2d, x: Tensor) -> None:
 
 def test_profile(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the time of an ECQx step goes: the share of each operator's own time."""
-    assign_layers = quantizer.assign_layers
+    assign_layers = constrained.assign_layers
 
     def recorded(*arguments: Any) -> None:
         with record_function("assignment"):
             assign_layers(*arguments)
 
-    monkeypatch.setattr(quantizer, "assign_layers", recorded)
+    monkeypatch.setattr(constrained, "assign_layers", recorded)
     ours, data = trainer(LRP()), batch()
     ours.step(*data)
     with profile(activities=[ProfilerActivity.CPU]) as seen:

@@ -162,7 +162,10 @@ def _page(
             "",
             "What else could make an ECQx step faster, each measured by itself:",
             "",
-            _table(_candidates(by_name), ("candidate", "ratio", "measured", "outcome")),
+            _table(
+                _candidates(by_name, kept),
+                ("candidate", "ratio", "measured", "with kept memory", "outcome"),
+            ),
             "",
             *_ranks(by_name),
             "",
@@ -195,9 +198,11 @@ def _goal(info: dict[str, Any]) -> str:
     return goal.replace("<=", "≤").replace(">=", "≥")
 
 
-def _candidates(by_name: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+def _candidates(
+    by_name: dict[str, dict[str, Any]], kept: dict[str, dict[str, Any]]
+) -> list[tuple[str, ...]]:
     return [
-        (what, of, _ratio(by_name, name), _goal(by_name[name]))
+        (what, of, _ratio(by_name, name), _ratio(kept, name), _goal(by_name[name]))
         for name, (what, of) in CANDIDATES.items()
         if name in by_name
     ]
