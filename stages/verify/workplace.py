@@ -21,7 +21,7 @@ STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 def prepare(folder: Path, root: Path, params: str) -> Path:
     """Make such a folder: a repository that holds ``params`` and links to the code of ``root``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ecqx", "stages", "dvc.yaml"):
+    for name in ("ecqx", "stages", "constraints.txt", "dvc.yaml"):
         (folder / name).symlink_to(root / name)
     (folder / "params.yaml").write_text(params, encoding="utf-8")
     (folder / ".gitignore").write_text((root / ".gitignore").read_text() + "/.dvc/\n")
