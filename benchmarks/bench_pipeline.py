@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
+from stages.verify.workplace import STAGES
+
 DVC = Path(sys.executable).with_name("dvc")
 
 
