@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,31 @@ class Epoch:
     steps: int
 
 
+class Constraint(Protocol):
+    """What holds a model's weights to a form while it is trained: a quantizer, a baseline."""
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer; decay for what is not constrained."""
+
+    def start_epoch(self) -> None:
+        """Called before the first batch of each epoch."""
+
+    def transfer_gradients(self) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Called with the batch after the optimizer's step."""
+
+    def sparsity(self) -> float:
+        """Share of constrained weights that are zero, in [0, 1]."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training changes, the model's own state included."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
+
+
 def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
     """The metric that the split's targets ask for: of `scores`, the first.
 
@@ -114,8 +139,8 @@ class Trainer:
     settings : FitSettings
     seed : int
         Of the order of the samples.
-    quantizer : Quantizer, optional
-        The model's quantizer; None trains in full precision.
+    quantizer : Constraint, optional
+        The model's quantizer, or another constraint on its weights; None trains in full precision.
 
     Notes
     -----
@@ -130,7 +155,7 @@ class Trainer:
         validation: Split,
         settings: FitSettings,
         seed: int = 0,
-        quantizer: Quantizer | None = None,
+        quantizer: Constraint | None = None,
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.quantizer = settings, quantizer
@@ -139,7 +164,8 @@ class Trainer:
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None
-        self.replicas = Replicas(model, quantizer) if is_connected() else None
+        relevant = quantizer if isinstance(quantizer, Quantizer) else None
+        self.replicas = Replicas(model, relevant) if is_connected() else None
 
     @property
     def device(self) -> torch.device:
