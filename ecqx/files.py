@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -81,3 +82,11 @@ def _remove_abandoned(path: Path) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, with ``\\n`` line ends on every system."""
     write_atomically(path, lambda p: p.write_bytes(text.encode()))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

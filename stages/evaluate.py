@@ -25,8 +25,9 @@ from ecqx.training import evaluate, scores
 from stages import exhibits, paths, settings
 from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
-from stages.parallel import SECONDS_TO_START, checksum, key_of, run_all
+from stages.parallel import SECONDS_TO_START, run_all
 from stages.quantize import load_full_precision, load_runs
+from stages.records import about, start_of
 from stages.runs import MEASURED_EVERYWHERE
 from stages.settings import LayerSettings, Suite, TaskSettings
 from stages.tasks import device, load_data, network
@@ -58,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
         for r in quantized
     ]
     measured = run_all(measure, jobs, "evaluate", alone=SECONDS_TO_START)
-    about = {name: _about(suite, wanted, name) for name in wanted.tasks}
+    described = {name: about(suite, wanted, name) for name in wanted.tasks}
     records = [
         {
             **_settings(run),
-            **about[run["task"]],
-            "start": _start(suite, wanted, run),
+            **described[run["task"]],
+            "start": start_of(suite, wanted, run["task"], run["seed"]),
             **_measures(result, files[run["run_id"]]),
             **reference[run["task"], run["seed"]],
         }
@@ -168,31 +169,6 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
         "steps": sum(epoch["steps"] for epoch in run["history"]),
         "batch_size": run["fit"]["batch_size"],
     }
-
-
-def _about(suite: str, wanted: Suite, name: str) -> dict[str, Any]:
-    """What all runs of a task share."""
-    task = wanted.tasks[name]
-    data = load_data(suite, task)
-    return {
-        "dataset": data.label,
-        "model": task.model["name"],
-        "train_samples": len(data.train),
-        "data_checksum": checksum(paths.data(suite, task.data)),
-        "metric": data.test.objective.metric,
-    }
-
-
-def _start(suite: str, wanted: Suite, run: dict[str, Any]) -> str:
-    """What the run started from: a pre-training by its settings, whose bits vary by machine."""
-    name = run["task"]
-    pretraining = "pretrain " + key_of(
-        task=wanted.tasks[name].model_dump(),
-        fit=wanted.pretrain[name].model_dump(),
-        seed=run["seed"],
-    )
-    given = paths.start(suite, name)
-    return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
 
 
 def _measures(result: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:

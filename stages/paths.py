@@ -55,6 +55,16 @@ def samples(suite: str) -> Path:
     return Path("samples") / f"{suite}.safetensors"
 
 
+def compared(suite: str) -> Path:
+    """The files of all methods that are compared, ``RUN_ID.*``."""
+    return Path("compared") / suite
+
+
+def comparison(suite: str) -> Path:
+    """What came of the comparison: metrics, tables, figures, verdict and a page."""
+    return results(suite) / "comparison"
+
+
 def results(suite: str) -> Path:
     """Metrics, tables, figures, claims and the page."""
     return Path("results") / suite

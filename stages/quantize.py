@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ecqx.checkpoint import read_tensors, write_tensors
-from ecqx.files import write_text
+from ecqx.files import link_or_copy, write_text
 from ecqx.training import Trainer
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
@@ -102,18 +101,10 @@ def _collect(suite: str, jobs: Sequence[Job], folders: dict[str, Path]) -> None:
     out.mkdir(parents=True)
     records = []
     for job in jobs:
-        _link(folders[job.key] / RESULT, out / f"{job.run_id}.safetensors")
+        link_or_copy(folders[job.key] / RESULT, out / f"{job.run_id}.safetensors")
         history = json.loads((folders[job.key] / HISTORY).read_text())
         records.append({"run_id": job.run_id, **job.run.record, "history": history})
     write_text(out / "runs.json", json.dumps(records, indent=1) + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def load_runs(suite: str) -> list[dict[str, Any]]:

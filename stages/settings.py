@@ -20,9 +20,10 @@ from ecqx.family import Trained
 from ecqx.information import LambdaMax, Pmf
 from ecqx.quantizer import Gradient
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings
 from stages.command import run_command_line
+from stages.comparison_settings import Comparison
 from stages.data_settings import DataSets, Positive, Settings, Share
+from stages.fit_settings import Fit
 from stages.suite import selected
 
 PARAMS = Path("params.yaml")
@@ -68,25 +69,6 @@ class TaskSettings(Settings):
         with torch.device("meta"):  # no memory, no random numbers
             models.build(**self.model)
         return self
-
-
-class Fit(Settings):
-    """`ecqx.training.FitSettings`."""
-
-    epochs: Annotated[int, Field(ge=0)]
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    batch_size: Positive = 64
-    optimizer: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_batches: Positive | None = None
-    patience: Positive | None = None
-    min_delta: Annotated[float, Field(ge=0)] = 0.001
-    selection: Literal["best", "last"] = "best"
-
-    def build(self) -> FitSettings:
-        """The library's own settings."""
-        return FitSettings(**self.model_dump())
 
 
 class QuantizerSettings(Settings):
@@ -255,6 +237,7 @@ class Suite(Settings):
     pretrain: dict[str, Fit]
     quantize: QuantizeSettings
     report: ReportSettings
+    comparison: Comparison | None = None
 
     @model_validator(mode="after")
     def _sections_name_the_same_tasks(self) -> Suite:
@@ -264,6 +247,9 @@ class Suite(Settings):
         for name, task in self.tasks.items():
             if task.data not in self.data:
                 raise ValueError(f"tasks.{name}.data must be one of {', '.join(self.data)}")
+        for name in self.comparison.tasks if self.comparison else ():
+            if name not in self.tasks:
+                raise ValueError(f"comparison.tasks must be some of {', '.join(self.tasks)}")
         rows: list[PublishedSetup | Yardstick] = [*self.report.published, *self.report.yardsticks]
         for row in rows:
             if row.task not in self.tasks:
