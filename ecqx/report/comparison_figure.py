@@ -223,7 +223,7 @@ def _subtitle(measured: Measured) -> str:
 
 
 def _caption(hidden: Mapping[str, tuple[int, int]]) -> str:
-    left = [f"{few} of {many} of {title}" for title, (few, many) in hidden.items() if few]
+    left = [f"{few} of {many} ({title})" for title, (few, many) in hidden.items() if few]
     below = "All points of the curves are in sight. "
     if left:
         below = (
@@ -235,9 +235,9 @@ def _caption(hidden: Mapping[str, tuple[int, int]]) -> str:
         "mean size and mean validation accuracy; its markers are their mean test accuracies, so a "
         "curve may fall. The wide band joins the trials that no trial of any method dominates, the "
         "Pareto front. Solid lines are the family of ECQx, with filled markers where relevance is "
-        "heeded; dashes are other methods; fp16 and int8 have one trial each. Further left and "
-        f"higher is better. {below}The dotted line is the same checkpoint trained as long in full "
-        "precision."
+        "heeded; dashes are other methods; one without anything to choose is a single marker. "
+        f"Further left and higher is better. {below}The dotted line is the same checkpoint trained "
+        "as long in full precision."
     )
 
 

@@ -19,7 +19,7 @@ from ecqx.report.comparison_verdict import (
     smallest_rule,
 )
 from ecqx.report.formats import Table
-from ecqx.report.page import CLASSES, FOLDED_ROWS, MARKS, Origin, sort_key
+from ecqx.report.page import CLASSES, MARKS, Origin, sort_key
 from ecqx.report.sources import describe
 from ecqx.report.style import Picture
 from ecqx.report.verdicts import Verdict
@@ -31,6 +31,8 @@ LIKE = {
     Outcome.OPEN: Verdict.OPEN,
 }
 TIE_MARK, TIE_CLASS = "=", "open"
+# Longer tables are folded away until the reader opens them; that of methods is not.
+FOLDED_ROWS = 60
 
 
 def render_comparison(

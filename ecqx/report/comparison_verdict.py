@@ -160,10 +160,12 @@ def rule(rules: Rules) -> str:
     """How the verdict follows from the numbers."""
     low, high = rules.ratios
     return (
-        f"Each method is judged by the area under its curve: at every file size that a compression "
+        "Each method is judged by the area under its curve: at every file size that a compression "
         f"ratio from {low:g} to {high:g} allows, the file of highest validation accuracy that fits "
         "is taken, and the test accuracies of these files are averaged, evenly over the logarithm "
-        f"of the ratio; where none fits, accuracy counts as 0. {CHAMPION} wins where the 95 % "
+        "of the ratio. Where none fits, accuracy counts as 0: how small its files get counts for a "
+        "method, too, and one whose files are all larger has an area of 0. "
+        f"{CHAMPION} wins where the 95 % "
         "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
         "where it lies below, and ties otherwise; with fewer than two seeds it cannot be told. "
         "Every interval stands for its own comparison; none is widened for there being many, so "
@@ -173,10 +175,11 @@ def rule(rules: Rules) -> str:
 
 
 def smallest_rule(rules: Rules) -> str:
-    """What the smallest file within the loss is."""
+    """What the smallest files are."""
     return (
-        f"smallest file whose validation accuracy is at most {rules.loss_in_words} below that of "
-        "the same checkpoint trained as long in full precision, with every seed"
+        f"Smallest within {rules.loss_in_words}: the smallest file of each seed whose validation "
+        f"accuracy is at most {rules.loss_in_words} below that of the same checkpoint trained as "
+        "long in full precision, of the methods that have one with every seed."
     )
 
 
@@ -220,7 +223,7 @@ def verdict_markdown(measured: Measured, judgements: Sequence[Judgement]) -> str
         "",
         *(f"- {judgement.sentence}" for judgement in judgements),
         "",
-        f"Smallest files ({smallest_rule(measured.rules)}):",
+        smallest_rule(measured.rules),
         "",
         *(f"- {judgement.title}: {judgement.smallest}." for judgement in judgements),
         "",
