@@ -32,7 +32,7 @@ PANEL_WIDTH, PANEL_HEIGHT, LEGEND_HEIGHT = 5.6, 4.3, 1.5
 # Points below full precision that are still in sight.
 DEPTH = 10.0
 # Times that the largest file in sight is as large as the smallest, at least.
-LEAST_SPAN = 2.0
+LEAST_SPAN = 4.0
 HALO = "#F7D774"
 
 

@@ -21,6 +21,7 @@ from ecqx.report.comparison_records import File, Measured, Trial, source_of
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.statistics import estimate
 
+VARIANT = Column("variant", "other settings")
 COST = Column("cost", "cost of a step (times)", "number", 2)
 MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO)
 # Bit width → the methods of that width whose values are trained, to stand beside ECQ's grid.
@@ -73,7 +74,7 @@ def comparison(measured: Measured) -> Table:
         "evenly over the logarithm of the ratio, and 0 is counted where no file fits. Within "
         f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
         "that of full precision; where some seed has none, the seeds that have one are counted and "
-        "nothing is averaged. Front of all: trials that no trial of any method dominates in mean "
+        "nothing is averaged. On the front: trials that no trial of any method dominates in mean "
         "size and mean validation accuracy. Largest ratio: that of the method’s smallest trial, at "
         f"whatever accuracy. {reading(measured)}{cost_in_words()}"
     )
@@ -84,11 +85,10 @@ def comparison(measured: Measured) -> Table:
         Column("size_within_kb", "size there (kB)", "spread", 2, 1e-3),
         Column("ratio_within", "ratio there", "spread", 1),
         Column("drop_within_points", "drop there (points)", "spread", 2, 100),
-        Column("chosen", "chosen there"),
-        Column("on_front", "trials on the front of all", "number"),
+        Column("on_front", "on the front", "number"),
         Column("largest_ratio", "largest ratio", "spread", 1),
         Column("accuracy_at_largest_percent", "accuracy at it (%)", "spread", 2, 100),
-        COST,
+        *(COST, Column("chosen", "chosen within the loss")),
     )
     rows = [row for task in measured.tasks for row in _methods(measured, task)]
     title = "Methods compared"
@@ -106,8 +106,8 @@ def _methods(measured: Measured, task: str) -> Iterator[Row]:
             estimate(areas(files, measured.rules.ratios).values()),
             within.coverage,
             *(within.mean(quantity) for quantity in (_bytes, _ratio, _drop)),
-            *(within.chosen(), sum(trial.method == method for trial in best)),
-            *(smallest.mean("ratio"), smallest.mean("accuracy"), cost(own)),
+            sum(trial.method == method for trial in best),
+            *(smallest.mean("ratio"), smallest.mean("accuracy"), cost(own), within.chosen()),
         )
         yield Row(task, cells, source_of(files))
 
@@ -144,7 +144,13 @@ def trials(measured: Measured) -> Table:
             for trial in own:
                 place = ON_ALL if trial in best else ON_OWN if trial in front else None
                 cells = (
-                    *(measured.tasks[task], method, *_setting(trial), trial.first.variant),
+                    *(
+                        measured.tasks[task],
+                        method,
+                        trial.first.bits,
+                        _lam(trial),
+                        trial.first.variant,
+                    ),
                     *(trial.mean("accuracy_validation"), *measures(trial)),
                     *(trial.other(name) for name in names),
                     *(place, cost([trial]), len(trial.files)),
@@ -157,7 +163,7 @@ def trials(measured: Measured) -> Table:
         f"{reading(measured)}Sparsity is the share of zeros among the weights. {cost_in_words()}"
     )
     columns = (
-        *(TASK, METHOD, BITS, LAMBDA, Column("variant", "other settings")),
+        *(TASK, METHOD, BITS, LAMBDA, VARIANT),
         Column("validation_percent", "validation (%)", "spread", 2, 100),
         *MEASURES,
         *(
@@ -169,10 +175,9 @@ def trials(measured: Measured) -> Table:
     return Table("trials", "All trials", caption, measured.suite, measured.tasks, columns, rows)
 
 
-def _setting(trial: Trial) -> tuple[Cell, Cell]:
-    """Bits and Λ."""
+def _lam(trial: Trial) -> str | None:
     lam = trial.first.lam
-    return trial.first.bits, None if lam is None else f"{lam:g}"
+    return None if lam is None else f"{lam:g}"
 
 
 def family(measured: Measured) -> Table:
@@ -187,10 +192,9 @@ def family(measured: Measured) -> Table:
                 t for m in ("ECQ", "ECQx") for t in measured.of(task, m) if t.first.bits == bits
             ]
             for trial in grid + [t for method in others for t in measured.of(task, method)]:
-                lam = trial.first.lam
                 cells = (
-                    *(measured.tasks[task], bits, trial.method),
-                    *(None if lam is None else f"{lam:g}", *measures(trial)),
+                    *(measured.tasks[task], bits, trial.method, _lam(trial)),
+                    *(trial.first.variant, *measures(trial)),
                 )
                 rows.append(Row(task, cells, source_of(trial.files)))
     caption = (
@@ -201,6 +205,6 @@ def family(measured: Measured) -> Table:
         "has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies at like "
         f"sizes. {reading(measured)}"
     )
-    columns = (TASK, BITS, METHOD, LAMBDA, *MEASURES)
+    columns = (TASK, BITS, METHOD, LAMBDA, VARIANT, *MEASURES)
     title = "The family of quantizers"
     return Table("family", title, caption.strip(), measured.suite, measured.tasks, columns, rows)
