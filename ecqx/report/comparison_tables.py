@@ -201,9 +201,8 @@ def family(measured: Measured) -> Table:
         "Quantizers of one bit width side by side: EC2T, whose values are zero and two trained "
         "ones, and ECQ with its grid of 2 bit; FantastIC4, whose values are the sums of four "
         "trained ones, and ECQ with its grid of 4 bit; an x marks those that heed relevance. Each "
-        "method "
-        "has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies at like "
-        f"sizes. {reading(measured)}"
+        "method has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies "
+        f"at like sizes. {reading(measured)}"
     )
     columns = (TASK, BITS, METHOD, LAMBDA, VARIANT, *MEASURES)
     title = "The family of quantizers"
