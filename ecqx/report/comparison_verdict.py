@@ -1,0 +1,234 @@
+"""The verdict of the comparison: where ECQx wins, ties and loses, task by task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ecqx.report.columns import TASK
+from ecqx.report.comparison_curves import Kept, areas, kept
+from ecqx.report.comparison_records import CHAMPION, Measured, Rules, source_of
+from ecqx.report.formats import Column, Row, Table, markdown_body
+from ecqx.report.statistics import Estimate, paired_difference
+
+
+class Outcome(StrEnum):
+    """How ECQx does against another method."""
+
+    WINS = "wins"
+    TIES = "ties"
+    LOSES = "loses"
+    OPEN = "cannot be told"
+
+
+# What stands before the names of the methods.
+RELATIONS = {
+    Outcome.WINS: "wins against",
+    Outcome.TIES: "ties with",
+    Outcome.LOSES: "loses to",
+    Outcome.OPEN: "cannot be told from",
+}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """ECQx against one other method.
+
+    Attributes
+    ----------
+    rival : str
+    area : Estimate
+        Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
+    outcome : Outcome
+        By the interval of that difference.
+    factor : Estimate or None
+        Smallest file within the loss of the other over that of ECQx: the geometric mean over seeds
+        with its interval, above one where ECQx is smaller. None where some seed of either has no
+        such file.
+    coverage : str
+        How many of the seeds have such a file of both.
+    """
+
+    rival: str
+    area: Estimate
+    outcome: Outcome
+    factor: Estimate | None
+    coverage: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one task.
+
+    Attributes
+    ----------
+    task, title : str
+    duels : tuple of Duel
+        In the order of the methods; empty where ECQx, or anything else, was not measured.
+    smallest : str
+        The methods of the smallest files within the loss, in words.
+    """
+
+    task: str
+    title: str
+    duels: tuple[Duel, ...]
+    smallest: str
+
+    def rivals(self, outcome: Outcome) -> list[str]:
+        """Methods against which ECQx does so."""
+        return [duel.rival for duel in self.duels if duel.outcome is outcome]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        if not self.duels:
+            return f"{self.title}: there is nothing to compare {CHAMPION} with."
+        parts = [f"{RELATIONS[o]} {', '.join(r)}" for o in Outcome if (r := self.rivals(o))]
+        return f"{self.title}: {CHAMPION} {'; '.join(parts)}."
+
+
+def judge(measured: Measured) -> list[Judgement]:
+    """The verdict on every task."""
+    return [
+        Judgement(task, title, tuple(_duels(measured, task)), _smallest_in_words(measured, task))
+        for task, title in measured.tasks.items()
+    ]
+
+
+def judge_difference(difference: Estimate) -> Outcome:
+    """Outcome by the 95 % interval of a difference of areas, ECQx first."""
+    if difference.low is None:
+        return Outcome.OPEN
+    if difference.lies_above(0):
+        return Outcome.WINS
+    return Outcome.LOSES if difference.lies_below(0) else Outcome.TIES
+
+
+def _duels(measured: Measured, task: str) -> Iterator[Duel]:
+    methods = measured.methods(task)
+    if CHAMPION not in methods:
+        return
+    rules = measured.rules
+    own = measured.files(task, CHAMPION)
+    for rival in methods:
+        if rival == CHAMPION:
+            continue
+        theirs = measured.files(task, rival)
+        difference = paired_difference(areas(own, rules.ratios), areas(theirs, rules.ratios))
+        ours, other = kept(own, rules.loss), kept(theirs, rules.loss)
+        both = ours.files.keys() & other.files.keys()
+        yield Duel(
+            rival,
+            difference,
+            judge_difference(difference),
+            _factor(ours, other) if ours.complete and other.complete else None,
+            f"{len(both)} of {ours.seeds}",
+        )
+
+
+def _factor(ours: Kept, other: Kept) -> Estimate:
+    """How many times larger the other's files are, from the mean difference of logarithms."""
+    logs = paired_difference(
+        {seed: math.log(file.bytes) for seed, file in other.files.items()},
+        {seed: math.log(file.bytes) for seed, file in ours.files.items()},
+    )
+    low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
+    return Estimate(math.exp(logs.mean), None, logs.n, low, high)
+
+
+def _smallest_in_words(measured: Measured, task: str) -> str:
+    """Who has the smallest files within the loss, and who comes next."""
+    sizes: list[tuple[float, str]] = []
+    for method in measured.methods(task):
+        found = kept(measured.files(task, method), measured.rules.loss)
+        size, ratio = found.mean(lambda file: file.bytes), found.mean(lambda file: file.ratio)
+        if size and ratio:
+            words = f"{method}, {SIZE.text(size)} kB (ratio {RATIO.text(ratio)})"
+            sizes.append((size.mean, words))
+    if not sizes:
+        return "no method has such a file with every seed"
+    return "; then ".join(words for _, words in sorted(sizes, key=lambda pair: pair[0])[:2])
+
+
+SIZE = Column("size_kb", "size (kB)", "spread", 1, 1e-3)
+RATIO = Column("ratio", "ratio", "spread", 1)
+
+
+def rule(rules: Rules) -> str:
+    """How the verdict follows from the numbers."""
+    low, high = rules.ratios
+    return (
+        "Each method is judged by the area under its curve: at every file size that a compression "
+        f"ratio from {low:g} to {high:g} allows, the file of highest validation accuracy that fits "
+        "is taken, and the test accuracies of these files are averaged, evenly over the logarithm "
+        "of the ratio. Where none fits, accuracy counts as 0: how small its files get counts for a "
+        "method, too, and one whose files are all larger has an area of 0. "
+        f"{CHAMPION} wins where the 95 % "
+        "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
+        "where it lies below, and ties otherwise; with fewer than two seeds it cannot be told. "
+        "Every interval stands for its own comparison; none is widened for there being many, so "
+        "some of the many may miss the truth by chance. A tie means that these seeds do not tell, "
+        "not that the methods are equal."
+    )
+
+
+def smallest_rule(rules: Rules) -> str:
+    """What the smallest files are."""
+    return (
+        f"Smallest within {rules.loss_in_words}: the smallest file of each seed whose validation "
+        f"accuracy is at most {rules.loss_in_words} below that of the same checkpoint trained as "
+        "long in full precision, of the methods that have one with every seed."
+    )
+
+
+def duel_table(measured: Measured, judgements: Sequence[Judgement]) -> Table:
+    """The numbers of all duels."""
+    loss = measured.rules.loss_in_words
+    columns = (
+        *(TASK, Column("rival", "other method"), Column("outcome", CHAMPION)),
+        Column("area_points", "difference of areas (points)", "interval", 2, 100),
+        Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
+        Column("seeds_both", "seeds with both files"),
+    )
+    rows = [
+        Row(
+            judgement.task,
+            (
+                *(judgement.title, duel.rival, duel.outcome.value),
+                *(duel.area, duel.factor, duel.coverage),
+            ),
+            source_of(
+                [f for m in (CHAMPION, duel.rival) for f in measured.files(judgement.task, m)]
+            ),
+        )
+        for judgement in judgements
+        for duel in judgement.duels
+    ]
+    caption = (
+        f"Area of {CHAMPION} minus that of the other method, and the size of the other’s smallest "
+        f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
+        "95 % intervals over seeds."
+    )
+    title = f"{CHAMPION} against each other method"
+    return Table("verdict", title, caption, measured.suite, measured.tasks, columns, rows)
+
+
+def verdict_markdown(measured: Measured, judgements: Sequence[Judgement]) -> str:
+    """The verdict as one Markdown document."""
+    table = duel_table(measured, judgements)
+    lines = [
+        f"# {CHAMPION} beside other methods, judged from suite {measured.suite}",
+        "",
+        *(f"- {judgement.sentence}" for judgement in judgements),
+        "",
+        smallest_rule(measured.rules),
+        "",
+        *(f"- {judgement.title}: {judgement.smallest}." for judgement in judgements),
+        "",
+        f"Rule: {rule(measured.rules)}",
+    ]
+    if table.rows:
+        lines += ["", f"## {table.title}", "", table.caption, "", markdown_body(table)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,463 @@
+"""The report of the comparison on made records: choices, areas, fronts, verdict, files, page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_comparison import RULES, TITLES, record, records
+from made_runs import assert_readable
+from matplotlib.figure import Figure
+from scipy import stats
+
+from ecqx.errors import InputError
+from ecqx.family import fixed_bits
+from ecqx.report.comparison import Rules, build
+from ecqx.report.comparison_curves import area, areas, kept, smallest_within, undominated
+from ecqx.report.comparison_figure import STYLES
+from ecqx.report.comparison_records import FAMILY, METHODS, File, Measured
+from ecqx.report.comparison_tables import WIDTHS, build_tables
+from ecqx.report.comparison_verdict import Outcome, judge, verdict_markdown
+from ecqx.report.formats import Table, to_csv
+from ecqx.report.page import Origin
+
+PARAMETERS = 16_384  # 64 KiB in 32 bit.
+RATIOS = (4.0, 64.0)
+
+
+def file(size: int, validation: float, test: float, seed: int = 0, **changes: Any) -> File:
+    """A file of a model with `PARAMETERS`; full precision has 0.9 in both splits."""
+    fields = record("mlp", "ECQx", 0, seed) | {
+        "parameters": PARAMETERS,
+        "bytes": size,
+        "accuracy_validation": validation,
+        "accuracy": test,
+        "accuracy_fp32": 0.9,
+        "accuracy_fp32_validation": 0.9,
+    }
+    fields |= changes
+    return File(**{name: fields[name] for name in File.__dataclass_fields__})
+
+
+FRACTIONS = st.integers(0, 20).map(lambda n: n / 20)
+FILES = st.lists(
+    st.builds(file, st.integers(200, 40_000), FRACTIONS, FRACTIONS), min_size=1, max_size=8
+)
+
+
+def measure(rows: list[dict[str, Any]], rules: Rules = RULES) -> Measured:
+    return Measured.collect("made", rules, TITLES, rows)
+
+
+def rows_of(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
+def table_of(measured: Measured, name: str) -> list[dict[str, str]]:
+    (found,) = [table for table in build_tables(measured) if table.name == name]
+    return rows_of(found)
+
+
+# Accuracy at a budget and the area under it
+
+
+def accuracy_at(files: list[File], budget: float) -> float:
+    """By the definition: the best by validation of those that fit, the smallest of equals."""
+    fitting = [f for f in files if f.bytes <= budget]
+    if not fitting:
+        return 0.0
+    best = max(f.accuracy_validation for f in fitting)
+    return min(
+        (f for f in fitting if f.accuracy_validation == best), key=lambda f: f.bytes
+    ).accuracy
+
+
+@given(FILES)
+def test_the_area_is_the_mean_of_accuracies_at_many_budgets(files: list[File]) -> None:
+    # Of files that are equal in size and validation either may be chosen.
+    files = list({(f.bytes, f.accuracy_validation): f for f in files}.values())
+    count = 2000
+    low, high = np.log2(RATIOS)
+    middles = low + (np.arange(count) + 0.5) * (high - low) / count
+    sampled = [accuracy_at(files, 4 * PARAMETERS / 2**x) for x in middles]
+    # Every step of the curve may be misplaced by half an interval.
+    assert area(files, RATIOS) == pytest.approx(np.mean(sampled), abs=(len(files) + 1) / count)
+
+
+def test_the_area_by_hand() -> None:
+    # Ratios 16 and 8 in a range of four octaves, 4 to 64: the small file for two of them is in
+    # reach up to 16, the large one from 8 down.
+    small, large = file(4096, 0.5, 0.6), file(8192, 0.8, 0.7)
+    assert area([small, large], RATIOS) == pytest.approx((0.7 + 0.6 + 0 + 0) / 4)
+    # Larger, but no better on validation: never chosen, whatever the test set says.
+    assert area([small, file(8192, 0.5, 0.99)], RATIOS) == pytest.approx(2 * 0.6 / 4)
+    assert area([file(4 * PARAMETERS, 0.9, 0.9)], RATIOS) == 0
+
+
+@given(FILES, st.integers(0, 5_000), FRACTIONS, FRACTIONS)
+def test_a_dominated_file_does_not_change_the_area(
+    files: list[File], more: int, less: float, test: float
+) -> None:
+    one = files[0]
+    worse = file(one.bytes + more, min(one.accuracy_validation, less), test)
+    assert area([*files, worse], RATIOS) == area(files, RATIOS)
+
+
+@given(FILES, st.integers(1, 30))
+def test_better_files_have_a_larger_area(files: list[File], gain: int) -> None:
+    better = [file(f.bytes, f.accuracy_validation, f.accuracy + gain / 100) for f in files]
+    in_reach = any(f.ratio > RATIOS[0] for f in files)
+    assert (area(better, RATIOS) > area(files, RATIOS)) == in_reach
+
+
+@given(FILES)
+def test_smaller_files_have_a_larger_area(files: list[File]) -> None:
+    # Where validation tells the truth; otherwise a budget may buy a worse file.
+    true = [file(f.bytes, f.accuracy_validation, f.accuracy_validation) for f in files]
+    smaller = [file(f.bytes // 2, f.accuracy, f.accuracy) for f in true]
+    assert area(smaller, RATIOS) >= area(true, RATIOS) - 1e-12
+
+
+def test_areas_are_taken_seed_by_seed() -> None:
+    files = [file(4096, 0.5, 0.6, seed=0), file(4096, 0.5, 0.4, seed=7)]
+    assert areas(files, RATIOS) == pytest.approx({0: 0.3, 7: 0.2})
+
+
+# The smallest file within the loss
+
+
+def test_the_smallest_file_is_chosen_by_validation_alone() -> None:
+    good, better_test = file(5000, 0.896, 0.5), file(4000, 0.894, 0.95)
+    assert smallest_within([good, better_test, file(6000, 0.9, 0.9)], 0.005) is good
+    # Exactly the loss is no more than the loss, though floating point has it a little larger.
+    assert 0.663 - 0.1 > 0.563
+    edge = file(4000, 0.563, 0.2, accuracy_fp32_validation=0.663)
+    assert smallest_within([edge], 0.1) is edge
+    assert smallest_within([better_test], 0.005) is None
+
+
+def test_a_missing_seed_is_told_and_not_averaged() -> None:
+    files = [file(4000, 0.9, 0.9, seed=0), file(5000, 0.9, 0.8, seed=1)]
+    whole = kept(files, 0.005)
+    assert (whole.complete, whole.coverage) == (True, "2 of 2")
+    size = whole.mean(lambda f: f.bytes)
+    assert size is not None
+    assert size.mean == 4500
+    partial = kept([files[0], file(5000, 0.8, 0.8, seed=1)], 0.005)
+    assert (partial.complete, partial.coverage) == (False, "1 of 2")
+    assert partial.mean(lambda f: f.bytes) is None
+    assert partial.chosen() == f"{files[0].words} (1 seed)"
+    changed = [
+        row | {"accuracy_validation": 0.1} if (row["method"], row["seed"]) == ("LSQ", 1) else row
+        for row in records(("mlp",))
+    ]
+    (row,) = [r for r in table_of(measure(changed), "comparison") if r["method"] == "LSQ"]
+    assert row["seeds_within"] == "2 of 3"
+    assert row["size_within_kb"] == row["ratio_within"] == row["drop_within_points"] == ""
+
+
+# Fronts
+
+
+def test_fronts_by_brute_force() -> None:
+    measured = measure(records(("mlp", "vgg")))
+
+    def point(trial: Any) -> tuple[float, float]:
+        sizes = [f.bytes for f in trial.files]
+        return float(np.mean(sizes)), -float(np.mean([f.accuracy_validation for f in trial.files]))
+
+    for task, method in [*product(("mlp", "vgg"), METHODS), ("mlp", None)]:
+        trials = measured.of(task, method)
+        expected = [
+            one
+            for one in trials
+            if not any(
+                all(a <= b for a, b in zip(point(other), point(one), strict=True))
+                and point(other) != point(one)
+                for other in trials
+            )
+        ]
+        assert undominated(trials) == sorted(expected, key=point)
+
+
+def test_equal_trials_stay_on_the_front_together() -> None:
+    # Without Λ relevance plays no part: ECQ and ECQx make the same file.
+    rows = records(("mlp",), ("ECQ", "ECQx"))
+    ours = {(r["bits"], r["lam"], r["seed"]): r for r in rows if r["method"] == "ECQx"}
+    same = ("accuracy", "accuracy_validation", "bytes")
+    rows = [r | {k: ours[r["bits"], r["lam"], r["seed"]][k] for k in same} for r in rows]
+    fronts = table_of(measure(rows), "comparison")
+    assert fronts[0]["on_front"] == fronts[1]["on_front"] != "0"
+
+
+# The verdict
+
+
+def moved(rows: list[dict[str, Any]], method: str, by: float) -> list[dict[str, Any]]:
+    """Records of ECQx, and the same under another name with other test accuracies."""
+    twins = [
+        row
+        | {"method": method, "run_id": f"{method}{row['run_id']}"}
+        | {"accuracy": row["accuracy"] + by + 1e-4 * row["seed"]}
+        for row in rows
+        if row["method"] == "ECQx"
+    ]
+    return [*rows, *twins]
+
+
+@pytest.fixture(scope="module")
+def contest() -> Measured:
+    rows = records(("mlp",), ("ECQx",))
+    rows = moved(moved(rows, "pruning", -0.01), "LSQ", 0.01)
+    return measure(moved(rows, "torchao", -1e-4))
+
+
+def test_ecqx_wins_ties_and_loses(contest: Measured) -> None:
+    (judgement,) = judge(contest)
+    assert judgement.sentence == (
+        "MLP_GSC: ECQx wins against pruning; ties with torchao; loses to LSQ."
+    )
+    assert judgement.rivals(Outcome.OPEN) == []
+
+
+def test_differences_have_the_interval_of_the_paired_t_test(contest: Measured) -> None:
+    (judgement,) = judge(contest)
+    for duel in judgement.duels:
+        own, theirs = (
+            areas(contest.files("mlp", method), RULES.ratios) for method in ("ECQx", duel.rival)
+        )
+        oracle = stats.ttest_rel([own[s] for s in (0, 1, 2)], [theirs[s] for s in (0, 1, 2)])
+        interval = oracle.confidence_interval(0.95)
+        assert (duel.area.low, duel.area.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_factor_is_the_geometric_mean_of_sizes() -> None:
+    rows = records(("mlp",), ("ECQx",))
+    twins = [row | {"method": "LSQ", "bytes": 2 * row["bytes"]} for row in rows]
+    (judgement,) = judge(measure([*rows, *twins]))
+    (duel,) = judgement.duels
+    assert duel.factor is not None
+    assert (duel.factor.mean, duel.factor.low, duel.factor.high) == pytest.approx((2, 2, 2))
+    bad = [row | {"accuracy_validation": 0.1} if row["seed"] == 2 else row for row in twins]
+    (duel,) = judge(measure([*rows, *bad]))[0].duels
+    assert (duel.factor, duel.coverage) == (None, "2 of 3")
+
+
+def test_the_smallest_file_is_named(contest: Measured) -> None:
+    rows = records(("mlp",), ("ECQx",))
+    smaller = [row | {"method": "EC2Tx", "bytes": row["bytes"] // 2} for row in rows]
+    (judgement,) = judge(measure([*rows, *smaller]))
+    assert judgement.smallest.startswith("EC2Tx, ")
+    assert "; then ECQx, " in judgement.smallest
+    none = [row | {"accuracy_validation": 0.1} for row in rows]
+    assert judge(measure(none))[0].smallest == "no method has such a file with every seed"
+
+
+def test_one_seed_tells_nothing() -> None:
+    measured = measure(records(("mlp",), ("ECQ", "ECQx", "fp16"), seeds=(5,)))
+    (judgement,) = judge(measured)
+    assert judgement.sentence == "MLP_GSC: ECQx cannot be told from ECQ, fp16."
+    assert "One seed each" in build_tables(measured)[0].caption
+    assert " ± " not in verdict_markdown(measured, [judgement])
+
+
+def test_a_task_without_ecqx_or_rivals() -> None:
+    for methods in (("ECQ", "LSQ"), ("ECQx",)):
+        measured = measure(records(("mlp",), methods))
+        text = verdict_markdown(measured, judge(measured))
+        assert "MLP_GSC: there is nothing to compare ECQx with." in text
+        assert "| task" not in text
+
+
+# Tables
+
+
+def test_tables_hold_the_means_of_the_records() -> None:
+    rows = records(("mlp", "resnet20"))
+    measured = measure(rows)
+    trials = table_of(measured, "trials")
+    assert len(trials) == 2 * (11 * 8 + 2)
+    # Tasks by title, methods in their order, and numbers in texts by size.
+    assert [r["task"] for r in trials] == ["MLP_GSC"] * 90 + ["ResNet20"] * 90
+    assert tuple(dict.fromkeys(r["method"] for r in trials)) == METHODS
+    own = [r for r in trials if (r["task"], r["method"]) == ("MLP_GSC", "NNCodec uniform")]
+    assert [r["variant"] for r in own] == [f"qp {n}" for n in range(-38, -6, 4)]
+    recorded = [
+        r
+        for r in rows
+        if (r["task"], r["variant"]) == ("mlp", "qp -38") and "uniform" in r["method"]
+    ]
+    assert float(own[0]["accuracy_percent"]) == pytest.approx(
+        100 * np.mean([r["accuracy"] for r in recorded]), abs=0.005
+    )
+    drops = [r["accuracy_fp32"] - r["accuracy"] for r in recorded]
+    assert float(own[0]["drop_points_sd"]) == pytest.approx(100 * np.std(drops, ddof=1), abs=0.005)
+    assert float(own[0]["ratio"]) == pytest.approx(
+        np.mean([r["compression_ratio"] for r in recorded]), abs=0.05
+    )
+    compared = table_of(measured, "comparison")
+    assert len(compared) == 2 * len(METHODS)
+    for row in compared[: len(METHODS)]:
+        found = areas(measured.files("mlp", row["method"]), RULES.ratios)
+        assert float(row["area_percent"]) == pytest.approx(
+            100 * np.mean(list(found.values())), abs=0.005
+        )
+        smallest = max(float(r["ratio"]) for r in trials[:90] if r["method"] == row["method"])
+        assert float(row["largest_ratio"]) == smallest
+    fronts = [r for r in trials[:90] if r["front"] == "of all"]
+    assert len(fronts) == sum(int(r["on_front"]) for r in compared[: len(METHODS)])
+
+
+def test_costs_that_differ_show_their_range() -> None:
+    rows = records(("mlp",), ("ECQ", "ECQx"))
+    rows = [r | {"cost": 1 + 0.5 * r["seed"]} if r["method"] == "ECQ" else r for r in rows]
+    assert [r["cost"] for r in table_of(measure(rows), "comparison")] == ["1.00 to 2.00", "2.10"]
+
+
+def test_the_family_stands_at_its_bit_widths() -> None:
+    assert {
+        bits: (name, f"{name}x")
+        for name in ("EC2T", "FantastIC4")
+        if (bits := fixed_bits(name)) is not None
+    } == WIDTHS
+    measured = measure(records(("mlp",)))
+    rows = table_of(measured, "family")
+    assert [(r["bits"], r["method"]) for r in rows] == [
+        (bits, method)
+        for bits, methods in (("2", FAMILY[:4]), ("4", (*FAMILY[:2], *FAMILY[4:])))
+        for method in methods
+        for _ in range(4 if method in FAMILY[:2] else 8)
+    ]
+    # The bits of a row are those that its trial was measured at.
+    names = ("method", "bits", "lambda", "accuracy_percent", "size_kb")
+    known = {tuple(r[name] for name in names) for r in table_of(measured, "trials")}
+    assert {tuple(r[name] for name in names) for r in rows} <= known
+    few = build_tables(measure(records(("mlp",), ("ECQ", "ECQx"))))
+    assert [table.name for table in few] == ["comparison", "trials"]
+
+
+def test_further_metrics_have_columns() -> None:
+    rows = [r | {"other_metrics": {"pixel accuracy": 0.5}} for r in records(("mlp",), ("ECQx",))]
+    rows += records(("vgg",), ("ECQx",))
+    trials = table_of(measure(rows), "trials")
+    assert {r["pixel_accuracy_percent"] for r in trials} == {"50.00", ""}
+
+
+# Bad input
+
+
+def without(key: str) -> list[dict[str, Any]]:
+    rows = records(("mlp",), ("ECQx",))
+    return [{k: v for k, v in rows[0].items() if k != key}, *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no runs"),
+        (without("cost"), "run mlp-ECQx-0-0: 'cost' is missing"),
+        (
+            [record("mlp", "ECQx", 0, 0) | {"method": "magic"}],
+            "method .magic. is none of ECQ",
+        ),
+        (records(("mlp",), ("ECQx",)) * 2, "same trial and seed"),
+        (records(("mlp",), ("ECQx",), trials=7), "ECQx has 7 trials, not 8"),
+        (records(("mlp",), ("ECQx",))[1:], r"ECQx \(4 bit, Λ 0\) has no run with seed 0"),
+        (
+            [r | {"parameters": 5 + r["seed"]} for r in records(("mlp",), ("ECQx",))],
+            "task mlp: .* 5 and 7 parameters",
+        ),
+    ],
+)
+def test_bad_records_get_one_line(rows: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        build(rows, tmp_path / "out", "made", TITLES, RULES)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ratios_must_ascend() -> None:
+    with pytest.raises(InputError, match="ratios"):
+        Rules(0.005, (64, 8), 8)
+
+
+# Figure, page and files
+
+
+def test_methods_differ_in_marker_and_own_ones_are_solid() -> None:
+    assert tuple(STYLES) == METHODS
+    assert len({style["marker"] for style in STYLES.values()}) == len(STYLES)
+    assert len({matplotlib.colors.to_hex(s["color"]) for s in STYLES.values()}) >= 10
+    assert all((STYLES[method]["linestyle"] == "-") == (method in FAMILY) for method in METHODS)
+
+
+SMOKE = {"tasks": ("mlp",), "methods": ("ECQ", "ECQx"), "seeds": (0, 1), "trials": 2}
+
+
+def smoke(out: Path, rows: list[dict[str, Any]]) -> dict[str, bytes]:
+    build(rows, out, "smoke", TITLES, Rules(0.005, (8.0, 64.0), 2))
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_records_in_any_order_give_the_same_files(tmp_path: Path) -> None:
+    rows = records(**SMOKE)
+    first = smoke(tmp_path / "first", rows)
+    assert sorted(first) == sorted(
+        [
+            *("figures/comparison.png", "figures/comparison.svg", "report.html", "verdict.md"),
+            *(f"tables/{n}.{e}" for n in ("comparison", "trials") for e in ("csv", "md", "tex")),
+        ]
+    )
+    assert smoke(tmp_path / "second", rows[::-1]) == first
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of three tasks and all methods, whose figure was looked at on the way."""
+    out = tmp_path_factory.mktemp("comparison")
+    origin = Origin("seeds:\n- 0\n", {"digits": "0123abcd"}, "fedc")
+    save = Figure.savefig
+
+    def checked(figure: Figure, *args: Any, **options: Any) -> None:
+        if options["format"] == "png":
+            assert_readable(figure)
+        save(figure, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", checked)
+        build(records(), out, "made", TITLES, RULES, origin)
+    assert (out / "tables" / "family.csv").exists()
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_has_everything_in_itself(page: str) -> None:
+    assert not re.findall(r'(?:src|href)="(?!#|data:|tables/|figures/|verdict\.md)[^"]*"', page)
+    for words in ("seeds:\n- 0\n", "0123abcd", "fedc", "metrics.json"):
+        assert words in page
+    for name in ("comparison", "trials", "family"):
+        assert f'id="table-{name}"' in page
+    for judgement in judge(measure(records())):
+        assert f"Smallest within 0.5 points: {judgement.smallest}." in page
+
+
+def test_the_caption_counts_the_points_out_of_sight(page: str) -> None:
+    measured = measure(records())
+    caption = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.S)[0]
+    for task, title in measured.tasks.items():
+        drawn = [t for m in measured.methods(task) for t in undominated(measured.of(task, m))]
+        bound = measured.full_precision(task).mean - 0.1
+        below = sum(t.mean("accuracy").mean < bound for t in drawn)
+        assert f"{below} of {len(drawn)} ({title})" in caption
