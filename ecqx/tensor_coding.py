@@ -146,6 +146,11 @@ class Entry:
 
     def tensor(self) -> Tensor:
         """Decode; ``ValueError`` if the payload does not fit the header."""
+        decoded = self._decoded()
+        # The strides of NumPy's empty arrays are 0, and torch does not view them as another dtype.
+        return decoded if decoded.numel() else decoded.new_empty(self.shape)
+
+    def _decoded(self) -> Tensor:
         if self.codebook is not None:
             integers = entropy_coder.decode_integers(self.payload, self.shape)
             return CodebookTensor(torch.from_numpy(integers), self.codebook).values()

@@ -32,7 +32,9 @@ from stages.runs import MEASURED_EVERYWHERE
 from stages.settings import LayerSettings, Suite, TaskSettings
 from stages.tasks import device, load_data, network
 
-# What summary.json and the CSV for `dvc plots` show, means over seeds.
+# What summary.json and the CSV for `dvc plots` show, means over seeds, of runs that task, method,
+# bits and Λ tell apart: no method is in both sweeps.
+SUMMARIZED_SWEEPS = ("grid", "trained")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
 
 
@@ -189,10 +191,10 @@ def _measures(result: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds of the grid's runs, one record a setting."""
+    """Means over seeds, one record a setting."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        if record["sweep"] == "grid":
+        if record["sweep"] in SUMMARIZED_SWEEPS:
             setting = tuple(record[key] for key in ("task", "method", "bits", "lam"))
             groups[setting].append(record)
     return [

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from ecqx import entropy_coder, tensor_coding
 from ecqx.assignment import assign
 from ecqx.bitstream import (
+    CodebookTensor,
     CodedState,
+    Quantized,
     QuantizedTensor,
     first_order_entropy,
     inspect,
@@ -30,6 +32,7 @@ from ecqx.bitstream import (
     save,
 )
 from ecqx.centroids import CentroidGrid
+from ecqx.codebooks import Codebook
 from ecqx.errors import InputError
 
 FLOAT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -357,6 +360,22 @@ def test_other_bytes_do_not_depend_on_the_weights(path: Path) -> None:
         quantized = {"w": QuantizedTensor(integers, 1.0, 4)}
         others.add(save(path, CodedState(state, quantized)).other)
     assert len(others) == 1
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_empty_tensors_can_be_seen_as_bytes(shape: tuple[int, ...], path: Path) -> None:
+    """As any contiguous tensor can; NumPy's empty arrays have strides with which torch refuses."""
+    integers = torch.zeros(shape, dtype=torch.int64)
+    coded: dict[str, Quantized] = {
+        "grid": QuantizedTensor(integers, 0.5, 4),
+        "codebook": CodebookTensor(integers, Codebook.of("values", torch.tensor([1.0]))),
+    }
+    state = {"float": torch.zeros(shape), "half": torch.zeros(shape).half(), "integer": integers}
+    save(path, CodedState(state | dict.fromkeys(coded, torch.zeros(shape)), coded), "published")
+    for name, tensor in load(path).items():
+        assert tensor.shape == shape
+        assert tensor.stride() == torch.empty(shape).stride(), name
+        assert tensor.view(torch.uint8).numel() == 0
 
 
 def test_modules_and_empty_states(path: Path) -> None:

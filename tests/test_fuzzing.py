@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ecqx import bitstream
-from stages.verify.forging import forge, originals
+from ecqx.tensor_coding import CODEBOOKS
+from stages.verify.forging import CODEBOOK_FORGERIES, forge, originals
 from stages.verify.fuzzing import CRASH, Outcome, Reader, Tally, fingerprint, fuzz
 
 FILES = 400
@@ -33,6 +34,45 @@ def test_forged_files_are_refused_or_read_as_what_they_say(reader: Reader) -> No
     assert {kind for sealed, kind in tally.kinds if sealed and tally.decoded[sealed, kind]} >= {
         *("flipped", "forged payload", "another shape", "elements without end"),
     }
+
+
+def test_originals_have_every_type_in_both_versions() -> None:
+    files = originals()
+    codes = {
+        v: {e.code for f in files if f.version == v for e in f.entries.values()} for v in (1, 2)
+    }
+    assert codes[1] == set(range(12))
+    assert codes[2] >= {0, *CODEBOOKS}
+    sizes = {len(e.codebook) for f in files for e in f.entries.values() if e.codebook is not None}
+    assert {3, 16, 256} <= sizes
+
+
+@pytest.mark.parametrize("kind", CODEBOOK_FORGERIES)
+def test_forged_codebooks_are_refused_or_read_as_what_they_say(
+    kind: str, reader: Reader, tmp_path: Path
+) -> None:
+    path = tmp_path / "forged.ecqx"
+    answers = []
+    for original in (file for file in originals() if file.version == 2):
+        for number in range(12):
+            path.write_bytes(CODEBOOK_FORGERIES[kind](random.Random(number), original))
+            outcome = reader.read(path)
+            assert isinstance(outcome, Outcome)
+            assert outcome.problems() == ""
+            answers.append(outcome.refusal)
+    told = [answer.split("valid bitstream: ")[-1] for answer in answers if answer]
+    if kind == "codebook cut off":
+        assert None not in answers
+    if kind == "codebook of another form":
+        assert any("sums has 1 to 8 numbers" in words for words in told)
+    if kind == "codebook of another count":
+        assert any("numbers, not " in words for words in told)
+    if kind == "codebook of other numbers":
+        assert any("codebook holds NaN or infinite values" in words for words in told)
+        assert None in answers
+    if kind == "integers outside the codebook":
+        assert {"the codebook allows" in words for words in told} == {True}
+        assert None in answers
 
 
 def test_good_files_are_read_and_a_crash_is_survived(reader: Reader, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ What its outputs say is compared with the files themselves, read without the sta
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -49,6 +50,7 @@ ADDED = [
     *("bytes_integers", "bytes_other", "batch_size", "other_metrics"),
     *("relevance_every", "relevance_samples"),
 ]
+TRAINED_BITS = {"EC2T": 2, "FantastIC4": 4}
 
 pytestmark = [
     pytest.mark.skipif(not (PROGRAMS / "dvc").exists(), reason="dvc is not installed"),
@@ -283,6 +285,12 @@ def expected_runs(settings: dict[str, Any]) -> Counter[tuple[Any, ...]]:
         if swept := sweep.get("p_sweep"):
             for seed, width, lam in product(settings["seeds"], swept["p"], swept["lam"]):
                 found.append((task, seed, "ECQx", swept["bits"], lam, (0.0, width)))
+        for trained in sweep.get("trained", []):
+            method = trained["method"]
+            bits, band = TRAINED_BITS[method.removesuffix("x")], (-p, 0.0)
+            for seed, lam in product(settings["seeds"], trained["lam"]):
+                shown = (task, seed, method, bits, lam, band if method.endswith("x") else None)
+                found.append(shown)
     return Counter(found)
 
 
@@ -302,7 +310,7 @@ def test_every_run_has_the_keys_of_the_contract(finished: Copy) -> None:
     for run in finished.runs:
         assert set(run) == {*CONTRACT, *ADDED}
         relevance = [run[key] for key in ("alpha", "composite", "canonizer", "relevance_of")]
-        assert all((value is None) == (run["method"] == "ECQ") for value in relevance)
+        assert all((value is None) != run["method"].endswith("x") for value in relevance)
         sweep = finished.settings["quantize"]["tasks"][run["task"]]
         assert run["epochs"] == sweep["fit"]["epochs"]
         batches = -(-run["train_samples"] // sweep["fit"]["batch_size"])
@@ -411,8 +419,8 @@ KEYS = ("task", "method", "bits", "lam")
 
 def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
     summary = finished.json("results/smoke/summary.json")
-    grid = [run for run in finished.runs if run["sweep"] == "grid"]
-    settings = {(r["task"], r["method"], r["bits"], r["lam"]) for r in grid}
+    summarized = [run for run in finished.runs if run["sweep"] in ("grid", "trained")]
+    settings = {(r["task"], r["method"], r["bits"], r["lam"]) for r in summarized}
     found = {
         (task, method, int(bits.removesuffix("bit")), float(lam.removeprefix("lam")))
         for task, methods in summary.items()
@@ -422,7 +430,7 @@ def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
     }
     assert found == settings
     for task, method, bits, lam in settings:
-        runs = [r for r in grid if (task, method, bits, lam) == tuple(r[k] for k in KEYS)]
+        runs = [r for r in summarized if (task, method, bits, lam) == tuple(r[k] for k in KEYS)]
         assert len(runs) == len(finished.settings["seeds"])
         numbers = summary[task][method][f"{bits}bit"][f"lam{lam:g}"]
         assert {"accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio"} <= set(
@@ -430,6 +438,32 @@ def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
         )
         for name, value in numbers.items():
             assert value == pytest.approx(fmean(run[name] for run in runs))
+
+
+def test_trained_centroids_have_files_and_a_table_of_their_own(finished: Copy) -> None:
+    trained = [run for run in finished.runs if run["sweep"] == "trained"]
+    assert {run["method"] for run in trained} == {"EC2T", "FantastIC4x"}
+    for run in finished.runs:
+        data = (finished.root / "bitstreams" / "smoke" / f"{run['run_id']}.ecqx").read_bytes()
+        assert data[4] == (2 if run in trained else 1)  # the format's version
+    tables = finished.root / "results" / "smoke" / "tables"
+    with (tables / "trained_centroids.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    beside = [run for run in finished.runs if (run["task"], run["sweep"]) == ("mlp", "grid")]
+    assert {(row["method"], row["bits"], row["lambda"]) for row in rows} == {
+        (run["method"], str(run["bits"]), f"{run['lam']:g}") for run in [*beside, *trained]
+    }
+    for row in rows:
+        own = [
+            run["accuracy"]
+            for run in [*beside, *trained]
+            if (run["method"], str(run["bits"]), f"{run['lam']:g}")
+            == (row["method"], row["bits"], row["lambda"])
+        ]
+        assert float(row["accuracy_percent"]) == pytest.approx(100 * fmean(own), abs=0.0051)
+    for other in tables.glob("*.csv"):
+        named = {run["method"] for run in trained if run["method"] in other.read_text()}
+        assert not named or other.stem in ("trained_centroids", "settings")
 
 
 def test_results_are_there(finished: Copy) -> None:

@@ -210,8 +210,13 @@ def test_bad_runs_are_named() -> None:
         read_runs([])
     with pytest.raises(InputError, match=r"mlp-ECQ-4-0\.1-None-0: 'sparsity' is missing"):
         read_runs([{key: value for key, value in run.items() if key != "sparsity"}])
-    with pytest.raises(InputError, match="neither ECQ nor ECQx"):
-        read_runs([run | {"method": "ecqx"}])
+    for method, sweep, words in (
+        ("ecqx", "grid", "'grid' must be one of ECQ, ECQx, not 'ecqx'"),
+        ("EC2T", "grid", "'grid' must be one of ECQ, ECQx, not 'EC2T'"),
+        ("ECQ", "trained", "'trained' must be one of EC2T, EC2Tx, FantastIC4, FantastIC4x, not"),
+    ):
+        with pytest.raises(InputError, match=f"mlp-ECQ-4-0.1-None-0: method of sweep {words}"):
+            read_runs([run | {"method": method, "sweep": sweep}])
     with pytest.raises(InputError, match="same setting and seed"):
         read_runs([run, run])
 

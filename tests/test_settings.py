@@ -38,6 +38,8 @@ def digits(**replaced: object) -> list[dict[str, object]]:
     return [{"name": "digits", "seed": 0} | replaced]
 
 
+TRAINED_BITS = {"EC2T": 2, "EC2Tx": 2, "FantastIC4": 4, "FantastIC4x": 4}
+
 Refused = Callable[..., str]
 
 
@@ -130,6 +132,11 @@ def test_runs_are_those_of_the_settings(suite: str) -> None:
                     for variant in sweep["ablation"]["variants"]
                     for lam in sweep["ablation"]["lam"]
                 ]
+            expected += [
+                (task, seed, trained["method"], TRAINED_BITS[trained["method"]], lam, None, None)
+                for trained in sweep.get("trained", ())
+                for lam in trained["lam"]
+            ]
     loaded = settings.load(suite, REPOSITORY / "params.yaml")
     runs = all_runs(loaded)
     assert [
@@ -137,7 +144,7 @@ def test_runs_are_those_of_the_settings(suite: str) -> None:
         for r in runs
     ] == expected
     assert all(r.sparsity_band == (0, r.p) for r in runs if r.sweep == "p")
-    assert all((r.relevance is not None) == (r.method == "ECQx") for r in runs)
+    assert all((r.relevance is not None) == r.method.endswith("x") for r in runs)
     assert len({run_id(run, loaded) for run in runs}) == len(runs)
 
 
@@ -350,9 +357,11 @@ def test_trained_methods_add_runs_and_change_none(tmp_path: Path) -> None:
         {"method": "EC2T", "lam": [0.1, 0.2], "lambda_max": "derived"},
         {"method": "FantastIC4x", "lam": [0.3], "lambda_max": "published"},
     ]
-    (tmp_path / "params.yaml").write_text(changed(f"{MLP}.trained", wanted))
-    before = settings.load("smoke", REPOSITORY / "params.yaml")
-    after = settings.load("smoke", tmp_path / "params.yaml")
+    params = tmp_path / "params.yaml"
+    params.write_text(changed(f"{MLP}.trained", []))
+    before = settings.load("smoke", params)
+    params.write_text(changed(f"{MLP}.trained", wanted))
+    after = settings.load("smoke", params)
     known = [run_id(run, before) for run in all_runs(before)]
     runs = all_runs(after)
     trained = [run for run in runs if run.sweep == "trained"]

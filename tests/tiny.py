@@ -10,13 +10,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def tiny(**task: object) -> str:
-    """Suite smoke with one network, one bit width and one Λ, on fewer samples."""
+    """Suite smoke with one network, one bit width and one Λ of ECQ and ECQx, on fewer samples."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     suite = params["suites"]["smoke"]
     suite["data"]["digits"][0]["limit"] = 100
     del suite["tasks"]["resnet20"], suite["pretrain"]["resnet20"]
-    del suite["quantize"]["tasks"]["resnet20"], suite["quantize"]["tasks"]["mlp"]["p_sweep"]
-    suite["quantize"]["tasks"]["mlp"] |= {"bits": [4], "lam": [0.3]}
+    del suite["quantize"]["tasks"]["resnet20"]
+    fit = suite["quantize"]["tasks"]["mlp"]["fit"]
+    suite["quantize"]["tasks"]["mlp"] = {"fit": fit, "bits": [4], "lam": [0.3]}
     suite["pretrain"]["mlp"]["epochs"] = 3
     suite["tasks"]["mlp"] |= task
     return yaml.safe_dump(

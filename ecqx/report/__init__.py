@@ -55,7 +55,8 @@ def build(
     Parameters
     ----------
     runs : sequence of mapping
-        Entries of ``metrics.json``, each with ``sweep`` ("grid", "p" or "ablation").
+        Entries of ``metrics.json``, each with ``sweep`` ("grid", "p", "ablation" or
+        "trained").
     relevance : mapping
         Task → layer → (weight, relevance) of the full-precision checkpoint, first layer first.
     out : Path
@@ -115,7 +116,7 @@ def build(
     pictures += beside_pictures
     by_name = {chart.name: chart for chart in build_curve_charts(evidence, pictures, comparisons)}
     yardstick = [chart for name, chart in by_name.items() if name == "yardstick"]
-    own = _taken(tables, "best_files", "relevance_magnitude", "layers")
+    own = _taken(tables, "best_files", "relevance_magnitude", "layers", "trained_centroids")
     sections = [
         Section("yardstick", "Published algorithm", yardstick, beside),
         Section("figures", "Curves", [c for c in by_name.values() if c not in yardstick]),
@@ -127,6 +128,7 @@ def build(
         ),
         Section("layers", "Layers", build_layer_charts(evidence, layers), own["layers"]),
         Section("masks", "Masks", build_mask_charts(evidence, samples, classes, pictures)),
+        Section("trained", "Trained centroids", (), own["trained_centroids"]),
         Section("tables", "Tables", (), [t for t in tables if t.name not in own]),
     ]
     centre = next((chart_of(p) for p in pictures if p.name == "accuracy_size"), None)

@@ -11,9 +11,13 @@ from ecqx.errors import InputError
 from ecqx.regression import CONFIGURATION
 from ecqx.report.statistics import Estimate, estimate, paired_difference
 
+# The methods that the grid, all curves and the claims compare.
 Method = Literal["ECQ", "ECQx"]
 METHODS: tuple[Method, ...] = ("ECQ", "ECQx")
-GRID, P_SWEEP, ABLATION = "grid", "p", "ablation"
+# Those that train their centroids; a sweep of their own keeps them out of everything else.
+TrainedMethod = Literal["EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"]
+TRAINED_METHODS: tuple[TrainedMethod, ...] = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
+GRID, P_SWEEP, ABLATION, TRAINED = "grid", "p", "ablation", "trained"
 
 SHARED_BY_SETTING = ("task", "sweep", "bits", "method", "variant", "p", "lam")
 # How metrics.json names a start that was given: what the pretrain stage made "of" what.
@@ -35,7 +39,7 @@ class Run:
     variant: str | None
     dataset: str
     model: str
-    method: Method
+    method: Method | TrainedMethod
     bits: int
     lam: float
     p: float | None
@@ -84,7 +88,7 @@ class Setting:
     task: str
     sweep: str
     bits: int
-    method: Method
+    method: Method | TrainedMethod
     variant: str | None
     p: float | None
     lam: float
@@ -122,7 +126,8 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     Raises
     ------
     InputError
-        If a key is missing, a method is unknown, or two runs share a setting and a seed.
+        If a key is missing, a method is none of its sweep's, or two runs share a setting and a
+        seed.
     """
     read = sorted((run for run in map(_read_run, runs) if run.sweep in _SWEEPS), key=_order)
     if not read:
@@ -133,7 +138,8 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     return read
 
 
-_SWEEPS = (GRID, P_SWEEP, ABLATION)
+_SWEEPS = (GRID, P_SWEEP, ABLATION, TRAINED)
+_ALL_METHODS = (*METHODS, *TRAINED_METHODS)
 _OWN = tuple(field.name for field in fields(Run) if field.name != "configuration")
 
 
@@ -142,8 +148,12 @@ def _read_run(run: Mapping[str, Any]) -> Run:
     for key in (*_OWN, *CONFIGURATION):
         if key not in run:
             raise InputError(f"run {name}: '{key}' is missing")
-    if run["method"] not in METHODS:
-        raise InputError(f"run {name}: method {run['method']!r} is neither ECQ nor ECQx")
+    possible = TRAINED_METHODS if run["sweep"] == TRAINED else METHODS
+    if run["method"] not in possible:
+        raise InputError(
+            f"run {name}: method of sweep {run['sweep']!r} must be one of {', '.join(possible)}, "
+            f"not {run['method']!r}"
+        )
     values = {key: run[key] for key in _OWN}
     configuration = tuple(_hashable(run[key]) for key in CONFIGURATION)
     return Run(**values, configuration=configuration)
@@ -155,7 +165,7 @@ def _hashable(value: Any) -> Any:
 
 def _order(run: Run) -> tuple[Any, ...]:
     p = -1.0 if run.p is None else run.p
-    method = METHODS.index(run.method)
+    method = _ALL_METHODS.index(run.method)
     return (run.task, run.sweep, run.bits, method, run.variant or "", p, run.lam, run.seed)
 
 

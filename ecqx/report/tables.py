@@ -37,6 +37,7 @@ from ecqx.report.records import GRID, METHODS, Run, Setting
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
 from ecqx.report.sources import MISSING, join, source_of
 from ecqx.report.sweeps import ablation, influence_of_batchnorm, influence_of_p, p_sweep
+from ecqx.report.trained import trained_centroids
 
 PUBLISHED = "published setup"
 
@@ -54,6 +55,7 @@ def build_tables(
         influence_of_batchnorm(evidence),
         influence_of_p(evidence),
         ablation(evidence),
+        trained_centroids(evidence),
         relevance_and_magnitude(evidence, correlations),
         networks(evidence),
         configurations(evidence),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from ecqx import entropy_coder
-from ecqx.bitstream import CodedState, QuantizedTensor, save
+from ecqx.bitstream import CodebookTensor, CodedState, Quantized, QuantizedTensor, save
+from ecqx.codebooks import MOST_VALUES, Codebook, Form
 from ecqx.container import DIGEST_BYTES, MAGIC, VERSIONS, body_length_bytes, pack, read_entries
-from ecqx.tensor_coding import LOSSY, QUANTIZED, Entry, varint
+from ecqx.tensor_coding import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS, Entry, Floats, varint
 
 _FIXED = len(MAGIC) + 1
 
@@ -29,6 +30,11 @@ class Original:
 
     data: bytes
     entries: dict[str, Entry]
+
+    @property
+    def version(self) -> int:
+        """Version of the format."""
+        return self.data[len(MAGIC)]
 
     @property
     def body(self) -> bytes:
@@ -47,11 +53,18 @@ class Forged:
 
 
 def originals() -> list[Original]:
-    """Good files that between them have every type of tensor, bit widths 2, 4 and 8, and slices."""
+    """Good files that between them have every type of tensor.
+
+    Three of them have grids of 2, 4 and 8 bits, and slices, and are of version 1 of the format; two
+    have codebooks of both forms, small ones and large ones, and are of version 2.
+    """
     generator = torch.Generator().manual_seed(0)
-    shapes = ((8, 3, 3, 3), (16, 8, 1, 1), (20, 64), (33,))
     found = []
-    for bits, floats in ((4, "raw"), (2, "published"), (8, "raw")):
+    kinds: tuple[tuple[int, Form | None, Floats], ...] = (
+        *((4, None, "raw"), (2, None, "published"), (8, None, "raw")),
+        *((4, "values", "raw"), (4, "sums", "published")),
+    )
+    for bits, form, floats in kinds:
         state = {
             "empty": torch.zeros(0, 3),
             "head.scale": torch.randn((), generator=generator),
@@ -66,25 +79,42 @@ def originals() -> list[Original]:
                 for dtype in (torch.int32, torch.int16, torch.int8, torch.uint8)
             },
         }
-        quantized = {}
-        for number, shape in enumerate(shapes):
-            half = 2 ** (bits - 1)
-            integers = torch.randint(-half, half, shape, generator=generator)
-            integers *= torch.rand(shape, generator=generator) > 0.3 * number
-            quantized[f"layers.{number}.weight"] = QuantizedTensor(integers, 0.125, bits)
-        state |= {name: 0.125 * tensor.integers for name, tensor in quantized.items()}
+        quantized = dict(_weights(bits, form, generator))
+        state |= {name: tensor.values() for name, tensor in quantized.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.ecqx"
-            save(path, CodedState(state, quantized), "raw" if floats == "raw" else "published")
+            save(path, CodedState(state, quantized), floats)
             found.append(Original(path.read_bytes(), read_entries(path)))
     return found
 
 
+def _weights(
+    bits: int, form: Form | None, generator: torch.Generator
+) -> Iterator[tuple[str, Quantized]]:
+    """Weights on grids of so many bits, or with codebooks but for the last one."""
+    shapes = ((8, 3, 3, 3), (16, 8, 1, 1), (20, 64), (33,))
+    counts = (2, 40, 2, 5) if form == "values" else (4, 8, 4, 1)
+    for number, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
+        codebook = None
+        if form is not None and number < len(shapes) - 1:
+            codebook = Codebook.of(form, torch.randn(count, generator=generator))
+        lowest = -(2 ** (bits - 1)) if codebook is None else -codebook.zero
+        most = lowest + (2**bits if codebook is None else len(codebook))
+        integers = torch.randint(lowest, most, shape, generator=generator)
+        integers *= torch.rand(shape, generator=generator) > 0.3 * number
+        tensor: Quantized = QuantizedTensor(integers, 0.125, bits)
+        if codebook is not None:
+            tensor = CodebookTensor(integers, codebook)
+        yield f"layers.{number}.weight", tensor
+
+
 def forge(rng: random.Random, originals: Sequence[Original], sealed: bool) -> Forged:
     """One forged file."""
-    makers = _SEALED if sealed else _UNSEALED
-    name = rng.choice([*makers, *(_OFTEN if sealed else ())])
     original = rng.choice(originals)
+    makers, often = (_SEALED, _OFTEN) if sealed else (_UNSEALED, ())
+    if sealed and original.version == VERSIONS[1]:
+        makers, often = makers | CODEBOOK_FORGERIES, (*often, *CODEBOOK_FORGERIES)
+    name = rng.choice([*makers, *often])
     return Forged(name, sealed, makers[name](rng, original), original)
 
 
@@ -129,17 +159,17 @@ def _wrong_checksum(rng: random.Random, original: Original) -> bytes:
 
 
 def _random(rng: random.Random, _: Original) -> bytes:
-    start = rng.choice([b"", MAGIC, MAGIC + bytes([VERSIONS[0]])])
+    start = rng.choice([b"", MAGIC, *(MAGIC + bytes([version]) for version in VERSIONS)])
     return start + rng.randbytes(rng.randrange(4000))
 
 
 # -- with the checksum that belongs to it ----------------------------------------------------------
 
 
-def seal(body: bytes) -> bytes:
+def seal(body: bytes, version: int) -> bytes:
     """A file of this body, with its checksum."""
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
-    return MAGIC + bytes([VERSIONS[0]]) + varint(len(body)) + digest + body
+    return MAGIC + bytes([version]) + varint(len(body)) + digest + body
 
 
 def _of_entries(original: Original, name: str, **changes: object) -> bytes:
@@ -151,7 +181,8 @@ def _of_entries(original: Original, name: str, **changes: object) -> bytes:
 
 def _coded(rng: random.Random, original: Original) -> tuple[str, Entry]:
     """One of the entries that NNCodec's engine decodes."""
-    names = [n for n, e in original.entries.items() if e.code in (QUANTIZED, LOSSY) and e.payload]
+    decoded = (*WEIGHTS, LOSSY)
+    names = [n for n, e in original.entries.items() if e.code in decoded and e.payload]
     name = rng.choice(names)
     return name, original.entries[name]
 
@@ -197,7 +228,7 @@ def _other_grid(rng: random.Random, original: Original) -> bytes:
 
 def _without_end(rng: random.Random, original: Original) -> bytes:
     """Few bytes that announce many elements: as slow as the engine can be made."""
-    names = [n for n, entry in original.entries.items() if entry.code == QUANTIZED]
+    names = [n for n, entry in original.entries.items() if entry.code in WEIGHTS]
     highest = rng.choice([1, 7, 15, 63, 255])
     learned = entropy_coder.encode_integers(np.full((1, 4000), highest))
     claimed = 1 << rng.randrange(17, 23)
@@ -208,7 +239,94 @@ def _without_end(rng: random.Random, original: Original) -> bytes:
 
 
 def _random_body(rng: random.Random, _: Original) -> bytes:
-    return seal(rng.randbytes(rng.randrange(2000)))
+    return seal(rng.randbytes(rng.randrange(2000)), rng.choice(VERSIONS))
+
+
+def _other_version(rng: random.Random, original: Original) -> bytes:
+    """A version that is not the one of the tensors' types, or that there is not."""
+    (other,) = {*VERSIONS} - {original.version}
+    return seal(original.body, rng.choice([other, other, 0, 3, 255]))
+
+
+# -- codebooks, of files that have some ------------------------------------------------------------
+
+
+def _codebook(rng: random.Random, original: Original) -> tuple[str, Entry, Codebook]:
+    """One of the entries with a codebook."""
+    found = [(n, e, e.codebook) for n, e in original.entries.items() if e.codebook is not None]
+    name, entry, codebook = rng.choice(found)
+    assert codebook is not None
+    return name, entry, codebook
+
+
+def _with_header(original: Original, entry: Entry, forged: bytes) -> bytes:
+    """The file with the header of one entry replaced; no length is adapted."""
+    return seal(original.body.replace(entry.header(), forged, 1), original.version)
+
+
+def _other_numbers(rng: random.Random, original: Original) -> bytes:
+    """Numbers that are none, too large to be summed up, equal, zero, in any order."""
+    name, _, codebook = _codebook(rng, original)
+    odd = (0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38, *map(float, ("nan", "inf", "-inf")))
+    numbers = codebook.numbers.clone()
+    kind = rng.choice(["some odd", "all the same", "all odd", "another order"])
+    if kind == "some odd":
+        for _ in range(rng.choice([1, 1, 2])):
+            numbers[rng.randrange(len(numbers))] = rng.choice([*odd, float(numbers[0])])
+    elif kind == "another order":
+        numbers = numbers[rng.sample(range(len(numbers)), len(numbers))]
+    else:
+        drawn = [rng.choice(odd[:6]) for _ in numbers]
+        numbers = torch.tensor(drawn if kind == "all odd" else drawn[:1] * len(drawn))
+    return _of_entries(original, name, codebook=replace(codebook, numbers=numbers))
+
+
+def _other_count(rng: random.Random, original: Original) -> bytes:
+    """More or fewer numbers, or a count that is not theirs."""
+    name, entry, codebook = _codebook(rng, original)
+    count = rng.choice([0, 1, 2, 3, 8, 9, rng.randrange(MOST_VALUES + 1), MOST_VALUES])
+    if rng.random() < 0.5:
+        numbers = torch.tensor([rng.uniform(-2, 2) for _ in range(count)])
+        return _of_entries(original, name, codebook=replace(codebook, numbers=numbers))
+    header = bytearray(entry.header())
+    header[_before_count(entry)] = count
+    return _with_header(original, entry, bytes(header))
+
+
+def _before_count(entry: Entry) -> int:
+    """Bytes of a header that stand before the count of the codebook's numbers."""
+    return 1 + sum(len(varint(size)) for size in entry.shape)
+
+
+def _other_form(rng: random.Random, original: Original) -> bytes:
+    """The numbers of one form as those of the other, or of a type without numbers."""
+    name, entry, _ = _codebook(rng, original)
+    codes = [code for code in range(16) if code != entry.code]
+    code = rng.choice([*codes, *4 * [code for code in CODEBOOKS if code != entry.code]])
+    return _of_entries(original, name, code=code)
+
+
+def _cut_codebook(rng: random.Random, original: Original) -> bytes:
+    """Bytes of the numbers that are missing, or a file that ends among them."""
+    _, entry, codebook = _codebook(rng, original)
+    header, at = entry.header(), _before_count(entry)
+    end = at + 1 + 4 * len(codebook.numbers)
+    cut = rng.randrange(at, end)
+    if rng.random() < 0.5:
+        return _with_header(original, entry, header[:cut] + header[end:])
+    body = original.body
+    return seal(body[: body.index(header) + cut], original.version)
+
+
+def _outside_codebook(rng: random.Random, original: Original) -> bytes:
+    """Integers some of which may be none of the codebook's places."""
+    name, entry, codebook = _codebook(rng, original)
+    low, high = -codebook.zero, len(codebook) - 1 - codebook.zero
+    reach = rng.choice([0, 0, 1, 2, 200])
+    low, high = max(low - reach, -MOST_VALUES), min(high + reach, MOST_VALUES)
+    integers = [rng.randint(low, high) for _ in range(np.prod(entry.shape, dtype=int))]
+    payload = entropy_coder.encode_integers(np.array(integers).reshape(entry.shape))
+    return _of_entries(original, name, payload=payload)
 
 
 _UNSEALED: dict[str, Callable[[random.Random, Original], bytes]] = {
@@ -221,10 +339,10 @@ _UNSEALED: dict[str, Callable[[random.Random, Original], bytes]] = {
     "random": _random,
 }
 _SEALED: dict[str, Callable[[random.Random, Original], bytes]] = {
-    "flipped": lambda rng, original: seal(_flipped(rng, original.body)),
-    "cut": lambda rng, original: seal(_cut(rng, original.body)),
-    "extended": lambda rng, original: seal(_extended(rng, original.body)),
-    "bytes taken out or put in": lambda rng, original: seal(_shifted(rng, original.body)),
+    "flipped": lambda rng, file: seal(_flipped(rng, file.body), file.version),
+    "cut": lambda rng, file: seal(_cut(rng, file.body), file.version),
+    "extended": lambda rng, file: seal(_extended(rng, file.body), file.version),
+    "bytes taken out or put in": lambda rng, file: seal(_shifted(rng, file.body), file.version),
     "giant shape": _giant_shape,
     "another shape": _other_shape,
     "forged payload": _forged_payload,
@@ -232,6 +350,14 @@ _SEALED: dict[str, Callable[[random.Random, Original], bytes]] = {
     "another grid": _other_grid,
     "elements without end": _without_end,
     "random": _random_body,
+    "another version": _other_version,
+}
+CODEBOOK_FORGERIES: dict[str, Callable[[random.Random, Original], bytes]] = {
+    "codebook of other numbers": _other_numbers,
+    "codebook of another count": _other_count,
+    "codebook of another form": _other_form,
+    "codebook cut off": _cut_codebook,
+    "integers outside the codebook": _outside_codebook,
 }
 # What mostly reaches the decoder.
-_OFTEN = 3 * ("flipped", "forged payload", "another shape", "another grid")
+_OFTEN: tuple[str, ...] = 3 * ("flipped", "forged payload", "another shape", "another grid")

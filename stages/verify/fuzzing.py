@@ -269,10 +269,10 @@ def fuzzing(_root: Path, _suite: str) -> Section:
     passed = not tally.problems and sums[0] == FILES
     found = "\n".join(f"- {problem}" for problem in tally.problems[:20])
     text = (
-        f"{sums[0]} forged files, made from files with every type of tensor and from random bytes, "
-        "read by one process that is started again after a crash. A file is either refused in one "
-        "line that names it, or read as what it says, the same twice and after being saved "
-        f"again.\n\n{table}\n\n"
+        f"{sums[0]} forged files, made from files of both versions of the format with every type "
+        "of tensor and from random bytes, read by one process that is started again after a crash. "
+        "A file is either refused in one line that names it, or read as what it says, the same "
+        f"twice and after being saved again.\n\n{table}\n\n"
         f"Crashes: {tally.crashes}. Files that took more than {MOST_SECONDS:g} s, or more memory "
         f"than {MOST_MEMORY} times what they announce (or {MEMORY_IN_ANY_CASE >> 20} MiB), or were "
         f"answered wrongly: {len(tally.problems) - tally.crashes}.\n\n{found}"
