@@ -27,6 +27,8 @@ FORMS: tuple[Form, ...] = ("values", "sums")
 MOST_VALUES = 255
 # Means of halves settle in a few rounds; where they do not, any of them is a start as good.
 ROUNDS = 50
+# The table of 255 values takes half a megabyte; a model has codebooks of one kind.
+MOST_TABLES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +44,15 @@ class Codebook:
         The centroids, ascending. Equal ones stand side by side; the assignment takes the first.
     zero : int
         Index of the centroid 0.
-    members : Tensor of float64, shape (K, m)
-        One where a number is part of a centroid, zero elsewhere.
+    order : Tensor of int64, shape (K,)
+        Which row of `_all_members` each centroid is the sum of.
     """
 
     form: Form
     numbers: Tensor
     values: Tensor
     zero: int
-    members: Tensor
+    order: Tensor
 
     @classmethod
     def of(cls, form: Form, numbers: Tensor) -> Codebook:
@@ -70,6 +72,15 @@ class Codebook:
         if not is_finite(codebook.values):
             raise ValueError("the codebook holds NaN or infinite values")
         return codebook
+
+    @property
+    def members(self) -> Tensor:
+        """One where a number is part of a centroid, zero elsewhere: float64, shape (K, m).
+
+        Made anew each time: it may take five hundred times the bytes of the numbers, and a file may
+        hold as many codebooks as it likes.
+        """
+        return _all_members(self.form, len(self.numbers)).to(self.order.device)[self.order]
 
     @property
     def bits(self) -> int:
@@ -124,12 +135,10 @@ def codebooks(form: Form, numbers: Tensor) -> list[Codebook]:
         sums += number[:, None] * is_member
     values, order = sums.float().sort(dim=-1, stable=True)
     zeros = (values < 0).sum(-1).tolist()
-    return [
-        Codebook(form, *layer) for layer in zip(numbers, values, zeros, members[order], strict=True)
-    ]
+    return [Codebook(form, *layer) for layer in zip(numbers, values, zeros, order, strict=True)]
 
 
-@lru_cache
+@lru_cache(maxsize=MOST_TABLES)
 def _all_members(form: Form, count: int) -> Tensor:
     """Which of the numbers each centroid is made of, float64, shape (K, count); zero comes first.
 

@@ -54,7 +54,7 @@ def test_forged_codebooks_are_refused_or_read_as_what_they_say(
     path = tmp_path / "forged.ecqx"
     answers = []
     for original in (file for file in originals() if file.version == 2):
-        for number in range(12):
+        for number in range(2 if kind == "many codebooks" else 12):
             path.write_bytes(CODEBOOK_FORGERIES[kind](random.Random(number), original))
             outcome = reader.read(path)
             assert isinstance(outcome, Outcome)
@@ -70,6 +70,8 @@ def test_forged_codebooks_are_refused_or_read_as_what_they_say(
     if kind == "codebook of other numbers":
         assert any("codebook holds NaN or infinite values" in words for words in told)
         assert None in answers
+    if kind == "many codebooks":
+        assert not told
     if kind == "integers outside the codebook":
         assert {"the codebook allows" in words for words in told} == {True}
         assert None in answers

@@ -17,6 +17,7 @@ import torch
 
 from ecqx import entropy_coder
 from ecqx.bitstream import CodebookTensor, CodedState, Quantized, QuantizedTensor, save
+from ecqx.centroids import MAX_BITS
 from ecqx.codebooks import MOST_VALUES, Codebook, Form
 from ecqx.container import DIGEST_BYTES, MAGIC, VERSIONS, body_length_bytes, pack, read_entries
 from ecqx.tensor_coding import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS, Entry, Floats, varint
@@ -329,6 +330,19 @@ def _outside_codebook(rng: random.Random, original: Original) -> bytes:
     return _of_entries(original, name, payload=payload)
 
 
+def _many_codebooks(rng: random.Random, original: Original) -> bytes:
+    """As many codebooks as a few bytes can announce, large ones, of one size or of many."""
+    _, entry, codebook = _codebook(rng, original)
+    form, many = codebook.form, codebook.form == "sums"
+    most, count = (MAX_BITS, 600) if many else (MOST_VALUES, 90)
+    sizes = [most] * count if rng.random() < 0.5 else [most - i % most for i in range(count)]
+    numbers = [torch.tensor([rng.gauss(0, 1) for _ in range(size)]) for size in sizes]
+    empty = [
+        replace(entry, codebook=Codebook.of(form, row), shape=(0,), payload=b"") for row in numbers
+    ]
+    return pack([f"{i}" for i in range(count)], empty)
+
+
 _UNSEALED: dict[str, Callable[[random.Random, Original], bytes]] = {
     "flipped": lambda rng, original: _flipped(rng, original.data),
     "cut": lambda rng, original: _cut(rng, original.data),
@@ -358,6 +372,7 @@ CODEBOOK_FORGERIES: dict[str, Callable[[random.Random, Original], bytes]] = {
     "codebook of another form": _other_form,
     "codebook cut off": _cut_codebook,
     "integers outside the codebook": _outside_codebook,
+    "many codebooks": _many_codebooks,
 }
 # What mostly reaches the decoder.
 _OFTEN: tuple[str, ...] = 3 * ("flipped", "forged payload", "another shape", "another grid")
