@@ -32,7 +32,7 @@ from stages.records import about, start_of
 from stages.settings import Suite
 from stages.tasks import device, load_data, network, training_inputs
 
-METRICS, RECORDS, EPOCH = "metrics.json", "records.json", "epoch.pt"
+RECORDS, EPOCH = "records.json", "epoch.pt"
 # What a file depends on beside the training, and the packages that write it.
 CODE = (
     *("ecqx/baselines", "ecqx/bitstream.py", "ecqx/codebooks.py", "ecqx/container.py"),
@@ -290,7 +290,7 @@ def _collect(suite: str, wanted: Suite, jobs: Sequence[Job], folders: dict[str, 
             place = (list(wanted.tasks).index(job.task), wanted.seeds.index(job.seed), trial.place)
             placed.append((place, record))
     records = [record for _, record in sorted(placed, key=lambda pair: pair[0])]
-    write_text(out / METRICS, json.dumps(records, indent=1) + "\n")
+    write_text(paths.compared_metrics(suite), json.dumps(records, indent=1) + "\n")
 
 
 def _settings(job: Job, trial: Trial) -> dict[str, Any]:

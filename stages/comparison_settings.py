@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from ecqx.report.comparison_records import Fairness, Rules
 from stages.data_settings import Positive, Settings, Share
 from stages.fit_settings import Fit
 from stages.methods import SINGLE, known_methods, method_of
@@ -18,12 +19,20 @@ Grid = dict[str, Any]
 class ComparisonTask(Settings):
     """The methods that are compared on one task, trained alike, and the settings each is tried at.
 
-    All combinations of a method's listed values are its trials, as many for every method.
+    All combinations of a method's listed values are its ``trials``, as many for every method;
+    ``ratios`` are the compression ratios between which the area under the curve is taken.
     """
 
     fit: Fit
     trials: Positive
+    ratios: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
     methods: Annotated[dict[str, Grid], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> ComparisonTask:
+        if not self.ratios[0] < self.ratios[1]:
+            raise ValueError("ratios must be [low, high], low below high")
+        return self
 
     @model_validator(mode="after")
     def _trials_are_fair(self) -> ComparisonTask:
@@ -51,21 +60,20 @@ class ComparisonTask(Settings):
 
 
 class Comparison(Settings):
-    """A comparison: its tasks, and what its table and figure are about.
-
-    ``loss`` is the accuracy that a file may lose, a fraction of one; ``ratios`` are the compression
-    ratios between which the area under the curve is taken.
-    """
+    """A comparison: its tasks, and how much accuracy a file may lose, a fraction of one."""
 
     loss: Share
-    ratios: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
     tasks: Annotated[dict[str, ComparisonTask], Field(min_length=1)]
 
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Comparison:
-        if not self.ratios[0] < self.ratios[1]:
-            raise ValueError("ratios must be [low, high], low below high")
-        return self
+    def rules(self) -> Rules:
+        """What the report compares by."""
+        return Rules(
+            self.loss,
+            {
+                name: Fairness((task.ratios[0], task.ratios[1]), task.trials)
+                for name, task in self.tasks.items()
+            },
+        )
 
 
 def trials_of(grid: Grid) -> list[dict[str, Any]]:

@@ -60,6 +60,11 @@ def compared(suite: str) -> Path:
     return Path("compared") / suite
 
 
+def compared_metrics(suite: str) -> Path:
+    """What was measured of them."""
+    return compared(suite) / "metrics.json"
+
+
 def comparison(suite: str) -> Path:
     """What came of the comparison: metrics, tables, figures, verdict and a page."""
     return results(suite) / "comparison"

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         runs=runs,
         relevance=_read_relevance(paths.relevance(suite), list(wanted.tasks)),
         decoded=_read_relevance(paths.relevance(suite), list(wanted.tasks), "decoded "),
-        origin=_origin(wanted, runs),
+        origin=origin_of(wanted, runs),
         out=out,
         suite=suite,
         tasks={name: task.title for name, task in wanted.tasks.items()},
@@ -71,7 +71,7 @@ def _read_relevance(path: Path, tasks: Sequence[str], kind: str = "") -> Relevan
     }
 
 
-def _origin(wanted: settings.Suite, runs: Sequence[Mapping[str, Any]]) -> report.Origin:
+def origin_of(wanted: settings.Suite, runs: Sequence[Mapping[str, Any]]) -> report.Origin:
     """What the results were made from; the order is that of settings and runs."""
     described = yaml.safe_dump(wanted.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return report.Origin(

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_comparison import RULES, TITLES, record, records
+from made_comparison import RULES, TITLES, record, records, rules
 from made_runs import assert_readable
 from matplotlib.figure import Figure
 from scipy import stats
 
 from ecqx.errors import InputError
 from ecqx.family import fixed_bits
-from ecqx.report.comparison import Rules, build
+from ecqx.report.comparison import Fairness, Rules, build
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within, undominated
 from ecqx.report.comparison_figure import STYLES
 from ecqx.report.comparison_records import FAMILY, METHODS, File, Measured
@@ -233,7 +233,8 @@ def test_differences_have_the_interval_of_the_paired_t_test(contest: Measured) -
     (judgement,) = judge(contest)
     for duel in judgement.duels:
         own, theirs = (
-            areas(contest.files("mlp", method), RULES.ratios) for method in ("ECQx", duel.rival)
+            areas(contest.files("mlp", method), RULES.tasks["mlp"].ratios)
+            for method in ("ECQx", duel.rival)
         )
         oracle = stats.ttest_rel([own[s] for s in (0, 1, 2)], [theirs[s] for s in (0, 1, 2)])
         interval = oracle.confidence_interval(0.95)
@@ -307,7 +308,7 @@ def test_tables_hold_the_means_of_the_records() -> None:
     compared = table_of(measured, "comparison")
     assert len(compared) == 2 * len(METHODS)
     for row in compared[: len(METHODS)]:
-        found = areas(measured.files("mlp", row["method"]), RULES.ratios)
+        found = areas(measured.files("mlp", row["method"]), RULES.tasks["mlp"].ratios)
         assert float(row["area_percent"]) == pytest.approx(
             100 * np.mean(list(found.values())), abs=0.005
         )
@@ -385,9 +386,20 @@ def test_bad_records_get_one_line(rows: list[dict[str, Any]], words: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_without_rules_gets_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task mlp: the rules name no ratios"):
+        build(records(("mlp",)), tmp_path, "made", TITLES, Rules(0.005, {}))
+
+
+def test_captions_name_the_range_of_each_task() -> None:
+    fair = {"mlp": Fairness((8.0, 64.0), 8), "vgg": Fairness((4.0, 16.0), 8)}
+    words = measure(records(("mlp", "vgg")), Rules(0.005, fair)).ranges_in_words()
+    assert words == "from 8 to 64 (MLP_GSC), 4 to 16 (slim VGG16)"
+
+
 def test_ratios_must_ascend() -> None:
     with pytest.raises(InputError, match="ratios"):
-        Rules(0.005, (64, 8), 8)
+        Fairness((64, 8), 8)
 
 
 # Figure, page and files
@@ -404,7 +416,7 @@ SMOKE = {"tasks": ("mlp",), "methods": ("ECQ", "ECQx"), "seeds": (0, 1), "trials
 
 
 def smoke(out: Path, rows: list[dict[str, Any]]) -> dict[str, bytes]:
-    build(rows, out, "smoke", TITLES, Rules(0.005, (8.0, 64.0), 2))
+    build(rows, out, "smoke", TITLES, rules(2))
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))

@@ -12,14 +12,14 @@ from typing import Any
 from ecqx.files import write_atomically
 from ecqx.report.comparison_figure import comparison_figure
 from ecqx.report.comparison_page import render_comparison
-from ecqx.report.comparison_records import Measured, Rules
+from ecqx.report.comparison_records import Fairness, Measured, Rules
 from ecqx.report.comparison_tables import build_tables
 from ecqx.report.comparison_verdict import judge, verdict_markdown
 from ecqx.report.formats import FORMATS
 from ecqx.report.page import Origin
 from ecqx.report.style import house_style
 
-__all__ = ["Rules", "build"]
+__all__ = ["Fairness", "Rules", "build"]
 
 
 def build(

@@ -71,7 +71,7 @@ def render_comparison(
         classes={Outcome.TIES: TIE_CLASS} | {own: CLASSES[like] for own, like in LIKE.items()},
         loss=measured.rules.loss_in_words,
         duels=duel_table(measured, judgements),
-        rule=rule(measured.rules),
+        rule=rule(measured),
         smallest_rule=smallest_rule(measured.rules),
         picture=picture,
         drawing=base64.b64encode(picture.svg).decode("ascii"),

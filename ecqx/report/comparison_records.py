@@ -23,6 +23,27 @@ METHODS = (*FAMILY, *RIVALS)
 
 
 @dataclass(frozen=True)
+class Fairness:
+    """What all methods are compared by on one task.
+
+    Attributes
+    ----------
+    ratios : (float, float)
+        Range of compression ratios that the area under the curve is taken over.
+    trials : int
+        Trials of every method that has something to choose.
+    """
+
+    ratios: tuple[float, float]
+    trials: int
+
+    def __post_init__(self) -> None:
+        low, high = self.ratios
+        if not 0 < low < high:
+            raise InputError(f"ratios must be positive and ascending, not {low:g} and {high:g}")
+
+
+@dataclass(frozen=True)
 class Rules:
     """What all methods are compared by.
 
@@ -31,20 +52,12 @@ class Rules:
     loss : float
         How far the validation accuracy of a file may lie below that of full precision, a fraction
         of one.
-    ratios : (float, float)
-        Range of compression ratios that the area under the curve is taken over.
-    trials : int
-        Trials of every method that has something to choose.
+    tasks : dict of str to Fairness
+        What holds for each task.
     """
 
     loss: float
-    ratios: tuple[float, float]
-    trials: int
-
-    def __post_init__(self) -> None:
-        low, high = self.ratios
-        if not 0 < low < high:
-            raise InputError(f"ratios must be positive and ascending, not {low:g} and {high:g}")
+    tasks: Mapping[str, Fairness]
 
     @property
     def loss_in_words(self) -> str:
@@ -168,9 +181,9 @@ class Measured:
         Raises
         ------
         InputError
-            If there are no records, a record lacks a key, a method is unknown, two records have
-            the same trial and seed, or the files of a task cannot be compared: they differ in
-            parameters or seeds, or a method has more or fewer trials than the rules say.
+            If there are no records, a record lacks a key, a task has no rules, a method is
+            unknown, two records have the same trial and seed, or the files of a task cannot be
+            compared: they differ in parameters or seeds, or a method has more or fewer trials than the rules say.
         """
         files = [_read(record) for record in records]
         if not files:
@@ -187,8 +200,32 @@ class Measured:
                 )
         measured = cls(suite, rules, shown, tuple(_grouped(files)))
         for task in shown:
+            if task not in rules.tasks:
+                raise InputError(f"task {task}: the rules name no ratios and trials for it")
             _check(measured, task)
         return measured
+
+    def fairness(self, task: str) -> Fairness:
+        """What a task's methods are compared by."""
+        return self.rules.tasks[task]
+
+    def ranges_in_words(self) -> str:
+        """Over which compression ratios each task's area is taken."""
+        ranges = {task: self.fairness(task).ratios for task in self.tasks}
+        if len(set(ranges.values())) == 1:
+            low, high = next(iter(ranges.values()))
+            return f"from {low:g} to {high:g}"
+        return "from " + ", ".join(
+            f"{low:g} to {high:g} ({self.tasks[task]})" for task, (low, high) in ranges.items()
+        )
+
+    def trials_in_words(self) -> str:
+        """How many trials each method had."""
+        counts = {task: self.fairness(task).trials for task in self.tasks}
+        if len(set(counts.values())) == 1:
+            return f"{next(iter(counts.values()))} trials"
+        words = (f"{count} ({self.tasks[task]})" for task, count in counts.items())
+        return f"{', '.join(words)} trials"
 
     def of(self, task: str, method: str | None = None) -> list[Trial]:
         """Trials of a task, or of one of its methods."""
@@ -289,7 +326,7 @@ def _check(measured: Measured, task: str) -> None:
             words = f"{trial.method} ({trial.first.words})"
             raise InputError(f"task {task}: {words} has no run with seed {missing[0]}")
     for method in measured.methods(task):
-        expected = 1 if method in FIXED else measured.rules.trials
+        expected = 1 if method in FIXED else measured.fairness(task).trials
         count = len(measured.of(task, method))
         if count != expected:
             raise InputError(f"task {task}: {method} has {count} trials, not {expected}")

@@ -63,14 +63,12 @@ def cost(trials: Sequence[Trial]) -> Cell:
 
 def comparison(measured: Measured) -> Table:
     """One row for each task and method."""
-    rules = measured.rules
-    low, high = rules.ratios
-    loss = rules.loss_in_words
+    loss = measured.rules.loss_in_words
     caption = (
-        f"Every method had {rules.trials} trials, those without anything to choose one. Area: at "
-        "each file size the file of highest validation accuracy that fits is taken; the area is "
-        "the mean of the test accuracies of these files over all sizes that a compression ratio "
-        f"from {low:g} to {high:g} allows (the sizes differ with the task, the ratios do not), "
+        f"Every method had {measured.trials_in_words()}, those without anything to choose one. "
+        "Area: at each file size the file of highest validation accuracy that fits is taken; the "
+        "area is the mean of the test accuracies of these files over all sizes that a compression ratio "
+        f"{measured.ranges_in_words()} allows, "
         "evenly over the logarithm of the ratio, and 0 is counted where no file fits. Within "
         f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
         "that of full precision; where some seed has none, the seeds that have one are counted and "
@@ -103,7 +101,7 @@ def _methods(measured: Measured, task: str) -> Iterator[Row]:
         smallest = undominated(own)[0]
         cells = (
             *(measured.tasks[task], method, len(own)),
-            estimate(areas(files, measured.rules.ratios).values()),
+            estimate(areas(files, measured.fairness(task).ratios).values()),
             within.coverage,
             *(within.mean(quantity) for quantity in (_bytes, _ratio, _drop)),
             sum(trial.method == method for trial in best),

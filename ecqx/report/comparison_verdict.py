@@ -110,14 +110,14 @@ def _duels(measured: Measured, task: str) -> Iterator[Duel]:
     methods = measured.methods(task)
     if CHAMPION not in methods:
         return
-    rules = measured.rules
+    loss, ratios = measured.rules.loss, measured.fairness(task).ratios
     own = measured.files(task, CHAMPION)
     for rival in methods:
         if rival == CHAMPION:
             continue
         theirs = measured.files(task, rival)
-        difference = paired_difference(areas(own, rules.ratios), areas(theirs, rules.ratios))
-        ours, other = kept(own, rules.loss), kept(theirs, rules.loss)
+        difference = paired_difference(areas(own, ratios), areas(theirs, ratios))
+        ours, other = kept(own, loss), kept(theirs, loss)
         both = ours.files.keys() & other.files.keys()
         yield Duel(
             rival,
@@ -156,14 +156,13 @@ SIZE = Column("size_kb", "size (kB)", "spread", 1, 1e-3)
 RATIO = Column("ratio", "ratio", "spread", 1)
 
 
-def rule(rules: Rules) -> str:
+def rule(measured: Measured) -> str:
     """How the verdict follows from the numbers."""
-    low, high = rules.ratios
     return (
         "Each method is judged by the area under its curve: at every file size that a compression "
-        f"ratio from {low:g} to {high:g} allows, the file of highest validation accuracy that fits "
-        "is taken, and the test accuracies of these files are averaged, evenly over the logarithm "
-        "of the ratio. Where none fits, accuracy counts as 0: how small its files get counts for a "
+        f"ratio {measured.ranges_in_words()} allows, the file of highest validation accuracy that "
+        "fits is taken, and the test accuracies of these files are averaged, evenly over the "
+        "logarithm of the ratio. Where none fits, accuracy counts as 0: how small its files get counts for a "
         "method, too, and one whose files are all larger has an area of 0. "
         f"{CHAMPION} wins where the 95 % "
         "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
@@ -227,7 +226,7 @@ def verdict_markdown(measured: Measured, judgements: Sequence[Judgement]) -> str
         "",
         *(f"- {judgement.title}: {judgement.smallest}." for judgement in judgements),
         "",
-        f"Rule: {rule(measured.rules)}",
+        f"Rule: {rule(measured)}",
     ]
     if table.rows:
         lines += ["", f"## {table.title}", "", table.caption, "", markdown_body(table)]
