@@ -170,8 +170,12 @@ class _Names:
         """The setting of a run."""
         base = self._base(run)
         apart = [key for key, values in self._values[base].items() if len(values) > 1]
-        words = f"{base[0]} {base[1]} {base[2]} bit Λ {base[3]}"
-        return " ".join([words, *(f"{key} {run.get(key)}" for key in apart)])
+        task, method, bits, lam = base
+        words = [f"{task} {method}"]
+        # Not every method has a bit width, or a Λ.
+        words += [f"{bits} bit"] if bits is not None else []
+        words += [f"Λ {lam}"] if lam is not None else []
+        return " ".join([*words, *(f"{key} {run.get(key)}" for key in apart)])
 
     def run(self, run: Run) -> str:
         """A run of its setting."""

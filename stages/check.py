@@ -19,6 +19,7 @@ from tabulate import tabulate
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.regression import Difference, Run, compare, count_judged
+from stages import paths
 from stages.command import run_command_line
 from stages.provenance import machine, packages
 from stages.suite import selected
@@ -32,11 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     suite, junit = _options(arguments)
     root = Path()
     suite = selected(root, suite)
-    verdict = check(root, suite)
-    print(verdict.text())
+    verdicts = [check(root, part) for part in parts_of(root, suite)]
+    print("\n\n".join(verdict.text() for verdict in verdicts))
     if junit:
-        verdict.write_junit(Path(junit))
-    return int(verdict.failed)
+        write_junit(Path(junit), verdicts)
+    return int(any(verdict.failed for verdict in verdicts))
 
 
 def _options(arguments: Sequence[str]) -> tuple[str, str]:
@@ -54,12 +55,45 @@ def _options(arguments: Sequence[str]) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A list of runs that has a baseline of its own: a suite's, or that of its comparison."""
+
+    suite: str
+    is_comparison: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the gate calls it."""
+        return f"{self.suite}, comparison" if self.is_comparison else self.suite
+
+    @property
+    def metrics(self) -> Path:
+        """Where its runs lie, below the repository."""
+        folder = paths.comparison(self.suite) if self.is_comparison else paths.results(self.suite)
+        return folder / "metrics.json"
+
+    @property
+    def baseline(self) -> Path:
+        """Where its baseline lies; never in a folder that is a stage's output."""
+        name = "comparison_baseline.json" if self.is_comparison else "baseline.json"
+        return paths.results(self.suite) / name
+
+
+def parts_of(root: Path, suite: str) -> list[Part]:
+    """The suite's own runs, and those of its comparison where it has any or should have."""
+    comparison = Part(suite, is_comparison=True)
+    known = [comparison.metrics, comparison.baseline]
+    return [Part(suite), *([comparison] if any((root / path).exists() for path in known) else [])]
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What the comparison came to.
+    """What the check of a part came to.
 
     Attributes
     ----------
-    suite : str
+    name : str
+        Of the part.
     same_machine : bool
         Whether machine and packages are the baseline's.
     judged : int
@@ -67,7 +101,7 @@ class Verdict:
     differences : list of Difference
     """
 
-    suite: str
+    name: str
     same_machine: bool
     judged: int
     differences: list[Difference]
@@ -115,12 +149,12 @@ class Verdict:
             else "by means over seeds, as machine or packages are not the baseline's"
         )
         if self.worse:
-            return f"{self.suite}: WORSE than the baseline, {len(self.worse)} rows ({where})."
+            return f"{self.name}: WORSE than the baseline, {len(self.worse)} rows ({where})."
         if not self.judged:
-            return f"{self.suite}: no run could be judged against the baseline."
-        return f"{self.suite}: no worse than the baseline in {self.judged} runs ({where})."
+            return f"{self.name}: no run could be judged against the baseline."
+        return f"{self.name}: no worse than the baseline in {self.judged} runs ({where})."
 
-    def write_junit(self, path: Path) -> None:
+    def junit(self) -> ElementTree.Element:
         """The same for CI, one test case per setting or run that has something to say."""
         cases: dict[str, list[Difference]] = {f"{self.judged} runs": []}
         for difference in self.differences:
@@ -128,7 +162,7 @@ class Verdict:
         failing = sum(any(d.worse for d in found) for found in cases.values())
         suite = ElementTree.Element(
             "testsuite",
-            name=f"check.{self.suite}",
+            name=f"check.{self.name}",
             tests=str(len(cases)),
             failures=str(failing or int(self.failed)),
         )
@@ -136,9 +170,7 @@ class Verdict:
             self._junit_case(suite, name, found)
         if not self.judged:
             ElementTree.SubElement(suite[0], "failure", message=self._line())
-        ElementTree.indent(suite)
-        tree = ElementTree.ElementTree(suite)
-        write_atomically(path, lambda p: tree.write(p, encoding="utf-8", xml_declaration=True))
+        return suite
 
     def _junit_case(
         self, suite: ElementTree.Element, name: str, found: Sequence[Difference]
@@ -153,51 +185,57 @@ class Verdict:
             ElementTree.SubElement(case, "skipped", message="other data or another start")
 
 
-def check(root: Path, suite: str) -> Verdict:
-    """Compare a suite's results with its baseline.
+def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write all verdicts to one file."""
+    suites = ElementTree.Element("testsuites")
+    suites.extend(verdict.junit() for verdict in verdicts)
+    ElementTree.indent(suites)
+    tree = ElementTree.ElementTree(suites)
+    write_atomically(path, lambda p: tree.write(p, encoding="utf-8", xml_declaration=True))
+
+
+def check(root: Path, part: Part) -> Verdict:
+    """Compare the results of a part with its baseline.
 
     Raises
     ------
     InputError
         If there is no baseline or no result.
     """
-    baseline = read_baseline(root, suite)
+    baseline = read_baseline(root, part)
     if baseline is None:
         raise InputError(
-            f"suite {suite} has no baseline yet: `make baseline SUITE={suite}` accepts the present "
-            "results as one"
+            f"suite {part.name} has no baseline yet: `make baseline SUITE={part.suite}` accepts "
+            "the present results as one"
         )
-    present = read_runs(root, suite)
+    present = read_runs(root, part)
     same = (baseline["machine"], baseline["packages"]) == (machine(), packages())
     accepted = baseline["runs"]
     judged = count_judged(accepted, present)
-    return Verdict(suite, same, judged, compare(accepted, present, same))
+    return Verdict(part.name, same, judged, compare(accepted, present, same))
 
 
-def read_runs(root: Path, suite: str) -> list[Run]:
-    """The runs in the suite's metrics.json."""
-    path = root / "results" / suite / "metrics.json"
+def read_runs(root: Path, part: Part) -> list[Run]:
+    """The runs of a part."""
+    path = root / part.metrics
     runs = _read_json(path)
     if runs is None:
-        raise InputError(f"{path} is missing: `make paper-results SUITE={suite}` makes it")
+        raise InputError(f"{path} is missing: `make paper-results SUITE={part.suite}` makes it")
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise InputError(f"{path} holds no list of runs")
     return runs
 
 
-def baseline_path(root: Path, suite: str) -> Path:
-    """Where the suite's baseline lies."""
-    return root / "results" / suite / "baseline.json"
-
-
-def read_baseline(root: Path, suite: str) -> Mapping[str, Any] | None:
-    """The suite's baseline; None where there is none."""
-    path = baseline_path(root, suite)
+def read_baseline(root: Path, part: Part) -> Mapping[str, Any] | None:
+    """The baseline of a part; None where there is none."""
+    path = root / part.baseline
     baseline = _read_json(path)
     if baseline is None:
         return None
     if not isinstance(baseline, dict) or not {"machine", "packages", "runs"} <= baseline.keys():
-        raise InputError(f"{path} is no baseline: `make baseline SUITE={suite}` makes a new one")
+        raise InputError(
+            f"{path} is no baseline: `make baseline SUITE={part.suite}` makes a new one"
+        )
     return baseline
 
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from test_regression import make_runs
@@ -81,6 +82,59 @@ def test_check_fails_on_a_worse_run(repository: Path, capsys: pytest.CaptureFixt
     assert check.main(["--junit", "check.xml"]) == 1
     assert "accuracy" in capsys.readouterr().out
     assert (repository / "check.xml").exists()
+
+
+def write_comparison(folder: Path, accuracy: float) -> None:
+    runs = [
+        {"task": "mlp", "method": "LSQ", "bits": 3, "lam": None, "variant": f"lr {lr}"}
+        | {"seed": seed, "run_id": f"{lr}-{seed}", "sparsity": 0.5, "bytes": 1000 + seed}
+        | {"accuracy": accuracy + seed / 1000}
+        for lr in (0.1, 0.2)
+        for seed in (0, 1, 2)
+    ]
+    path = folder / "results" / "smoke" / "comparison" / "metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(runs))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_comparison_is_judged_by_a_baseline_of_its_own(
+    repository: Path, capsys: pytest.CaptureFixture[str], elsewhere: bool
+) -> None:
+    write_comparison(repository, 0.9)
+    commit(repository)
+    accept(repository, "smoke")
+    path = repository / "results/smoke/comparison_baseline.json"
+    content = json.loads(path.read_text())
+    if elsewhere:
+        content["machine"]["python"] = "another"
+        path.write_text(json.dumps(content))
+    assert check.main([]) == 0
+    assert "smoke, comparison: no worse" in capsys.readouterr().out
+    write_comparison(repository, 0.8)
+    assert check.main(["--junit", "check.xml"]) == 1
+    out = capsys.readouterr().out
+    assert "smoke: no worse" in out
+    assert "smoke, comparison: WORSE" in out
+    assert "mlp LSQ 3 bit variant lr 0.1" in out
+    suites = ElementTree.parse(repository / "check.xml").getroot()
+    assert [suite.get("failures") for suite in suites] == ["0", "6" if not elsewhere else "2"]
+
+
+def test_a_comparison_that_is_missing_is_told(repository: Path) -> None:
+    write_comparison(repository, 0.9)
+    commit(repository)
+    accept(repository, "smoke")
+    (repository / "results/smoke/comparison/metrics.json").unlink()
+    with pytest.raises(InputError, match=r"comparison/metrics.json is missing"):
+        check.main([])
+
+
+def test_a_comparison_without_a_baseline_is_told(repository: Path) -> None:
+    accept(repository, "smoke")
+    write_comparison(repository, 0.9)
+    with pytest.raises(InputError, match="smoke, comparison has no baseline yet"):
+        check.main([])
 
 
 @pytest.mark.parametrize("key", ["machine", "packages"])

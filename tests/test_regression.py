@@ -12,7 +12,7 @@ import pytest
 
 from ecqx.errors import InputError
 from ecqx.regression import Difference, compare, count_judged
-from stages.check import Verdict
+from stages.check import Verdict, write_junit
 
 Runs = list[dict[str, Any]]
 JUDGED = ("accuracy", "sparsity", "bytes")
@@ -260,13 +260,13 @@ def test_verdict_says_what_is_not_judged_and_fails_where_nothing_is() -> None:
 def test_junit_holds_the_failures(tmp_path: Any) -> None:
     runs = make_runs()
     file = tmp_path / "check.xml"
-    verdict(changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1)).write_junit(file)
-    suite = ElementTree.parse(file).getroot()
+    write_junit(file, [verdict(changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1))])
+    (suite,) = ElementTree.parse(file).getroot()
     assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "1")
     failure = suite.find(".//failure")
     assert failure is not None
     assert "accuracy" in (failure.text or "")
-    verdict(changed(runs, start="given")).write_junit(file)
-    suite = ElementTree.parse(file).getroot()
+    write_junit(file, [verdict(changed(runs, start="given"))])
+    (suite,) = ElementTree.parse(file).getroot()
     assert suite.attrib["failures"] == "1"
     assert suite.find(".//skipped") is not None

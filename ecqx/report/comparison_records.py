@@ -183,7 +183,8 @@ class Measured:
         InputError
             If there are no records, a record lacks a key, a task has no rules, a method is
             unknown, two records have the same trial and seed, or the files of a task cannot be
-            compared: they differ in parameters or seeds, or a method has more or fewer trials than the rules say.
+            compared: they differ in parameters or seeds, or a method has more or fewer trials than
+            the rules say.
         """
         files = [_read(record) for record in records]
         if not files:

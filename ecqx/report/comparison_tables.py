@@ -67,8 +67,8 @@ def comparison(measured: Measured) -> Table:
     caption = (
         f"Every method had {measured.trials_in_words()}, those without anything to choose one. "
         "Area: at each file size the file of highest validation accuracy that fits is taken; the "
-        "area is the mean of the test accuracies of these files over all sizes that a compression ratio "
-        f"{measured.ranges_in_words()} allows, "
+        "area is the mean of the test accuracies of these files over all sizes that a compression "
+        f"ratio {measured.ranges_in_words()} allows, "
         "evenly over the logarithm of the ratio, and 0 is counted where no file fits. Within "
         f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
         "that of full precision; where some seed has none, the seeds that have one are counted and "

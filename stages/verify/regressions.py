@@ -66,7 +66,7 @@ def silence(root: Path, suite: str) -> Section:
             with working_in(place, processes), shuffled(number):
                 run_stages(suite, *JUDGED_STAGES)
                 alarms += [(number, d) for found in verdicts(place, suite) for d in found]
-        runs = len(check.read_runs(place, suite))
+        runs = len(check.read_runs(place, check.Part(suite)))
     with_processes = ", ".join(f"{n} with {p}" for p, n in counts.items())
     found = "".join(f"\n- run {number}: {d.setting}: {d.quantity}" for number, d in alarms[:20])
     noisy = len({number for number, _ in alarms})
@@ -97,10 +97,12 @@ def accept(place: Path, suite: str) -> None:
 
 def verdicts(place: Path, suite: str) -> tuple[list[Difference], list[Difference]]:
     """What counts as worse: by the gate as it is here, and as it would be elsewhere."""
-    verdict = check.check(place, suite)
-    accepted = check.read_baseline(place, suite)
+    verdict = check.check(place, check.Part(suite))
+    accepted = check.read_baseline(place, check.Part(suite))
     assert accepted is not None
-    elsewhere = compare(accepted["runs"], check.read_runs(place, suite), same_machine=False)
+    elsewhere = compare(
+        accepted["runs"], check.read_runs(place, check.Part(suite)), same_machine=False
+    )
     return verdict.worse, [difference for difference in elsewhere if difference.worse]
 
 
