@@ -28,13 +28,16 @@ from torch import Tensor
 
 from ecqx.bitstream import load
 from ecqx.models import build
-from stages.check import check
+from stages.check import Part, check
 from stages.evaluate import _means, _nested
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.prefix) / "bin"
 SUMMARY = Path("results") / "smoke" / "summary.json"
-STAGES = ["download", "pretrain", "quantize", "encode", "evaluate", "report"]
+STAGES = [
+    *("download", "pretrain", "quantize", "encode", "evaluate", "report"),
+    *("compare", "verdict"),
+]
 
 # What the contract names, and what this suite adds: the sweep and variant a run belongs to, counted
 # work, and what `make check` compares.
@@ -243,7 +246,7 @@ def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: 
         "mlp.ECQx.4bit.lam0.3.accuracy": pytest.approx(-0.25),
         "mlp.ECQx.4bit.lam0.3.bytes": pytest.approx(1000),
     }
-    worse = check(copy.root, "smoke").worse
+    worse = check(copy.root, Part("smoke")).worse
     assert {d.quantity for d in worse} == {"accuracy", "bytes"}
     for difference in worse:
         name = f"mlp.ECQx.4bit.lam0.3.{difference.quantity}"

@@ -19,6 +19,10 @@ def tiny(**task: object) -> str:
     fit = suite["quantize"]["tasks"]["mlp"]["fit"]
     suite["quantize"]["tasks"]["mlp"] = {"fit": fit, "bits": [4], "lam": [0.3]}
     suite["pretrain"]["mlp"]["epochs"] = 3
+    compared = suite["comparison"]["tasks"]["mlp"]
+    compared["methods"] = {
+        name: compared["methods"][name] for name in ("ECQ", "ECQx", "pruning", "fp16")
+    }
     suite["tasks"]["mlp"] |= task
     return yaml.safe_dump(
         {"suite": "smoke", "data": {"root": ["datasets"]}, "suites": {"smoke": suite}}

@@ -23,8 +23,11 @@ from stages.parallel import NO_PROGRESS, PROCESSES
 from stages.verify.document import Section
 from stages.verify.workplace import STAGES, outputs, prepare
 
-# How often each stage is killed, 32 times in all; those that train and go on, more often.
-KILLS = {"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4}
+# How often each stage is killed, 44 times in all; those that train and go on, more often.
+KILLS = {
+    **{"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4},
+    **{"compare": 8, "verdict": 4},
+}
 # Kills between two runs to the end: progress has to survive several in a row.
 IN_A_ROW = 4
 # The last moment, as a share of the time that an undisturbed run takes.

@@ -15,7 +15,10 @@ import yaml
 from ecqx.errors import InputError
 from stages.parallel import NO_PROGRESS, PROCESSES
 
-STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
+STAGES = (
+    *("download", "pretrain", "quantize", "encode", "evaluate", "report"),
+    *("compare", "verdict"),
+)
 
 
 def prepare(folder: Path, root: Path, params: str) -> Path:
