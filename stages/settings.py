@@ -237,7 +237,7 @@ class Suite(Settings):
     pretrain: dict[str, Fit]
     quantize: QuantizeSettings
     report: ReportSettings
-    comparison: Comparison | None = None
+    comparison: Comparison | None
 
     @model_validator(mode="after")
     def _sections_name_the_same_tasks(self) -> Suite:
