@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         yardsticks=[yardstick.model_dump() for yardstick in wanted.report.yardsticks],
         samples={name: tensor.numpy() for name, tensor in samples.items()},
         classes=json.loads(classes),
+        pages={"Other methods": "comparison/report.html"} if wanted.comparison else {},
     )
     return 0
 

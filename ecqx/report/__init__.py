@@ -46,6 +46,7 @@ def build(
     classes: Mapping[str, Sequence[str]] | None = None,
     decoded: Relevance | None = None,
     origin: Origin | None = None,
+    pages: Mapping[str, str] | None = None,
 ) -> None:
     """Write tables, figures, claims and the page of a suite.
 
@@ -84,6 +85,8 @@ def build(
         As ``relevance``, of models decoded from their files.
     origin : Origin, optional
         What the results were made from, for the page.
+    pages : mapping of str to str, optional
+        Titles and places of further pages of the suite, for the page to link to.
 
     Raises
     ------
@@ -132,7 +135,7 @@ def build(
         Section("tables", "Tables", (), [t for t in tables if t.name not in own]),
     ]
     centre = next((chart_of(p) for p in pictures if p.name == "accuracy_size"), None)
-    content = Content(claims, own["best_files"], centre, sections, origin)
+    content = Content(claims, own["best_files"], centre, sections, origin, pages or {})
     files["report.html"] = render_page(evidence, content).encode()
     for name, written in files.items():
         _write(out / name, written)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from importlib.resources import files
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ecqx.report.comparison_records import Measured, source_of
 from ecqx.report.comparison_verdict import (
@@ -19,7 +15,7 @@ from ecqx.report.comparison_verdict import (
     smallest_rule,
 )
 from ecqx.report.formats import Table
-from ecqx.report.page import CLASSES, MARKS, Origin, sort_key
+from ecqx.report.page import CLASSES, MARKS, Origin, template
 from ecqx.report.sources import describe
 from ecqx.report.style import Picture
 from ecqx.report.verdicts import Verdict
@@ -49,17 +45,7 @@ def render_comparison(
     str
         HTML that loads nothing from outside itself; links lead to the files that lie beside it.
     """
-    environment = Environment(
-        loader=PackageLoader("ecqx.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["sort_key"] = sort_key
-    environment.globals["inlined"] = _inlined
-    return environment.get_template("comparison.html.j2").render(
+    return template("comparison.html.j2").render(
         suite=measured.suite,
         measured=describe(
             (title, source_of(measured.files(task))) for task, title in measured.tasks.items()
@@ -79,8 +65,3 @@ def render_comparison(
         origin=origin,
         folded_rows=FOLDED_ROWS,
     )
-
-
-def _inlined(name: str) -> Markup:
-    """A style sheet or script of our own, as it stands."""
-    return Markup(files("ecqx.report").joinpath("templates", name).read_text("utf-8"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -78,6 +78,8 @@ class Content:
     sections : sequence of Section
         In the order in which they are shown; empty ones are left out.
     origin : Origin or None
+    pages : mapping of str to str
+        Titles and places of further pages of the suite, seen from this one.
     """
 
     claims: Sequence[Claim]
@@ -85,6 +87,7 @@ class Content:
     centre: Chart | None
     sections: Sequence[Section]
     origin: Origin | None
+    pages: Mapping[str, str]
 
 
 def render_page(evidence: Evidence, content: Content) -> str:
@@ -96,17 +99,7 @@ def render_page(evidence: Evidence, content: Content) -> str:
         HTML that loads nothing from outside itself. Links lead to the works it cites and to the
         files that lie beside it.
     """
-    environment = Environment(
-        loader=PackageLoader("ecqx.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["sort_key"] = sort_key
-    environment.globals["inlined"] = _inlined
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         suite=evidence.suite,
         measured=describe(
             (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
@@ -120,6 +113,21 @@ def render_page(evidence: Evidence, content: Content) -> str:
         classes=CLASSES,
         folded_rows=FOLDED_ROWS,
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package, with what all of them use."""
+    environment = Environment(
+        loader=PackageLoader("ecqx.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["sort_key"] = sort_key
+    environment.globals["inlined"] = _inlined
+    return environment.get_template(name)
 
 
 def sort_key(cell: Cell, column: Column) -> str:
