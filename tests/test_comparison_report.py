@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -248,9 +249,31 @@ def test_the_factor_is_the_geometric_mean_of_sizes() -> None:
     (duel,) = judgement.duels
     assert duel.factor is not None
     assert (duel.factor.mean, duel.factor.low, duel.factor.high) == pytest.approx((2, 2, 2))
+    assert duel.size_outcome is Outcome.WINS
+    assert judgement.size_sentence == "ECQx’s files there are smaller than those of LSQ."
     bad = [row | {"accuracy_validation": 0.1} if row["seed"] == 2 else row for row in twins]
     (duel,) = judge(measure([*rows, *bad]))[0].duels
     assert (duel.factor, duel.coverage) == (None, "2 of 3")
+    assert duel.size_outcome is Outcome.OPEN
+
+
+@pytest.mark.parametrize(
+    ("sizes", "outcome"),
+    [
+        ((2.0, 2.1, 1.9), Outcome.WINS),
+        ((0.5, 0.6, 0.5), Outcome.LOSES),
+        ((2, 1, 0.5), Outcome.TIES),
+    ],
+)
+def test_sizes_are_judged_by_the_interval_of_their_ratio(
+    sizes: Sequence[float], outcome: Outcome
+) -> None:
+    rows = records(("mlp",), ("ECQx",))
+    other = [
+        row | {"method": "LSQ", "bytes": int(row["bytes"] * sizes[row["seed"]])} for row in rows
+    ]
+    (duel,) = judge(measure([*rows, *other]))[0].duels
+    assert duel.size_outcome is outcome
 
 
 def test_the_smallest_file_is_named(contest: Measured) -> None:

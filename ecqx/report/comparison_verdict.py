@@ -22,6 +22,15 @@ class Outcome(StrEnum):
     LOSES = "loses"
     OPEN = "cannot be told"
 
+    @classmethod
+    def of(cls, value: Estimate, neutral: float) -> Outcome:
+        """By the 95 % interval of a value that is above ``neutral`` where ECQx is better."""
+        if value.low is None:
+            return cls.OPEN
+        if value.lies_above(neutral):
+            return cls.WINS
+        return cls.LOSES if value.lies_below(neutral) else cls.TIES
+
 
 # What stands before the names of the methods.
 RELATIONS = {
@@ -29,6 +38,15 @@ RELATIONS = {
     Outcome.TIES: "ties with",
     Outcome.LOSES: "loses to",
     Outcome.OPEN: "cannot be told from",
+}
+
+
+# The same of the sizes of files.
+SIZES = {
+    Outcome.WINS: "smaller than those of",
+    Outcome.TIES: "neither smaller nor larger, as far as can be told, than those of",
+    Outcome.LOSES: "larger than those of",
+    Outcome.OPEN: "not to be compared, for want of a file or of seeds, with those of",
 }
 
 
@@ -56,6 +74,11 @@ class Duel:
     outcome: Outcome
     factor: Estimate | None
     coverage: str
+
+    @property
+    def size_outcome(self) -> Outcome:
+        """How ECQx does by the size of files within the loss: by the interval of the factor."""
+        return Outcome.OPEN if self.factor is None else Outcome.of(self.factor, 1)
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,13 @@ class Judgement:
         parts = [f"{RELATIONS[o]} {', '.join(r)}" for o in Outcome if (r := self.rivals(o))]
         return f"{self.title}: {CHAMPION} {'; '.join(parts)}."
 
+    @property
+    def size_sentence(self) -> str:
+        """The same about the files within the loss; empty where there is nothing to compare."""
+        rivals = {o: [d.rival for d in self.duels if d.size_outcome is o] for o in Outcome}
+        parts = [f"{SIZES[o]} {', '.join(named)}" for o, named in rivals.items() if named]
+        return f"{CHAMPION}’s files there are {'; '.join(parts)}." if parts else ""
+
 
 def judge(measured: Measured) -> list[Judgement]:
     """The verdict on every task."""
@@ -95,15 +125,6 @@ def judge(measured: Measured) -> list[Judgement]:
         Judgement(task, title, tuple(_duels(measured, task)), _smallest_in_words(measured, task))
         for task, title in measured.tasks.items()
     ]
-
-
-def judge_difference(difference: Estimate) -> Outcome:
-    """Outcome by the 95 % interval of a difference of areas, ECQx first."""
-    if difference.low is None:
-        return Outcome.OPEN
-    if difference.lies_above(0):
-        return Outcome.WINS
-    return Outcome.LOSES if difference.lies_below(0) else Outcome.TIES
 
 
 def _duels(measured: Measured, task: str) -> Iterator[Duel]:
@@ -122,7 +143,7 @@ def _duels(measured: Measured, task: str) -> Iterator[Duel]:
         yield Duel(
             rival,
             difference,
-            judge_difference(difference),
+            Outcome.of(difference, 0),
             _factor(ours, other) if ours.complete and other.complete else None,
             f"{len(both)} of {ours.seeds}",
         )
@@ -178,7 +199,8 @@ def smallest_rule(rules: Rules) -> str:
     return (
         f"Smallest within {rules.loss_in_words}: the smallest file of each seed whose validation "
         f"accuracy is at most {rules.loss_in_words} below that of the same checkpoint trained as "
-        "long in full precision, of the methods that have one with every seed."
+        "long in full precision, of the methods that have one with every seed. They are compared "
+        "by the 95 % interval of the mean logarithm of the two sizes’ ratio."
     )
 
 
@@ -224,7 +246,7 @@ def verdict_markdown(measured: Measured, judgements: Sequence[Judgement]) -> str
         "",
         smallest_rule(measured.rules),
         "",
-        *(f"- {judgement.title}: {judgement.smallest}." for judgement in judgements),
+        *(f"- {j.title}: {j.smallest}. {j.size_sentence}".rstrip() for j in judgements),
         "",
         f"Rule: {rule(measured)}",
     ]
