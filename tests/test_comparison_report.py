@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import made_comparison
 import matplotlib
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from ecqx.report.comparison_verdict import Outcome, judge, verdict_markdown
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.page import Origin
 
+PARAMETERS_OF_MLP = made_comparison.PARAMETERS["mlp"]
 PARAMETERS = 16_384  # 64 KiB in 32 bit.
 RATIOS = (4.0, 64.0)
 
@@ -240,6 +242,32 @@ def test_differences_have_the_interval_of_the_paired_t_test(contest: Measured) -
         oracle = stats.ttest_rel([own[s] for s in (0, 1, 2)], [theirs[s] for s in (0, 1, 2)])
         interval = oracle.confidence_interval(0.95)
         assert (duel.area.low, duel.area.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_method_that_wins_by_reach_alone_does_not_win() -> None:
+    rows = records(("mlp",), ("ECQx",))
+    budget = sorted(row["bytes"] for row in rows)[len(rows) // 2]
+    # The same files but the smaller half, each a little more accurate on both splits.
+    other = [
+        row
+        | {"method": "LSQ", "bytes": max(row["bytes"], budget)}
+        | {key: row[key] + 0.01 for key in ("accuracy", "accuracy_validation")}
+        for row in rows
+    ]
+    (duel,) = judge(measure([*rows, *other]))[0].duels
+    assert Outcome.of(duel.area, 0) is Outcome.WINS
+    assert duel.common is not None
+    assert Outcome.of(duel.common, 0) is Outcome.LOSES
+    assert duel.outcome is Outcome.MIXED
+
+
+def test_without_common_sizes_the_whole_range_decides() -> None:
+    rows = records(("mlp",), ("ECQx",))
+    large = 4 * PARAMETERS_OF_MLP // 2
+    other = [row | {"method": "LSQ", "bytes": large} for row in rows]
+    (duel,) = judge(measure([*rows, *other]))[0].duels
+    assert duel.common is None
+    assert duel.outcome is Outcome.WINS
 
 
 def test_the_factor_is_the_geometric_mean_of_sizes() -> None:

@@ -24,6 +24,7 @@ from ecqx.report.verdicts import Verdict
 LIKE = {
     Outcome.WINS: Verdict.HOLDS,
     Outcome.LOSES: Verdict.FAILS,
+    Outcome.MIXED: Verdict.OPEN,
     Outcome.OPEN: Verdict.OPEN,
 }
 TIE_MARK, TIE_CLASS = "=", "open"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ecqx.report.columns import TASK
-from ecqx.report.comparison_curves import Kept, areas, kept
-from ecqx.report.comparison_records import CHAMPION, Measured, Rules, source_of
+from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
+from ecqx.report.comparison_records import CHAMPION, File, Measured, Rules, source_of
 from ecqx.report.formats import Column, Row, Table, markdown_body
 from ecqx.report.statistics import Estimate, paired_difference
 
@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     WINS = "wins"
     TIES = "ties"
     LOSES = "loses"
+    MIXED = "depends on the size"
     OPEN = "cannot be told"
 
     @classmethod
@@ -37,6 +38,7 @@ RELATIONS = {
     Outcome.WINS: "wins against",
     Outcome.TIES: "ties with",
     Outcome.LOSES: "loses to",
+    Outcome.MIXED: "wins or loses, depending on the size, against",
     Outcome.OPEN: "cannot be told from",
 }
 
@@ -59,8 +61,9 @@ class Duel:
     rival : str
     area : Estimate
         Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
-    outcome : Outcome
-        By the interval of that difference.
+    common : Estimate or None
+        The same over the part of the range where both have a file with every seed; None where
+        there is no such part.
     factor : Estimate or None
         Smallest file within the loss of the other over that of ECQx: the geometric mean over seeds
         with its interval, above one where ECQx is smaller. None where some seed of either has no
@@ -71,9 +74,16 @@ class Duel:
 
     rival: str
     area: Estimate
-    outcome: Outcome
+    common: Estimate | None
     factor: Estimate | None
     coverage: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """By the interval of the difference, unless it is the other way round at common sizes."""
+        whole = Outcome.of(self.area, 0)
+        part = whole if self.common is None else Outcome.of(self.common, 0)
+        return Outcome.MIXED if {whole, part} == {Outcome.WINS, Outcome.LOSES} else whole
 
     @property
     def size_outcome(self) -> Outcome:
@@ -143,10 +153,26 @@ def _duels(measured: Measured, task: str) -> Iterator[Duel]:
         yield Duel(
             rival,
             difference,
-            Outcome.of(difference, 0),
+            _common_difference(own, theirs, ratios),
             _factor(ours, other) if ours.complete and other.complete else None,
             f"{len(both)} of {ours.seeds}",
         )
+
+
+def _common_difference(
+    own: Sequence[File], theirs: Sequence[File], ratios: tuple[float, float]
+) -> Estimate | None:
+    """Difference of areas where both have files: up to the ratio that both reach with any seed."""
+    low, high = ratios
+    reached = [
+        max(file.ratio for file in files)
+        for method in (own, theirs)
+        for files in by_seed(method).values()
+    ]
+    common = (low, min(high, *reached))
+    if common[1] <= low:
+        return None
+    return paired_difference(areas(own, common), areas(theirs, common))
 
 
 def _factor(ours: Kept, other: Kept) -> Estimate:
@@ -187,7 +213,9 @@ def rule(measured: Measured) -> str:
         "counts for a method, too, and one whose files are all larger has an area of 0. "
         f"{CHAMPION} wins where the 95 % "
         "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
-        "where it lies below, and ties otherwise; with fewer than two seeds it cannot be told. "
+        "where it lies below, and ties otherwise. Where the same difference, taken only up to the "
+        "ratio that both methods reach with every seed, points the other way, the verdict is that "
+        "it depends on the size. With fewer than two seeds it cannot be told. "
         "Every interval stands for its own comparison; none is widened for there being many, so "
         "some of the many may miss the truth by chance. A tie means that these seeds do not tell, "
         "not that the methods are equal."
@@ -210,6 +238,7 @@ def duel_table(measured: Measured, judgements: Sequence[Judgement]) -> Table:
     columns = (
         *(TASK, Column("rival", "other method"), Column("outcome", CHAMPION)),
         Column("area_points", "difference of areas (points)", "interval", 2, 100),
+        Column("common_points", "the same where both have files (points)", "interval", 2, 100),
         Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
         Column("seeds_both", "seeds with both files"),
     )
@@ -218,7 +247,7 @@ def duel_table(measured: Measured, judgements: Sequence[Judgement]) -> Table:
             judgement.task,
             (
                 *(judgement.title, duel.rival, duel.outcome.value),
-                *(duel.area, duel.factor, duel.coverage),
+                *(duel.area, duel.common, duel.factor, duel.coverage),
             ),
             source_of(
                 [f for m in (CHAMPION, duel.rival) for f in measured.files(judgement.task, m)]
@@ -228,7 +257,8 @@ def duel_table(measured: Measured, judgements: Sequence[Judgement]) -> Table:
         for duel in judgement.duels
     ]
     caption = (
-        f"Area of {CHAMPION} minus that of the other method, and the size of the other’s smallest "
+        f"Area of {CHAMPION} minus that of the other method, over the whole range and over the "
+        "part of it where both have files with every seed, and the size of the other’s smallest "
         f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
         "95 % intervals over seeds."
     )
