@@ -23,10 +23,11 @@ from conftest import Ratio
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ecqx import costs, kernels, thresholds
-from ecqx.assignment import AssignmentSettings, assign_layers, survey
-from ecqx.centroids import CentroidGrid, GridStack
-from ecqx.information import information_cost
+from ecqx.assignment import cluster_costs as costs
+from ecqx.assignment import kernels, thresholds
+from ecqx.assignment.assign import AssignmentSettings, assign_layers, survey
+from ecqx.assignment.centroids import CentroidGrid, GridStack
+from ecqx.assignment.information import information_cost
 
 SIZE = (512, 512, 3, 3)
 BITS, LAMBDA, P = 4, 0.05, 0.1

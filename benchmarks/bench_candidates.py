@@ -18,7 +18,7 @@ from ecqx.data.digits import digits
 from ecqx.models import build
 from ecqx.relevance import LRP, rules, weights
 from ecqx.relevance.weights import Attributor
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.trainer import FitSettings, Trainer
 
 ROUNDS = 7
 

@@ -27,7 +27,7 @@ def test_worker(benchmark: BenchmarkFixture) -> None:
     command = [
         sys.executable,
         "-c",
-        "import stages.quantize, ecqx.relevance.weights, ecqx.compiled",
+        "import stages.quantize, ecqx.relevance.weights, ecqx.assignment.compiled",
     ]
     benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=3, warmup_rounds=1)
     benchmark.extra_info["overhead"] = "start and imports of a worker process of a sweep"

@@ -11,12 +11,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from ecqx import constrained
 from ecqx.data import Split
 from ecqx.models import build
-from ecqx.quantizer import ECQx
+from ecqx.quantizers import base as constrained
+from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.trainer import FitSettings, Trainer
 
 BATCH, ROUNDS = 64, 9
 RECOMMENDED = LRP(every=8)

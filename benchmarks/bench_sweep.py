@@ -12,9 +12,9 @@ from conftest import Ratio
 
 from ecqx.data import Split
 from ecqx.models import build
-from ecqx.quantizer import ECQx
+from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.trainer import FitSettings, Trainer
 from stages.parallel import PROCESSES, run_all
 
 JOBS, STEPS = 8, 30

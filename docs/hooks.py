@@ -16,7 +16,7 @@ import click
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
-from ecqx.cli import cli
+from ecqx.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folder of the site for files of the repository outside docs/.

@@ -6,32 +6,35 @@ not wait for zennit and torchvision.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ecqx.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ecqx import models
-    from ecqx.assignment import assign
-    from ecqx.bitstream import load, save
-    from ecqx.centroids import CentroidGrid
-    from ecqx.export import export_onnx
-    from ecqx.quantizer import ECQx
-    from ecqx.relevance import LRP, weight_relevance
-    from ecqx.trained import EC2T, FantastIC4
+    from ecqx.assignment.assign import assign
+    from ecqx.assignment.centroids import CentroidGrid
+    from ecqx.coding.bitstream import load, save
+    from ecqx.coding.onnx_export import export_onnx
+    from ecqx.quantizers.ecqx import ECQx
+    from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
+    from ecqx.relevance.settings import LRP
+    from ecqx.relevance.weights import weight_relevance
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CentroidGrid": "ecqx.centroids",
-    "EC2T": "ecqx.trained",
-    "ECQx": "ecqx.quantizer",
-    "FantastIC4": "ecqx.trained",
-    "LRP": "ecqx.relevance",
-    "assign": "ecqx.assignment",
-    "export_onnx": "ecqx.export",
-    "load": "ecqx.bitstream",
-    "save": "ecqx.bitstream",
-    "weight_relevance": "ecqx.relevance",
+    "CentroidGrid": "ecqx.assignment.centroids",
+    "EC2T": "ecqx.quantizers.trained_centroids",
+    "ECQx": "ecqx.quantizers.ecqx",
+    "FantastIC4": "ecqx.quantizers.trained_centroids",
+    "LRP": "ecqx.relevance.settings",
+    "assign": "ecqx.assignment.assign",
+    "export_onnx": "ecqx.coding.onnx_export",
+    "load": "ecqx.coding.bitstream",
+    "models": "ecqx.models",
+    "save": "ecqx.coding.bitstream",
+    "weight_relevance": "ecqx.relevance.weights",
 }
 
 __all__ = [
@@ -48,10 +51,4 @@ __all__ = [
     "weight_relevance",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module("ecqx.models")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'ecqx' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _HOMES)

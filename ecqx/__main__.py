@@ -1,6 +1,6 @@
 """The command ``ecqx`` as ``python -m ecqx``, for where the program is not on the path."""
 
-from ecqx.cli import main
+from ecqx.cli.main import main
 
 if __name__ == "__main__":
     main()

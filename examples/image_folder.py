@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 import ecqx
-from ecqx.checkpoint import read_state
+from ecqx.coding.checkpoint import read_state
 from ecqx.data import TensorData, image_folder
 from ecqx.data.archives import names
 from ecqx.data.folder import IMAGES
 from ecqx.models.weights import imagenet_weights, load_weights
-from ecqx.training import FitSettings, Trainer, evaluate
+from ecqx.training.trainer import FitSettings, Trainer, evaluate
 
 # Of the pictures that torchvision's weights were trained on.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

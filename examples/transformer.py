@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import ecqx
 from ecqx.data import TensorData, digits
-from ecqx.training import FitSettings, Trainer, evaluate
+from ecqx.training.trainer import FitSettings, Trainer, evaluate
 
 
 class RowTransformer(nn.Module):

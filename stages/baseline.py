@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ecqx.errors import InputError
 from ecqx.files import write_text
-from ecqx.regression import Run
+from ecqx.report.regression import Run
 from stages.check import Part, parts_of, read_baseline, read_runs
 from stages.command import run_command_line
 from stages.provenance import changes, machine, packages

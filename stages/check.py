@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.regression import Difference, Run, compare, count_judged
+from ecqx.report.regression import Difference, Run, compare, count_judged
 from stages import paths
 from stages.command import run_command_line
 from stages.provenance import machine, packages

@@ -17,12 +17,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ecqx.baselines import Method
-from ecqx.checkpoint import read_tensors
-from ecqx.cost import step_cost
-from ecqx.data import TensorData
+from ecqx.coding.tensor_files import read_tensors
+from ecqx.data.tensors import TensorData
 from ecqx.files import link_or_copy, write_text
-from ecqx.training import FitSettings, Trainer, scores
+from ecqx.methods import Method
+from ecqx.training.objectives import objective_of
+from ecqx.training.step_cost import step_cost
+from ecqx.training.trainer import FitSettings, Trainer, scores
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.comparison_settings import ComparisonTask, trials_of
@@ -35,8 +36,13 @@ from stages.tasks import device, load_data, network, training_inputs
 RECORDS, EPOCH = "records.json", "epoch.pt"
 # What a file depends on beside the training, and the packages that write it.
 CODE = (
-    *("ecqx/baselines", "ecqx/bitstream.py", "ecqx/codebooks.py", "ecqx/container.py"),
-    *("ecqx/cost.py", "ecqx/entropy_coder.py", "ecqx/tensor_coding.py"),
+    *(
+        "ecqx/methods",
+        "ecqx/coding/bitstream.py",
+        "ecqx/assignment/codebooks.py",
+        "ecqx/coding/container.py",
+    ),
+    *("ecqx/training/step_cost.py", "ecqx/coding/entropy_coder.py", "ecqx/coding/tensor_coding.py"),
 )
 PACKAGES = ("nncodec", "safetensors", "torchao", "zstandard")
 
@@ -228,7 +234,7 @@ def _reference(
     job: Job, model: nn.Module, data: TensorData, where: torch.device
 ) -> dict[str, float]:
     """Accuracies of the start, and of the start trained on in full precision."""
-    metric = data.test.objective.metric
+    metric = objective_of(data.test.targets).metric
     return {
         "accuracy_start": scores(_start(job, where), data.test)[metric],
         "accuracy_fp32": scores(model, data.test)[metric],
@@ -246,7 +252,7 @@ def _file(
     model.load_state_dict(trial.method.read(path))
     model.to(where)
     validation, test = scores(model, data.validation), scores(model, data.test)
-    metric, *others = data.test.objective.metrics
+    metric, *others = objective_of(data.test.targets).metrics
     floats = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
     size = path.stat().st_size
     return {

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ecqx import data
-from ecqx.data import TensorData
 from ecqx.data.downloads import is_at_hand
+from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 
 Share = Annotated[float, Field(ge=0, le=1)]

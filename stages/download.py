@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ecqx.checkpoint import read_state, write_tensors
+from ecqx.coding.checkpoint import read_state
+from ecqx.coding.tensor_files import write_tensors
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.data_settings import DataSet

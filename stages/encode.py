@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ecqx.bitstream import load, save
-from ecqx.checkpoint import read_coded_state
+from ecqx.coding.bitstream import load, save
+from ecqx.coding.coded_state import read_coded_state
 from ecqx.files import write_text
 from stages import paths
 from stages.command import run_command_line, suite_of

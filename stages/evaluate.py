@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from ecqx.bitstream import FileInfo, inspect, load
-from ecqx.checkpoint import write_tensors
+from ecqx.coding.bitstream import FileInfo, inspect, load
+from ecqx.coding.tensor_files import write_tensors
 from ecqx.errors import InputError
 from ecqx.files import write_text
-from ecqx.training import evaluate, scores
+from ecqx.training.objectives import objective_of
+from ecqx.training.trainer import evaluate, scores
 from stages import exhibits, paths, settings
 from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum
@@ -104,7 +105,7 @@ def measure(job: Job) -> dict[str, Any]:
     data = load_data(job.suite, job.task)
     validation = scores(model, data.validation.to(job.device))
     test = scores(model, data.test.to(job.device))
-    metric, *others = data.test.objective.metrics
+    metric, *others = objective_of(data.test.targets).metrics
     return {
         "accuracy_validation": validation[metric],
         "accuracy": test[metric],

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecqx.bitstream import load
-from ecqx.data import Split
-from ecqx.modes import evaluation_mode
-from ecqx.objectives import SEGMENTATION, main_output
+from ecqx.coding.bitstream import load
+from ecqx.data.tensors import Split
+from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance import (
     build_canonizer,
     build_composite,
@@ -24,6 +23,7 @@ from ecqx.relevance import (
     weight_relevance,
     with_weight_relevance,
 )
+from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
 from stages.quantize import load_full_precision
 from stages.settings import Suite, TaskSettings
@@ -107,7 +107,7 @@ def samples(
             tensors[f"{name}/relevance {kind}"] = relevance
             if split.targets.ndim == 1:
                 tensors[f"{name}/label {kind}"] = labels
-        if data.test.objective is SEGMENTATION and AFTER in models:
+        if objective_of(data.test.targets) is SEGMENTATION and AFTER in models:
             first = data.test.take(SHOWN)
             tensors[f"{name}/image"] = first.inputs
             tensors[f"{name}/truth"] = first.targets

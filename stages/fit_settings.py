@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ecqx.training import FitSettings
+from ecqx.training.trainer import FitSettings
 from stages.data_settings import Positive, Settings
 
 
 class Fit(Settings):
-    """`ecqx.training.FitSettings`."""
+    """`ecqx.training.trainer.FitSettings`."""
 
     epochs: Annotated[int, Field(ge=0)]
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]

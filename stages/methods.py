@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from ecqx import family
-from ecqx.assignment import AssignmentSettings
-from ecqx.baselines import (
+from ecqx.assignment.assign import AssignmentSettings
+from ecqx.methods import (
     LSQ,
     EntropyConstrained,
     Float16,
@@ -17,8 +16,9 @@ from ecqx.baselines import (
     NNCodec,
     Pruning,
     TorchaoWeights,
+    family,
 )
-from ecqx.relevance import LRP
+from ecqx.relevance.settings import LRP
 
 OURS = ("ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
 RIVALS: dict[str, Callable[..., Method]] = {

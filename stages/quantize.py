@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from ecqx.checkpoint import read_tensors, write_tensors
+from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.files import link_or_copy, write_text
-from ecqx.training import Trainer
+from ecqx.training.trainer import Trainer
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all

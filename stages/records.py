@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ecqx.training.objectives import objective_of
 from stages import paths
 from stages.parallel import checksum, key_of
 from stages.settings import Suite
@@ -19,7 +20,7 @@ def about(suite: str, wanted: Suite, name: str) -> dict[str, Any]:
         "model": task.model["name"],
         "train_samples": len(data.train),
         "data_checksum": checksum(paths.data(suite, task.data)),
-        "metric": data.test.objective.metric,
+        "metric": objective_of(data.test.targets).metric,
     }
 
 

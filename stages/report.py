@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ecqx import report
-from ecqx.checkpoint import read_tensors
+from ecqx.coding.tensor_files import read_tensors
 from ecqx.progress import sign
 from ecqx.report.correlations import Relevance
 from stages import paths, settings

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from ecqx import family
-from ecqx.constrained import Quantizer
-from ecqx.relevance import LRP
-from ecqx.training import FitSettings
+from ecqx.methods import family
+from ecqx.quantizers.base import Quantizer
+from ecqx.relevance.settings import LRP
+from ecqx.training.trainer import FitSettings
 from stages.parallel import key_of
 from stages.settings import QuantizerSettings, Suite
 

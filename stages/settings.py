@@ -14,12 +14,12 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ecqx import models
-from ecqx.assignment import AssignmentSettings
+from ecqx.assignment.assign import AssignmentSettings
+from ecqx.assignment.information import LambdaMax, Pmf
 from ecqx.errors import InputError
-from ecqx.family import Trained
-from ecqx.information import LambdaMax, Pmf
-from ecqx.quantizer import Gradient
-from ecqx.relevance import LRP
+from ecqx.methods.family import Trained
+from ecqx.quantizers.ecqx import Gradient
+from ecqx.relevance.settings import LRP
 from stages.command import run_command_line
 from stages.comparison_settings import Comparison
 from stages.data_settings import DataSets, Positive, Settings, Share

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx import models
-from ecqx.data import Split, TensorData
+from ecqx.data.tensors import Split, TensorData
 from stages import paths
 from stages.parallel import checksum
 from stages.settings import Suite, TaskSettings
@@ -20,21 +20,36 @@ from stages.settings import Suite, TaskSettings
 # What a trained network depends on: the progress of a run is forgotten when one of these changes.
 TRAINING_CODE = (
     *(
-        "ecqx/training.py",
-        "ecqx/distributed.py",
-        "ecqx/checkpoint.py",
-        "ecqx/modes.py",
-        "ecqx/objectives.py",
+        "ecqx/training/trainer.py",
+        "ecqx/training/distributed.py",
+        "ecqx/coding/checkpoint.py",
+        "ecqx/modules.py",
+        "ecqx/training/objectives.py",
     ),
     *("ecqx/data/tensors.py", "ecqx/models"),
 )
 # And what a quantized one depends on beside that.
 QUANTIZER_CODE = (
-    *("ecqx/assignment.py", "ecqx/centroids.py", "ecqx/compiled.py", "ecqx/costs.py"),
-    *("ecqx/envelope.py", "ecqx/information.py", "ecqx/kernels.py", "ecqx/quantizer.py"),
-    *("ecqx/registers.py", "ecqx/relevance", "ecqx/thresholds.py"),
-    *("ecqx/codebooks.py", "ecqx/constrained.py", "ecqx/family.py", "ecqx/parameters.py"),
-    "ecqx/trained.py",
+    *(
+        "ecqx/assignment/assign.py",
+        "ecqx/assignment/centroids.py",
+        "ecqx/assignment/compiled.py",
+        "ecqx/assignment/cluster_costs.py",
+    ),
+    *(
+        "ecqx/assignment/envelope.py",
+        "ecqx/assignment/information.py",
+        "ecqx/assignment/kernels.py",
+        "ecqx/quantizers/ecqx.py",
+    ),
+    *("ecqx/assignment/registers.py", "ecqx/relevance", "ecqx/assignment/thresholds.py"),
+    *(
+        "ecqx/assignment/codebooks.py",
+        "ecqx/quantizers/base.py",
+        "ecqx/methods/family.py",
+        "ecqx/quantizers/parameters.py",
+    ),
+    "ecqx/quantizers/trained_centroids.py",
 )
 # Packages that compute something in a training.
 PACKAGES = ("numba", "numpy", "torch", "torchvision", "zennit")

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecqx import information
-from ecqx.assignment import survey
-from ecqx.centroids import CentroidGrid, GridStack
+from ecqx.assignment import information
+from ecqx.assignment.assign import survey
+from ecqx.assignment.centroids import CentroidGrid, GridStack
 
 
 def occupancy(weight: Tensor, grid: CentroidGrid) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
-from ecqx import cli
+from ecqx.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecqx import assignment, compiled, costs, information, kernels, thresholds
-from ecqx.assignment import assign, zero_set, zero_threshold
-from ecqx.centroids import CentroidGrid
-from ecqx.envelope import envelope_bounds
+from ecqx.assignment import assign as assignment
+from ecqx.assignment import cluster_costs as costs
+from ecqx.assignment import compiled, information, kernels, thresholds
+from ecqx.assignment.assign import assign, zero_set, zero_threshold
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.envelope import envelope_bounds
 from ecqx.relevance import rules
 
 CPU = torch.device("cpu")

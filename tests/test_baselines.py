@@ -17,7 +17,9 @@ from test_quantizer import batch, network
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.baselines import (
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.data import Split
+from ecqx.methods import (
     LSQ,
     EntropyConstrained,
     Float16,
@@ -27,15 +29,13 @@ from ecqx.baselines import (
     Pruning,
     TorchaoWeights,
 )
-from ecqx.baselines.lsq import LearnedSteps
-from ecqx.baselines.pruning import RAMP, PrunedUniform
-from ecqx.baselines.straight_through import StraightThrough
-from ecqx.baselines.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
-from ecqx.centroids import CentroidGrid
-from ecqx.cost import step_cost
-from ecqx.data import Split
+from ecqx.methods.lsq import LearnedSteps
+from ecqx.methods.pruning import RAMP, PrunedUniform
+from ecqx.methods.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
+from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.step_cost import step_cost
+from ecqx.training.trainer import FitSettings, Trainer
 
 STEPS = 8
 TRAINED: dict[str, Method] = {

@@ -19,20 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ecqx import entropy_coder, tensor_coding
-from ecqx.assignment import assign
-from ecqx.bitstream import (
+from ecqx.assignment.assign import assign
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.codebooks import Codebook
+from ecqx.coding import entropy_coder, tensor_coding
+from ecqx.coding.bitstream import inspect, load, save
+from ecqx.coding.quantized import (
     CodebookTensor,
     CodedState,
     Quantized,
     QuantizedTensor,
     first_order_entropy,
-    inspect,
-    load,
-    save,
 )
-from ecqx.centroids import CentroidGrid
-from ecqx.codebooks import Codebook
 from ecqx.errors import InputError
 
 FLOAT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -184,7 +182,7 @@ def test_a_payload_of_zeros_is_filled_and_checked(count: int) -> None:
 def test_truncated_and_random_payloads_never_crash() -> None:
     script = """
 import numpy as np
-from ecqx.entropy_coder import *
+from ecqx.coding.entropy_coder import *
 rng = np.random.default_rng(0)
 shape = (30, 20)
 codes = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from layers import information_cost, lambda_max, occupancy, probabilities
 from torch import Tensor
 
-from ecqx.centroids import CentroidGrid, percentile, round_down
-from ecqx.information import information
+from ecqx.assignment.centroids import CentroidGrid, percentile, round_down
+from ecqx.assignment.information import information
 
 BITS = range(2, 9)
 LAMBDAS = st.sampled_from([0.0, 1e-3, 0.05, 0.5, 5.0, 100.0])

@@ -17,20 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ecqx import bitstream
-from ecqx.bitstream import QuantizedTensor
-from ecqx.centroids import MAX_BITS, MIN_BITS
-from ecqx.checkpoint import (
-    METADATA_KEY,
-    read_coded_state,
-    read_state,
-    read_tensors,
-    section,
-    write_coded_state,
-    write_tensors,
-)
+from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
+from ecqx.coding import bitstream
+from ecqx.coding.checkpoint import read_state
+from ecqx.coding.coded_state import METADATA_KEY, read_coded_state, write_coded_state
+from ecqx.coding.quantized import QuantizedTensor
+from ecqx.coding.tensor_files import read_tensors, section, write_tensors
 from ecqx.errors import InputError
-from ecqx.quantizer import ECQx
+from ecqx.quantizers.ecqx import ECQx
 
 ALL_BITS = range(MIN_BITS, MAX_BITS + 1)
 

@@ -15,9 +15,9 @@ from running import Run, in_this_process
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ecqx import bitstream
-from ecqx.assignment import assign
-from ecqx.centroids import CentroidGrid
+from ecqx.assignment.assign import assign
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.coding import bitstream
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_layers_of_zeros_of_one_element_and_of_none(tmp_path: Path, run: Run) ->
 def test_a_quantizer_checkpoint_is_encoded_as_it_is(
     tmp_path: Path, run: Run, refused: Callable[..., str]
 ) -> None:
-    quantizer = pytest.importorskip("ecqx.quantizer")
+    quantizer = pytest.importorskip("ecqx.quantizers.ecqx")
     model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     path, output = tmp_path / "q.safetensors", tmp_path / "q.ecqx"
     quantizer.ECQx(model, bits=3, lam=0.1).save_checkpoint(path)
@@ -155,7 +155,7 @@ def test_a_quantizer_checkpoint_is_encoded_as_it_is(
 
 def test_decoding_in_a_process_that_never_saw_the_model(tmp_path: Path, encoded: Path) -> None:
     output = tmp_path / "decoded.safetensors"
-    script = "from ecqx.cli import main; main()"
+    script = "from ecqx.cli.main import main; main()"
     completed = subprocess.run(
         [sys.executable, "-c", script, "decode", str(encoded), "-o", str(output)],
         capture_output=True,

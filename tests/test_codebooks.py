@@ -16,10 +16,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ecqx import assignment
-from ecqx.assignment import assign
-from ecqx.centroids import CentroidGrid
-from ecqx.codebooks import FORMS, Codebook, Form, binary_basis, bits_of, codebooks, ternary
+from ecqx.assignment import assign as assignment
+from ecqx.assignment.assign import assign
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.codebooks import (
+    FORMS,
+    Codebook,
+    Form,
+    binary_basis,
+    bits_of,
+    codebooks,
+    ternary,
+)
 
 LAMBDAS = st.sampled_from([0.0, 1e-4, 0.02, 0.1, 0.5, 3.0, 50.0])
 FORMULA = st.sampled_from(["published", "derived"])

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ecqx.errors import InputError
-from ecqx.family import fixed_bits
+from ecqx.methods.family import fixed_bits
 from ecqx.report.comparison import Fairness, Rules, build
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within, undominated
 from ecqx.report.comparison_figure import STYLES

@@ -24,10 +24,10 @@ from zennit.rules import Epsilon, Flat, Norm, Pass
 from zennit.rules import ZPlus as ZennitZPlus
 from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
+from ecqx.layers import PaddedShortcut, ResidualSum
 from ecqx.models import build
-from ecqx.models.layers import PaddedShortcut, ResidualSum
 from ecqx.models.resnet_cifar import BasicBlock
-from ecqx.quantizer import ECQx
+from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import (
     CANONIZERS,
     build_canonizer,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ecqx.checkpoint import read_tensors, write_tensors
+from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.data import Preparation, Split, TensorData, digits, tensors
 from ecqx.data.tensors import METADATA_KEY
 from ecqx.errors import InputError

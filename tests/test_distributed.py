@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
 from ecqx.data import Split
-from ecqx.distributed import Replicas, connected, is_connected, is_first
-from ecqx.quantizer import ECQx
+from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.distributed import Replicas, connected, is_connected, is_first
+from ecqx.training.trainer import FitSettings, Trainer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork-free spawn")
 PROGRAMS = Path(sys.prefix) / "bin"

@@ -26,8 +26,9 @@ from running import Run, in_this_process, write_tree
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import ecqx
-from ecqx import cli, models
-from ecqx.run.settings import RunSettings
+from ecqx import models
+from ecqx.cli import main as cli
+from ecqx.experiment.settings import RunSettings
 from stages.settings import Suite
 
 ROOT = Path(__file__).resolve().parents[1]

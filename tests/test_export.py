@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import ecqx
 import ecqx.errors
-from ecqx import export
-from ecqx.objectives import main_output
+from ecqx.coding import onnx_export as export
+from ecqx.modules import main_output
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

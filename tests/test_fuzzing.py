@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ecqx import bitstream
-from ecqx.tensor_coding import CODEBOOKS
+from ecqx.coding import bitstream
+from ecqx.coding.tensor_coding import CODEBOOKS
 from stages.verify.forging import CODEBOOK_FORGERIES, forge, originals
 from stages.verify.fuzzing import CRASH, Outcome, Reader, Tally, fingerprint, fuzz
 

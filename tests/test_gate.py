@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import REPOSITORY, tiny
 
-from ecqx.regression import Difference
+from ecqx.report.regression import Difference
 from stages import check
 from stages.verify import regressions
 from stages.verify.injections import INJECTIONS

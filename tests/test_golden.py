@@ -11,8 +11,8 @@ import pytest
 import torch
 from layers import information_cost
 
-from ecqx.assignment import assign
-from ecqx.centroids import CentroidGrid
+from ecqx.assignment.assign import assign
+from ecqx.assignment.centroids import CentroidGrid
 
 NAMES = [
     "conv_2bit",

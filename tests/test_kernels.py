@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ecqx import kernels, registers, thresholds
+from ecqx.assignment import kernels, registers, thresholds
 
 Floats = NDArray[np.float32]
 
@@ -113,7 +113,7 @@ def test_selection(select: Callable[..., None], size: int) -> None:
 def test_bins_in_float32_lie_beside_those_in_float64(
     scale: float, information: float, tail: float, beta: float, seed: int
 ) -> None:
-    """What `ecqx.compiled` relies on: a bin is that of t, or one beside it."""
+    """What `ecqx.assignment.compiled` relies on: a bin is that of t, or one beside it."""
     rng = np.random.default_rng(seed)
     n, step = 1500, np.float32(0.3 * scale)
     weight = (rng.normal(0, scale, n)).astype(np.float32)

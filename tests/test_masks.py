@@ -20,7 +20,7 @@ from made_runs import (
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ecqx.checkpoint import read_tensors, write_tensors
+from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.errors import InputError
 from ecqx.report.evidence import Evidence
 from ecqx.report.masks_figure import build_masks_figures, voc_palette

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import ecqx
+from ecqx.layers import ResidualSum
 from ecqx.models import MODELS, build
-from ecqx.models.layers import ResidualSum
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

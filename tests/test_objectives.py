@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecqx.objectives import CLASSIFICATION, MULTILABEL, SEGMENTATION, Batches, objective_of
+from ecqx.training.objectives import CLASSIFICATION, MULTILABEL, SEGMENTATION, Batches, objective_of
 
 Array = NDArray[Any]
 

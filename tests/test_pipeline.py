@@ -26,7 +26,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ecqx.bitstream import load
+from ecqx.coding.bitstream import load
 from ecqx.models import build
 from stages.check import Part, check
 from stages.evaluate import _means, _nested

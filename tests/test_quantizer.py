@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import ecqx
-from ecqx.assignment import assign
-from ecqx.bitstream import load, save
-from ecqx.centroids import CentroidGrid
-from ecqx.checkpoint import read_coded_state
+from ecqx.assignment.assign import assign
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.coding.bitstream import load, save
+from ecqx.coding.coded_state import read_coded_state
 from ecqx.data import TensorData, digits
-from ecqx.quantizer import GRADIENTS, ECQx, Gradient
+from ecqx.quantizers.ecqx import GRADIENTS, ECQx, Gradient
 from ecqx.relevance import LRP, RELEVANCE_OF, weight_relevance
 
 METHODS: dict[str, LRP | None] = {

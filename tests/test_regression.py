@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ecqx.errors import InputError
-from ecqx.regression import Difference, compare, count_judged
+from ecqx.report.regression import Difference, compare, count_judged
 from stages.check import Verdict, write_junit
 
 Runs = list[dict[str, Any]]

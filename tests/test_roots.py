@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ecqx.checkpoint import read_tensors
+from ecqx.coding.tensor_files import read_tensors
 from ecqx.data import TensorData, downloads, speech
 from ecqx.errors import InputError
 from stages import download

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zennit.core import BasicHook, Composite, Hook
 from zennit.layer import Sum
 
-from ecqx.models.layers import PaddedShortcut, ResidualSum
+from ecqx.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance import CANONIZERS, COMPOSITES, build_canonizer, build_composite
 from ecqx.relevance.canonizers import FoldBatchNormStatistics
 from ecqx.relevance.composites import _ROWS

@@ -22,13 +22,16 @@ from test_cifar import make
 from torch import nn
 
 import ecqx
-from ecqx import bitstream, data, family, models
+from ecqx import data, models
+from ecqx.cli import run as command
+from ecqx.coding import bitstream
 from ecqx.data import TensorData, image_folder
+from ecqx.experiment import run as experiment
+from ecqx.experiment.settings import DATASETS, QUANTIZERS, RunSettings
+from ecqx.experiment.start import _LOADERS
+from ecqx.methods import family
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
-from ecqx.run import command, experiment
-from ecqx.run.settings import DATASETS, QUANTIZERS, RunSettings
-from ecqx.run.start import _LOADERS
-from ecqx.training import scores
+from ecqx.training.trainer import scores
 
 # The fixtures of these tests.
 place, run, tree = running.place, running.run, running.tree
@@ -286,7 +289,7 @@ def test_published_exclusions(tree: Path, place: Path, run: Run) -> None:
 def test_training_ends_when_validation_stalls(
     tree: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ecqx.training.evaluate", lambda model, split: 0.5)
+    monkeypatch.setattr("ecqx.training.trainer.evaluate", lambda model, split: 0.5)
     code, out, _ = run(*on(tree, "--epochs", 9, "--max_batches", 1))
     assert code == 0
     assert len(record(place / "results")["epochs"]) == 5

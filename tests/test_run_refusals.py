@@ -13,9 +13,9 @@ from torch import nn
 
 from ecqx import data, models
 from ecqx.errors import InputError
+from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.relevance import COMPOSITES, LRP
-from ecqx.run.relevance import check_relevance, has_unsplit_additions
-from ecqx.training import Trainer
+from ecqx.training.trainer import Trainer
 
 # The fixtures of these tests.
 place, run, refused, tree = running.place, running.run, running.refused, running.tree

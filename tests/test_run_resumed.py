@@ -11,7 +11,8 @@ import torch
 from running import Run, on, write_tree
 
 import ecqx
-from ecqx import bitstream, models
+from ecqx import models
+from ecqx.coding import bitstream
 
 # The fixtures of these tests.
 place, run, tree = running.place, running.run, running.tree

@@ -15,7 +15,8 @@ import torch
 from running import Run, in_this_process
 from safetensors.torch import save_file
 
-from ecqx import bitstream, cli
+from ecqx.cli import main as cli
+from ecqx.coding import bitstream
 from ecqx.progress import counted, sign
 from stages import command as stages_command
 

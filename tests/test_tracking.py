@@ -11,12 +11,12 @@ import pytest
 import running
 from running import Refused, Run, on, record
 
-from ecqx import tracking
 from ecqx.errors import InputError
-from ecqx.run import experiment
-from ecqx.run.settings import RunSettings
-from ecqx.tracking import DvcLiveTracker
-from ecqx.training import Trainer
+from ecqx.experiment import run as experiment
+from ecqx.experiment import tracking
+from ecqx.experiment.settings import RunSettings
+from ecqx.experiment.tracking import DvcLiveTracker
+from ecqx.training.trainer import Trainer
 
 # The fixtures of these tests.
 place, run, refused, tree = running.place, running.run, running.refused, running.tree

@@ -18,18 +18,19 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 import ecqx
-from ecqx import family
-from ecqx.assignment import assign
-from ecqx.bitstream import CodebookTensor, inspect, load, save
-from ecqx.checkpoint import read_coded_state, write_coded_state
-from ecqx.cli import cli
-from ecqx.codebooks import Codebook
+from ecqx.assignment.assign import assign
+from ecqx.assignment.codebooks import Codebook
+from ecqx.cli.main import cli
+from ecqx.coding.bitstream import inspect, load, save
+from ecqx.coding.coded_state import read_coded_state, write_coded_state
+from ecqx.coding.quantized import CodebookTensor
 from ecqx.data import Split
 from ecqx.errors import InputError
-from ecqx.quantizer import ECQx
+from ecqx.methods import family
+from ecqx.quantizers.ecqx import ECQx
+from ecqx.quantizers.trained_centroids import EC2T, FantastIC4, TrainedQuantizer
 from ecqx.relevance import LRP
-from ecqx.trained import EC2T, FantastIC4, TrainedQuantizer
-from ecqx.training import FitSettings, Trainer
+from ecqx.training.trainer import FitSettings, Trainer
 
 QUANTIZERS: dict[str, type[TrainedQuantizer]] = {"EC2T": EC2T, "FantastIC4": FantastIC4}
 both = pytest.mark.parametrize("kind", QUANTIZERS)
@@ -360,7 +361,7 @@ def test_integers_beyond_the_codebook_are_refused(tmp_path: Path) -> None:
     for wrong in ([-1, 0], [0, 3]):
         coded = {"w": CodebookTensor(torch.tensor(wrong), book)}
         with pytest.raises(InputError, match=r"tensor w: holds integers .* codebook allows 0 to 2"):
-            save(tmp_path / "q.ecqx", ecqx.bitstream.CodedState(state, coded))
+            save(tmp_path / "q.ecqx", ecqx.coding.bitstream.CodedState(state, coded))
 
 
 def sealed(version: int, body: bytes) -> bytes:
@@ -379,7 +380,7 @@ def test_the_worked_example_of_the_format(tmp_path: Path) -> None:
     coded = CodebookTensor(
         torch.tensor([1, 0, -1, 0, 0]), Codebook.of("values", torch.tensor([-0.5, 0.25]))
     )
-    size = save(path, ecqx.bitstream.CodedState({"w": torch.zeros(5)}, {"w": coded}))
+    size = save(path, ecqx.coding.bitstream.CodedState({"w": torch.zeros(5)}, {"w": coded}))
     assert path.read_bytes() == sealed(2, HEADER + TWO + b"\5" + PAYLOAD)
     assert load(path)["w"].tolist() == [0.25, 0.0, -0.5, 0.0, 0.0]
     page = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text(encoding="utf-8")

@@ -12,14 +12,14 @@ from typing import Any, get_args
 import pytest
 from made_runs import make_grid, make_minimal_suite, make_relevance, make_run, make_trained
 
-from ecqx import family
-from ecqx.regression import compare
+from ecqx.methods import family
 from ecqx.report import build
 from ecqx.report.claims import build_claims
 from ecqx.report.correlations import correlate
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.records import METHODS, TRAINED_METHODS
+from ecqx.report.regression import compare
 from ecqx.report.tables import build_tables
 from ecqx.report.tradeoff import tradeoff
 from ecqx.report.trained import trained_centroids

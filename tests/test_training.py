@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ecqx.data import Split
-from ecqx.quantizer import ECQx
+from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training import FitSettings, Trainer, evaluate, scores
+from ecqx.training.objectives import objective_of
+from ecqx.training.trainer import FitSettings, Trainer, evaluate, scores
 
 METHODS: dict[str, LRP | None] = {
     "ECQ": None,
@@ -84,7 +85,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(accuracies: Sequence[float]) -> None:
         values: Iterator[float] = iter(accuracies)
-        monkeypatch.setattr("ecqx.training.evaluate", lambda *_: next(values))
+        monkeypatch.setattr("ecqx.training.trainer.evaluate", lambda *_: next(values))
 
     return script
 
@@ -162,8 +163,8 @@ def test_other_kinds_of_targets_are_learned(kind: str, relevance: LRP | None) ->
     before = evaluate(model, data)
     Trainer(model, data, data, replace(SETTINGS, epochs=30), quantizer=quantizer).fit()
     after = scores(model, data)
-    assert set(after) == set(data.objective.metrics)
-    assert after[data.objective.metric] == evaluate(model, data) > before + 0.1
+    assert set(after) == set(objective_of(data.targets).metrics)
+    assert after[objective_of(data.targets).metric] == evaluate(model, data) > before + 0.1
 
 
 def test_the_one_sample_that_is_left_over_is_left_out() -> None:

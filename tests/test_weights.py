@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ecqx.checkpoint import read_state
+from ecqx.coding.checkpoint import read_state
 from ecqx.errors import InputError
 from ecqx.models import MODELS, build
 from ecqx.models.weights import _official_url, imagenet_weights, load_weights

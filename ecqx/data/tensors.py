@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.checkpoint import read_tensors, write_tensors
+from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.errors import InputError
-from ecqx.objectives import IGNORED_LABEL, Objective, objective_of
+from ecqx.modules import IGNORED_LABEL
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = "ecqx_data"
@@ -162,11 +162,6 @@ class Split:
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         return batch.to(self.device, non_blocking=True)
-
-    @property
-    def objective(self) -> Objective:
-        """Loss and metrics that fit the targets."""
-        return objective_of(self.targets)
 
     def take(self, count: int) -> Split:
         """The first ``count`` samples."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ecqx.data.downloads import Source, provide, unpack
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
-from ecqx.objectives import IGNORED_LABEL
+from ecqx.modules import IGNORED_LABEL
 
 THINGS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

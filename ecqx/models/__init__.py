@@ -2,98 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
+from ecqx.lazy import lazy_names
 
-from ecqx.models.mlp import mlp_gsc
-from ecqx.models.resnet_bottleneck import BottleneckResNetCifar
-from ecqx.models.resnet_cifar import ResNetCifar
-from ecqx.models.vgg import vgg16
+if TYPE_CHECKING:
+    from ecqx.models.networks import MODELS, build
 
-
-def _resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    return ResNetCifar(blocks=3, num_classes=num_classes, in_channels=in_channels)
-
-
-def _resnet56(num_classes: int = 100, in_channels: int = 3) -> nn.Module:
-    return BottleneckResNetCifar(blocks=6, num_classes=num_classes, in_channels=in_channels)
-
-
-def _vgg16_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    return vgg16(num_classes, in_channels, width, batch_norm=True)
-
-
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "mlp_gsc": mlp_gsc,
-    "resnet20": _resnet20,
-    "resnet56": _resnet56,
-    "vgg16": vgg16,
-    "vgg16_bn": _vgg16_bn,
-}
-MODELS = tuple(_NETWORKS)
-# torchvision's networks that have further outputs in training, unless told not to.
-_SINGLE_OUTPUT = {
-    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
-}
-
-
-def build(name: str, **settings: Any) -> nn.Module:
-    """Build a network with random weights by name.
-
-    Parameters
-    ----------
-    name : str
-        One of `MODELS`, or any name of ``torchvision.models.list_models()``. The suite's own come
-        first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32 pixels.
-    **settings
-        ``num_classes``, and what the network takes beside it. Without it the network has as many
-        as its source has: 10, 12 or 100 of the suite's own, 1000 of torchvision's classification
-        networks, 21 of its segmentation networks.
-
-    Returns
-    -------
-    nn.Module
-        Maps inputs to logits; torchvision's segmentation networks to a dict with logits of shape
-        (B, num_classes, H, W) under ``"out"``.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or the network does not take a setting.
-
-    Examples
-    --------
-    >>> model = build("resnet20", num_classes=10)
-    >>> sum(p.numel() for p in model.parameters())
-    269722
-    """
-    try:
-        if name in _NETWORKS:
-            return _NETWORKS[name](**settings)
-        import torchvision
-
-        if name in torchvision.models.list_models():
-            return _from_torchvision(name, settings)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"model {name}: {error}") from error
-    raise ValueError(
-        f"model must be one of {', '.join(MODELS)} or a network of torchvision, not {name!r}"
-    )
-
-
-def _from_torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
-    """A network of torchvision with random weights throughout, so that nothing is downloaded."""
-    import torchvision
-
-    takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
-    # Segmentation networks would otherwise fetch the weights of their backbone.
-    untrained = {"weights_backbone": None} if "weights_backbone" in takes else {}
-    settings = _SINGLE_OUTPUT.get(name, {}) | settings
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **untrained, **settings)
-    return model
-
+_HOMES = {"MODELS": "ecqx.models.networks", "build": "ecqx.models.networks"}
 
 __all__ = ["MODELS", "build"]
+
+__getattr__ = lazy_names(__name__, _HOMES)

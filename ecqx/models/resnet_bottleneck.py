@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ecqx.models.layers import ResidualSum
+from ecqx.layers import ResidualSum
 
 EXPANSION = 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ecqx.models.layers import PaddedShortcut, ResidualSum
+from ecqx.layers import PaddedShortcut, ResidualSum
 
 
 class BasicBlock(nn.Module):

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ecqx.checkpoint import read_state
+from ecqx.coding.checkpoint import read_state
 from ecqx.errors import InputError
-from ecqx.models import MODELS
+from ecqx.models.networks import MODELS
 
 # Classifiers of torchvision's networks that take part in training alone.
 AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")

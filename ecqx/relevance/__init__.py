@@ -5,29 +5,38 @@ What needs zennit is imported when it is first used: it takes seconds.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ecqx.relevance.average import RelevanceAverage
-from ecqx.relevance.settings import (
-    CANONIZERS,
-    COMPOSITES,
-    DEFAULT_CANONIZER,
-    DEFAULT_COMPOSITE,
-    LRP,
-    OUTPUTS,
-    RELEVANCE_OF,
-    WEIGHT_RULES,
-)
+from ecqx.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
+    from ecqx.relevance.average import RelevanceAverage
     from ecqx.relevance.canonizers import build_canonizer
     from ecqx.relevance.composites import build_composite
+    from ecqx.relevance.settings import (
+        CANONIZERS,
+        COMPOSITES,
+        DEFAULT_CANONIZER,
+        DEFAULT_COMPOSITE,
+        LRP,
+        OUTPUTS,
+        RELEVANCE_OF,
+        WEIGHT_RULES,
+    )
     from ecqx.relevance.weights import Attributor, output_relevance, weight_relevance
 
 _HOMES = {
+    "CANONIZERS": "ecqx.relevance.settings",
+    "COMPOSITES": "ecqx.relevance.settings",
+    "DEFAULT_CANONIZER": "ecqx.relevance.settings",
+    "DEFAULT_COMPOSITE": "ecqx.relevance.settings",
+    "LRP": "ecqx.relevance.settings",
+    "OUTPUTS": "ecqx.relevance.settings",
+    "RELEVANCE_OF": "ecqx.relevance.settings",
+    "WEIGHT_RULES": "ecqx.relevance.settings",
     "Attributor": "ecqx.relevance.weights",
+    "RelevanceAverage": "ecqx.relevance.average",
     "WeightRelevanceHook": "ecqx.relevance.attribution",
     "build_canonizer": "ecqx.relevance.canonizers",
     "build_composite": "ecqx.relevance.composites",
@@ -55,8 +64,4 @@ __all__ = [
     "with_weight_relevance",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'ecqx.relevance' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -22,7 +22,7 @@ class RelevanceAverage:
         Averaged relevance by parameter name; empty before the first batch.
     combine : callable, optional
         Makes the relevances of a whole batch of those of this process's samples and their number:
-        see `ecqx.distributed`.
+        see `ecqx.training.distributed`.
     """
 
     def __init__(self, lrp: LRP) -> None:

@@ -9,7 +9,7 @@ from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Flat, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
-from ecqx.models.layers import PaddedShortcut, ResidualSum
+from ecqx.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance.products import BranchProduct, Uniform
 from ecqx.relevance.rules import Epsilon, GammaAdapt, GammaBnConv, GammaPlus, Norm, ZPlus
 from ecqx.relevance.settings import COMPOSITES, check_choice

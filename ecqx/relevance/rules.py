@@ -27,7 +27,8 @@ def stabilized(z: Tensor) -> Tensor:
 def quotient(relevance: Tensor, z: Tensor) -> Tensor:
     """R / (z + ε·sign z), the relevance of an output for one unit of it.
 
-    One thread of a CPU is bound by memory here and takes one pass; see `ecqx.kernels.quotient`.
+    One thread of a CPU is bound by memory here and takes one pass; see
+    `ecqx.relevance.loops.quotient`.
     """
     plain = all(
         t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
@@ -35,11 +36,11 @@ def quotient(relevance: Tensor, z: Tensor) -> Tensor:
     )
     if not plain or relevance.requires_grad or torch.get_num_threads() > 1:
         return relevance / stabilized(z)
-    from ecqx import kernels
+    from ecqx.relevance import loops
 
     result = torch.empty_like(z)
     flat = (tensor.view(-1).numpy() for tensor in (relevance, z.detach(), result))
-    kernels.quotient(*flat)
+    loops.quotient(*flat)
     return result
 
 

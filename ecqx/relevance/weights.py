@@ -14,9 +14,14 @@ import torch
 from torch import Tensor, nn
 from zennit.canonizers import AttributeCanonizer, Canonizer
 
-from ecqx.modes import evaluation_mode
-from ecqx.objectives import IGNORED_LABEL, main_output
-from ecqx.parameters import HALF, check_has_values, unwrapped
+from ecqx.modules import (
+    HALF,
+    IGNORED_LABEL,
+    check_has_values,
+    evaluation_mode,
+    main_output,
+    unwrapped,
+)
 from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite

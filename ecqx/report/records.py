@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ecqx.errors import InputError
-from ecqx.regression import CONFIGURATION
+from ecqx.report.regression import CONFIGURATION
 from ecqx.report.statistics import Estimate, estimate, paired_difference
 
 # The methods that the grid, all curves and the claims compare.
@@ -30,7 +30,8 @@ class Run:
     """One trained, encoded and evaluated run.
 
     Accuracies, which are what the task's metric gives, other metrics and sparsity are fractions
-    of one. ``configuration`` holds the values of `ecqx.regression.CONFIGURATION`, in that order.
+    of one. ``configuration`` holds the values of `ecqx.report.regression.CONFIGURATION`, in that
+    order.
     """
 
     run_id: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ecqx.regression import CONFIGURATION
 from ecqx.report.columns import (
     BITS,
     FULL_PRECISION,
@@ -25,6 +24,7 @@ from ecqx.report.columns import (
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
 from ecqx.report.records import ABLATION, GRID, METHODS, P_SWEEP, Method, Setting
+from ecqx.report.regression import CONFIGURATION
 from ecqx.report.selection import flat, gain_at_equal_sparsity, over_seeds, smallest_file
 from ecqx.report.sources import MISSING, source_of
 from ecqx.report.statistics import Estimate, paired_difference

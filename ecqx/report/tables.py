@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.regression import CONFIGURATION
 from ecqx.report.columns import (
     ACCURACY,
     BITS,
@@ -34,6 +33,7 @@ from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
 from ecqx.report.records import GRID, METHODS, Run, Setting
+from ecqx.report.regression import CONFIGURATION
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
 from ecqx.report.sources import MISSING, join, source_of
 from ecqx.report.sweeps import ablation, influence_of_batchnorm, influence_of_p, p_sweep

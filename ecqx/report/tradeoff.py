@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecqx.regression import CONFIGURATION
 from ecqx.report.evidence import Evidence
 from ecqx.report.records import METHODS, Run, Setting
+from ecqx.report.regression import CONFIGURATION
 from ecqx.report.selection import flat, over_seeds
 from ecqx.report.tables import in_words
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ecqx.regression import CONFIGURATION
 from ecqx.report.columns import (
     BITS,
     LAMBDA,
@@ -17,6 +16,7 @@ from ecqx.report.columns import (
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
 from ecqx.report.records import TRAINED, Setting
+from ecqx.report.regression import CONFIGURATION
 from ecqx.report.sources import join, source_of
 
 LAMBDA_MAX = "lambda_max"

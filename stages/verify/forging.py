@@ -15,12 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ecqx import entropy_coder
-from ecqx.bitstream import CodebookTensor, CodedState, Quantized, QuantizedTensor, save
-from ecqx.centroids import MAX_BITS
-from ecqx.codebooks import MOST_VALUES, Codebook, Form
-from ecqx.container import DIGEST_BYTES, MAGIC, VERSIONS, body_length_bytes, pack, read_entries
-from ecqx.tensor_coding import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS, Entry, Floats, varint
+from ecqx.assignment.centroids import MAX_BITS
+from ecqx.assignment.codebooks import MOST_VALUES, Codebook, Form
+from ecqx.coding import entropy_coder
+from ecqx.coding.bitstream import save
+from ecqx.coding.container import (
+    DIGEST_BYTES,
+    MAGIC,
+    VERSIONS,
+    body_length_bytes,
+    pack,
+    read_entries,
+)
+from ecqx.coding.quantized import CodebookTensor, CodedState, Quantized, QuantizedTensor
+from ecqx.coding.tensor_coding import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS, Entry, Floats, varint
 
 _FIXED = len(MAGIC) + 1
 

@@ -21,10 +21,10 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from ecqx.bitstream import inspect, load, save
-from ecqx.container import read_entries
+from ecqx.coding.bitstream import inspect, load, save
+from ecqx.coding.container import read_entries
+from ecqx.coding.tensor_coding import FLOAT_DTYPES, INTEGER_DTYPES, Entry
 from ecqx.errors import InputError
-from ecqx.tensor_coding import FLOAT_DTYPES, INTEGER_DTYPES, Entry
 from stages.verify.document import Section
 from stages.verify.forging import Forged, forge, originals
 

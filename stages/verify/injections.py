@@ -11,9 +11,11 @@ from unittest.mock import patch
 
 import torch
 
-from ecqx import assignment, constrained, container
-from ecqx.centroids import CentroidGrid
-from ecqx.tensor_coding import QUANTIZED, Entry
+from ecqx.assignment import assign as assignment
+from ecqx.assignment.centroids import CentroidGrid
+from ecqx.coding import container
+from ecqx.coding.tensor_coding import QUANTIZED, Entry
+from ecqx.quantizers import base as constrained
 from stages import quantize, runs
 
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ecqx.regression import Difference, compare
+from ecqx.report.regression import Difference, compare
 from stages import baseline, check, encode, evaluate, parallel, quantize
 from stages import runs as run_list
 from stages.verify.document import Section

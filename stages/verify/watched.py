@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from ecqx.training import Epoch, Trainer
+from ecqx.training.trainer import Epoch, Trainer
 from stages.command import run_command_line
 
 

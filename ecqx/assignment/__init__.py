@@ -1,0 +1,1 @@
+"""Where centroids lie, what a cluster costs, and which cluster a weight goes to."""

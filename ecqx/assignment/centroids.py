@@ -1,0 +1,189 @@
+"""Where the clusters of a weight tensor lie.
+
+Paper: section 3 (entropy-constrained quantization). The grid is equidistant and holds zero; its
+step follows from the weights. Centroids that are trained are in `ecqx.assignment.codebooks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+class Centroids(Protocol):
+    """What an assignment needs to know of a layer's centroids."""
+
+    @property
+    def values(self) -> Tensor:
+        """The centroids, float32, shape (K,), ascending; equal ones are one cluster."""
+
+    @property
+    def zero(self) -> int:
+        """Index of the centroid 0, the first one if there are several."""
+
+
+@dataclass(frozen=True, eq=False)
+class CentroidGrid:
+    """An equidistant grid of centroids ``k * step`` that contains zero.
+
+    Attributes
+    ----------
+    values : Tensor of float32, shape (K,)
+        The centroids, ascending: ``float32(k) * float32(step)``.
+    step : float
+        Distance of neighbouring centroids, exactly representable as float32.
+    zero : int
+        Index of the centroid 0; the integer ``k`` of index ``i`` is ``i - zero``.
+    """
+
+    values: Tensor
+    step: float
+    zero: int
+
+    @classmethod
+    def from_step(cls, step: float, first: int, count: int, device: torch.device) -> CentroidGrid:
+        """Grid of ``count`` centroids ``first * step, (first + 1) * step, …``."""
+        k = torch.arange(first, first + count, dtype=torch.float32, device=device)
+        return cls(values=k * torch.tensor(step, dtype=torch.float32), step=step, zero=-first)
+
+    @classmethod
+    def fit(cls, weight: Tensor, bits: int = 4) -> CentroidGrid:
+        """Fit the grid to a weight tensor.
+
+        The step is the 99.9th percentile of the magnitudes over the largest integer of the
+        smaller side, so that the outermost weights do not stretch the grid (published code).
+
+        Parameters
+        ----------
+        weight : Tensor
+            Weights of any shape, at least one element, all finite.
+        bits : int
+            Bit width, 2 to 8; the grid has ``2 ** bits`` centroids.
+
+        Returns
+        -------
+        CentroidGrid
+
+        Raises
+        ------
+        ValueError
+            If ``bits`` is out of range or ``weight`` is empty, not floating point or not finite.
+        """
+        if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+            raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
+        flat = checked_weight(weight).flatten()
+        half = 2 ** (bits - 1)
+        signed = bool((flat < 0).any())
+        largest = half - 1 if signed else 2 * half - 1
+        step = _step(flat.abs(), largest)
+        first = _lowest_integer(flat, half) if signed else 0
+        grid = cls.from_step(step, first, 2 * half, weight.device)
+        if not torch.isfinite(grid.values).all():
+            raise ValueError("weight is too large for a float32 grid; scale the layer down")
+        return grid
+
+    def __len__(self) -> int:
+        return self.values.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class GridStack:
+    """The grids of several layers, of equally many centroids each, for steps over all at once.
+
+    Attributes
+    ----------
+    values : Tensor of float64, shape (L, K)
+        The centroids, ascending.
+    zero : Tensor of int64, shape (L, 1)
+        Index of the centroid 0.
+    middles : Tensor of float32, shape (L, K - 1)
+        Half-way between neighbours, rounded down: a weight there is nearest to the lower one. Equal
+        centroids are merged into the first of them: the others share its bound to the next
+        different one, so that no weight is nearest to them.
+    """
+
+    values: Tensor
+    zero: Tensor
+    middles: Tensor
+
+    @classmethod
+    def of(cls, grids: Iterable[Centroids]) -> GridStack:
+        """Stack grids, of which there is at least one, on one device."""
+        grids = list(grids)
+        values = torch.stack([grid.values for grid in grids]).to(torch.float64)
+        zero = torch.tensor([[grid.zero] for grid in grids], device=values.device)
+        left, right = values[:, :-1], values[:, 1:]
+        middles = torch.where(left < right, (left + right) / 2, math.inf)
+        middles = middles.flip(-1).cummin(-1).values.flip(-1)
+        return cls(values, zero, round_down(middles))
+
+
+def checked_weight(weight: Tensor) -> Tensor:
+    """Return ``weight`` as a detached float32 tensor, or raise ``ValueError`` if it is unusable."""
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise ValueError("weight must be a floating-point tensor")
+    if weight.numel() == 0:
+        raise ValueError("weight has no elements")
+    weight = weight.detach().to(torch.float32)
+    if not is_finite(weight):
+        raise ValueError("weight holds NaN or infinite values")
+    return weight
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity: both show in its extremes."""
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _step(magnitude: Tensor, largest: int) -> float:
+    """99.9th percentile (linear interpolation) over ``largest``; the maximum where that is 0."""
+    for extent in (percentile(magnitude, 0.999), magnitude.max()):
+        step = float(extent / largest)
+        if step > 0:
+            return step
+    return 1.0
+
+
+def percentile(values: Tensor, q: float) -> Tensor:
+    """Linear-interpolated quantile of a flat tensor (``torch.quantile`` ends at 2^24 elements)."""
+    position = q * (values.numel() - 1)
+    below = math.floor(position)
+    low = values.kthvalue(below + 1).values
+    if below + 1 == values.numel():
+        return low
+    high = values.kthvalue(below + 2).values
+    return torch.lerp(low, high, position - below)
+
+
+def _lowest_integer(flat: Tensor, half: int) -> int:
+    """Lowest k of a signed grid: the side that wins a vote of five statistics of the positive
+    against the negative magnitudes has the extra centroid (published code); ties count negative.
+    """
+    positive = _side_statistics(flat[flat > 0])
+    negative = _side_statistics(-flat[flat < 0])
+    votes = sum(p > n for p, n in zip(positive, negative, strict=True))
+    return 1 - half if votes >= 3 else -half
+
+
+def _side_statistics(magnitude: Tensor) -> tuple[float, ...]:
+    """Maximum, mean, count, sum, standard deviation (n - 1) of one side; zeros where undefined."""
+    magnitude = magnitude.to(torch.float64)  # a tie is a tie, in whatever order they are summed
+    n = magnitude.numel()
+    if n == 0:
+        return (0.0,) * 5
+    deviation = float(magnitude.std()) if n > 1 else 0.0
+    return (float(magnitude.max()), float(magnitude.mean()), n, float(magnitude.sum()), deviation)
+
+
+def round_down(bounds: Tensor) -> Tensor:
+    """Largest float32 not above each float64 bound, so that ``w <= bound`` decides exactly."""
+    rounded = bounds.to(torch.float32)
+    lower = torch.nextafter(rounded, torch.full_like(rounded, -math.inf))
+    return torch.where(rounded.to(torch.float64) > bounds, lower, rounded)

@@ -1,0 +1,45 @@
+"""Lower envelopes of equally curved parabolas.
+
+All costs ``(w - w_c)² + b_c`` of a weight have the same curvature, so each is lowest in one
+interval of the real line at most: a search in the bounds of these intervals is the argmin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ecqx.assignment.centroids import round_down
+
+
+def envelope_bounds(centers: Tensor, offsets: Tensor) -> Tensor:
+    """Where each of the parabolas ``(w - center)² + offset`` ends to be the lowest.
+
+    Parameters
+    ----------
+    centers : Tensor of float64, shape (L, K)
+        Ascending in each row, equal neighbours allowed.
+    offsets : Tensor of float64, shape (L, K)
+        At least one finite in each row; an infinite one takes its parabola out.
+
+    Returns
+    -------
+    Tensor of float32, shape (L, K - 1)
+        Ascending. The lowest parabola at w is the number of bounds below w: a bound belongs to the
+        parabola it ends. One that is nowhere the lowest ends where it begins. Where two parabolas
+        are equal the lower index owns the point.
+    """
+    left, right = centers.unsqueeze(-1), centers.unsqueeze(-2)
+    rise = offsets.unsqueeze(-2) - offsets.unsqueeze(-1)
+    # [i, j]: where i < j cross. Of equal centers the lower offset wins everywhere, or else i does.
+    crossing = (left + right) / 2 + rise / (2 * (right - left))
+    crossing = crossing.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    count = centers.shape[-1]
+    after = torch.ones(count, count, dtype=torch.bool, device=centers.device).triu(1)
+    ends = torch.where(after, crossing, math.inf).amin(-1)
+    begins = torch.where(after, crossing, -math.inf).amax(-2)
+    lowest_somewhere = (begins < ends) & torch.isfinite(offsets)
+    ends = torch.where(lowest_somewhere, ends, -math.inf).cummax(-1).values
+    return round_down(ends[..., :-1])

@@ -1,0 +1,151 @@
+"""How much information each cluster carries, and what that costs.
+
+Paper: section 3 (entropy-constrained quantization). All functions take several layers at once, one
+a row, so that the many small layers of a network cost no more steps than one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ecqx.assignment.centroids import GridStack
+
+Pmf = Literal["published", "normalized"]
+LambdaMax = Literal["published", "derived"]
+
+PMF_CHOICES: tuple[Pmf, ...] = ("published", "normalized")
+LAMBDA_MAX_CHOICES: tuple[LambdaMax, ...] = ("published", "derived")
+# Beyond any cost of a float32 weight, and λ·I stays finite: only an empty cluster costs infinity.
+LARGEST_LAMBDA = 1e290
+# Equal probabilities may differ by this much, in bits, after shrinking.
+ROUNDING_OF_INFORMATION = 1e-12
+SMALLEST_FLOAT64 = 5e-324
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a first look at the weights of L layers finds.
+
+    Attributes
+    ----------
+    counts : Tensor of float64, shape (L, K)
+        How many weights are nearest to each centroid; one half-way between two belongs to the
+        lower one.
+    low, high : Tensor of float64, shape (L, 1)
+        Lowest and highest weight.
+    """
+
+    counts: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def probabilities(counts: Tensor, zero: Tensor, pmf: Pmf = "published") -> Tensor:
+    """Probability mass P_c of the clusters, with the zero cluster raised to at least one half.
+
+    Parameters
+    ----------
+    counts : Tensor of float64, shape (L, K)
+        Occupancy of the clusters.
+    zero : Tensor of int64, shape (L, 1)
+        Index of the zero cluster.
+    pmf : {"published", "normalized"}
+        How the other clusters shrink where P_0 < 1/2. ``published`` follows the code of 2024,
+        whose loop has already overwritten P_0 when it comes to the clusters above zero, so that
+        the result does not sum to one. ``normalized`` shrinks all alike.
+
+    Returns
+    -------
+    Tensor of float64, shape (L, K)
+    """
+    share = counts / counts.sum(-1, keepdim=True)
+    p_zero = share.gather(-1, zero)
+    others = (1 - p_zero).clamp(min=SMALLEST_FLOAT64)
+    r = ((0.5 - p_zero) / others).clamp(min=0)
+    shrunk = share * (1 - r)
+    if pmf == "published":
+        above = torch.arange(counts.shape[-1], device=counts.device) > zero
+        shrunk = torch.where(above, share * (1 - r / others), shrunk)
+    return shrunk.scatter(-1, zero, p_zero.clamp(min=0.5))
+
+
+def information(probability: Tensor) -> Tensor:
+    """Information content I_c = -log2 P_c in bits; infinite for an empty cluster."""
+    return -torch.log2(probability)
+
+
+def lambda_max(
+    survey: Survey, grids: GridStack, info: Tensor, formula: LambdaMax = "published"
+) -> Tensor:
+    """The λ at which an outermost cluster gives up its extreme weight to the zero cluster.
+
+    Parameters
+    ----------
+    survey : Survey
+    grids : GridStack
+    info : Tensor of float64, shape (L, K)
+        Information content of the clusters, bits.
+    formula : {"published", "derived"}
+        ``published``: ``((w_c - w_e)² - (0 - w_e))² / (I_e - I_0)``, as in the code of 2024.
+        ``derived``: ``(w_e² - (w_c - w_e)²) / (I_e - I_0)``, where both costs are equal.
+
+    Returns
+    -------
+    Tensor of float64, shape (L, 1)
+        The larger of the two sides; 0 where neither side counts. A side whose extreme weight lies
+        in the zero cluster, or whose cluster informs no more than zero's, is left out (published:
+        division by zero, every weight lost).
+    """
+    occupied = (survey.counts > 0).to(torch.uint8)
+    lowest = occupied.argmax(-1, keepdim=True)
+    highest = occupied.shape[-1] - 1 - occupied.flip(-1).argmax(-1, keepdim=True)
+    sides = []
+    for cluster, extreme in ((lowest, survey.low), (highest, survey.high)):
+        gain = info.gather(-1, cluster) - info.gather(-1, grids.zero)
+        rounding = (grids.values.gather(-1, cluster) - extreme).square()
+        if formula == "published":
+            cost = (rounding + extreme).square()
+        else:
+            cost = extreme.square() - rounding
+        counts = (cluster != grids.zero) & (gain > ROUNDING_OF_INFORMATION)
+        sides.append(torch.where(counts, cost / gain, 0.0))
+    return torch.maximum(*sides).clamp(min=0)
+
+
+def information_cost(
+    survey: Survey,
+    grids: GridStack,
+    lam: float,
+    largest_layer_size: int,
+    pmf: Pmf = "published",
+    formula: LambdaMax = "published",
+) -> Tensor:
+    """The information term λ·I_c of the assignment cost.
+
+    ``λ = Λ · λ_max · (n / n_largest + 0.05) / 1.05``: small layers are constrained less.
+
+    Parameters
+    ----------
+    survey : Survey
+    grids : GridStack
+    lam : float
+        The user's Λ, at least 0.
+    largest_layer_size : int
+        Elements of the largest quantized layer.
+    pmf, formula : str
+        See `probabilities` and `lambda_max`.
+
+    Returns
+    -------
+    Tensor of float64, shape (L, K)
+        Zeros where λ = 0, so that distances alone decide.
+    """
+    info = information(probabilities(survey.counts, grids.zero, pmf))
+    n = survey.counts.sum(-1, keepdim=True)
+    scale = (n / largest_layer_size + 0.05) / 1.05
+    lambda_ = (lam * lambda_max(survey, grids, info, formula) * scale).clamp(max=LARGEST_LAMBDA)
+    return torch.where(lambda_ > 0, lambda_ * info, 0.0)

@@ -1,0 +1,386 @@
+"""The command ``ecqx``: models into small files and back, what is in them, and experiments.
+
+torch and everything built on it is imported inside the commands, so that ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import get_completion_class
+
+from ecqx import __version__
+from ecqx.cli.run import run
+from ecqx.errors import InputError
+from ecqx.progress import counted, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ecqx.coding.bitstream import FileInfo, TensorRecord
+    from ecqx.coding.quantized import QuantizedTensor
+
+INTERRUPTED = 130
+_PATH = click.Path(path_type=Path)
+# What click raises where no command is given; before 8.2 it shows the help without it.
+_HELP_WANTED = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+def main() -> None:
+    """Run the command; bad input ends it with one line on stderr and exit code 2."""
+    try:
+        sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
+    except _HELP_WANTED as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except (click.ClickException, ValueError, OSError) as error:
+        click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
+        sys.exit(2)
+    except click.Abort:
+        click.echo("ecqx: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror:
+        file = error.filename2 or error.filename
+        return f"{file}: {error.strerror}" if file else error.strerror
+    return str(error)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Exit codes:
+  0    done
+  1    an error in ecqx itself, with a traceback
+  2    bad input or a file that cannot be read or written: one line says which
+  130  interrupted (Ctrl-C); the same `ecqx run` goes on after the last finished epoch""",
+)
+@click.version_option(__version__, prog_name="ecqx")
+def cli() -> None:
+    """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
+
+    `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
+    checkpoint as it is. Each writes one .ecqx file, which `info` looks into and `decode` turns
+    back into a state_dict. Every command has an example: ecqx COMMAND --help.
+
+    \b
+    Try it on scikit-learn's digits, in a minute and without a download:
+      ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
+      ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
+    """
+
+
+@cli.command()
+@click.argument("checkpoint", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.option(
+    "--bitwidth", type=click.IntRange(2, 8), default=4, show_default=True, help="Bits per weight."
+)
+@click.option(
+    "--Lambda",
+    "lam",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="Strength of the entropy constraint: larger is smaller and less exact.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Leave tensors with this in their name unquantized. May be repeated.",
+)
+@click.option(
+    "--floats",
+    type=click.Choice(["raw", "published"]),
+    default="raw",
+    show_default=True,
+    help="How the other tensors are stored: as they are, or with loss by NNCodec.",
+)
+@click.pass_context
+def encode(
+    context: click.Context,
+    checkpoint: Path,
+    output: Path,
+    bitwidth: int,
+    lam: float,
+    exclude: tuple[str, ...],
+    floats: Any,
+) -> None:
+    """Write a model to one small file.
+
+    CHECKPOINT is a quantizer checkpoint, which is encoded as it is, or a state_dict (.safetensors,
+    .pt, .pth), whose weights are quantized by ECQ without training. Without training accuracy
+    drops soon: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
+
+    \b
+    Example:
+      ecqx encode resnet20.pt -o resnet20.ecqx --bitwidth 4 --Lambda 0.05
+    """
+    with sign("loading torch"):
+        from ecqx.coding import bitstream
+
+    bitstream.check_replaceable(output)
+    with checkpoint.open("rb"):
+        pass  # a missing file is told as such before a library words it in its own way
+    if _is_quantizer_checkpoint(checkpoint):
+        from ecqx.coding.coded_state import read_coded_state
+
+        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
+        coded = read_coded_state(checkpoint)
+    else:
+        from ecqx.coding.checkpoint import read_state
+
+        state = read_state(checkpoint)
+        coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+    try:
+        bitstream.save(output, coded, floats=floats, progress=True)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    click.echo(_summary(output, bitstream.inspect(output, statistics=False)))
+
+
+@cli.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file to write.")
+def decode(file: Path, output: Path) -> None:
+    """Turn a file back into a state_dict.
+
+    The same as `ecqx.load` in Python, whose result `model.load_state_dict` takes.
+
+    \b
+    Example:
+      ecqx decode resnet20.ecqx -o resnet20.safetensors
+    """
+    with sign("loading torch"):
+        from ecqx.coding import bitstream
+        from ecqx.coding.tensor_files import write_tensors
+
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: the name of the output must end in .safetensors")
+    bitstream.check_replaceable(output)
+    write_tensors(output, bitstream.load(file, progress=True))
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@cli.command()
+@click.argument("file", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def info(file: Path, as_json: bool) -> None:
+    """Show what is in a file: its tensors, their sizes, sparsity and entropy.
+
+    Sparsity is the share of weights that are zero; entropy, in bits per weight, is what an ideal
+    coder that looks at single weights would need; ratio is 4 bytes a weight over the bytes here.
+
+    \b
+    Example:
+      ecqx info resnet20.ecqx
+      ecqx info resnet20.ecqx --json | python -m json.tool
+    """
+    with sign("loading torch"):
+        from ecqx.coding import bitstream
+
+    contents = bitstream.inspect(file, progress=True)
+    if as_json:
+        click.echo(json.dumps(_as_json(file, contents), indent=2))
+    else:
+        click.echo(_table(contents))
+        click.echo(f"\n{_summary(file, contents)}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands, options and their values with the Tab key.
+
+    \b
+    Example, to be put into ~/.bashrc or ~/.zshrc:
+      eval "$(ecqx completion bash)"
+      eval "$(ecqx completion zsh)"
+    and for fish:
+      ecqx completion fish > ~/.config/fish/completions/ecqx.fish
+    """
+    made_for = get_completion_class(shell)
+    assert made_for is not None
+    click.echo(made_for(cli, {}, "ecqx", "_ECQX_COMPLETE").source())
+
+
+cli.add_command(run)
+
+
+def _is_quantizer_checkpoint(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    from ecqx.coding.coded_state import METADATA_KEY
+
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[str]) -> None:
+    """A quantized checkpoint is encoded as it is: settings that would change it are an error."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
+        if given and parameter.name in names:
+            raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
+
+
+def _quantize(
+    path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
+) -> dict[str, QuantizedTensor]:
+    """Quantize every float tensor of two or more dimensions by ECQ, without training."""
+    from ecqx.assignment.assign import assign
+    from ecqx.assignment.centroids import CentroidGrid
+    from ecqx.coding.quantized import QuantizedTensor
+
+    for part in exclude:
+        if not any(part in name for name in state):
+            raise InputError(f"{path}: no tensor has {part!r} in its name (--exclude)")
+    weights = {
+        name: tensor
+        for name, tensor in state.items()
+        if _is_weight(tensor) and not any(part in name for part in exclude)
+    }
+    if not weights:
+        raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
+    largest = max(weight.numel() for weight in weights.values())
+    quantized = {}
+    for name, weight in counted(weights.items(), "quantizing", "tensor"):
+        try:
+            grid = CentroidGrid.fit(weight, bits)
+            index = assign(weight, grid, lam, largest_layer_size=largest)
+        except ValueError as error:
+            raise InputError(f"{path}: tensor {name}: {error}") from error
+        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
+    return quantized
+
+
+def _is_weight(value: object) -> bool:
+    from torch import Tensor
+
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.dim() > 1
+        and value.numel() > 0
+    )
+
+
+def _summary(path: Path, contents: FileInfo) -> str:
+    size = contents.size
+    return (
+        f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
+        f"compression ratio {contents.compression_ratio:.2f}"
+    )
+
+
+def _as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "bytes": contents.size.total,
+        "integer_bytes": contents.size.integers,
+        "other_bytes": contents.size.other,
+        "float_elements": contents.float_elements,
+        "compression_ratio": contents.compression_ratio,
+        "quantized": {
+            "elements": contents.quantized_elements,
+            "sparsity": contents.sparsity,
+            "entropy_bits_per_weight": contents.entropy,
+        },
+        "tensors": [_record_as_json(record) for record in contents.tensors],
+    }
+
+
+def _record_as_json(record: TensorRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "dtype": str(record.dtype).removeprefix("torch."),
+        "shape": list(record.shape),
+        "bits": record.bits,
+        "step": record.step,
+        "codebook": None
+        if record.numbers is None
+        else {"form": record.form, "numbers": list(record.numbers)},
+        "sparsity": record.sparsity,
+        "entropy_bits_per_weight": record.entropy,
+        "coded_bytes": record.coded_bytes,
+    }
+
+
+def _table(contents: FileInfo) -> str:
+    from tabulate import tabulate
+
+    rows = [
+        (
+            record.name,
+            "×".join(map(str, record.shape)) or "–",
+            record.bits or _stored_as(record),
+            _centroids(record),
+            _number(record.sparsity, ".1%"),
+            _number(record.entropy, ".3f"),
+            f"{record.coded_bytes:,}",
+            _ratio(record.elements, record.coded_bytes, record.dtype.is_floating_point),
+        )
+        for record in contents.tensors
+    ]
+    rows.append(
+        (
+            "total, with header",
+            f"{sum(record.elements for record in contents.tensors):,}",
+            "",
+            "",
+            _number(contents.sparsity, ".1%"),
+            _number(contents.entropy, ".3f"),
+            f"{contents.size.total:,}",
+            f"{contents.compression_ratio:.2f}",
+        )
+    )
+    headers = (
+        "tensor",
+        "shape",
+        "bits",
+        "step or codebook",
+        "sparsity",
+        "entropy",
+        "bytes",
+        "ratio",
+    )
+    alignment = ("left", "right", "right", "right", "right", "right", "right", "right")
+    return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
+
+
+def _stored_as(record: TensorRecord) -> str:
+    return "lossy" if record.kind == "lossy" else str(record.dtype).removeprefix("torch.")
+
+
+def _centroids(record: TensorRecord) -> str:
+    """The step, or the codebook's centroids but zero, or its basis with a plus between."""
+    if record.numbers is None:
+        return _number(record.step, "g")
+    return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _ratio(elements: int, coded_bytes: int, is_float: bool) -> str:
+    """Four bytes an element over the coded bytes; nothing where there is nothing to compare."""
+    return f"{4 * elements / coded_bytes:.2f}" if is_float and coded_bytes else ""

@@ -1,0 +1,1 @@
+"""A model in one file and back: the .ecqx file, ONNX, checkpoints."""

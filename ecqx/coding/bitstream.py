@@ -1,0 +1,351 @@
+"""One file that restores a quantized model: integers coded by NNCodec's engine, grids, floats.
+
+Paper: the coding step after quantization. The layout is specified in docs/bitstream.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecqx.assignment.codebooks import Form
+from ecqx.coding.container import body_length_bytes, pack, read_entries
+from ecqx.coding.quantized import (
+    CodebookTensor,
+    CodedState,
+    Quantized,
+    QuantizedTensor,
+    first_order_entropy,
+)
+from ecqx.coding.tensor_coding import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    LOSSY,
+    WEIGHTS,
+    Entry,
+    Floats,
+    code_tensor,
+    varint,
+)
+from ecqx.errors import InputError
+from ecqx.files import write_atomically
+from ecqx.modules import check_has_values, unwrapped
+from ecqx.progress import counted
+
+_T = TypeVar("_T")
+Kind = Literal["quantized", "lossy", "float", "integer"]
+
+FLOATS_CHOICES: tuple[Floats, ...] = ("raw", "published")
+
+__all__ = [
+    "CodebookTensor",
+    "CodedState",
+    "FileInfo",
+    "FileSize",
+    "Quantized",
+    "QuantizedTensor",
+    "TensorRecord",
+    "first_order_entropy",
+    "inspect",
+    "load",
+    "save",
+]
+
+
+class CodedStateSource(Protocol):
+    """What `save` needs of a quantizer."""
+
+    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+        """The model's whole state_dict in order, and its quantized tensors by name."""
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Size of a file in bytes: ``total``, of which ``integers`` for the coded weights.
+
+    The fields that hold the length of coded weights, and that of the whole, count with them.
+    """
+
+    total: int
+    integers: int
+
+    @property
+    def other(self) -> int:
+        """Bytes for all but the coded weights: header, names, steps, codebooks, other tensors."""
+        return self.total - self.integers
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """What a file says of one tensor.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"quantized", "lossy", "float", "integer"}
+    dtype : torch.dtype
+        Of the tensor that `load` returns.
+    shape : tuple of int
+    coded_bytes : int
+        Length of the payload.
+    bits : int, optional
+        Bit width; None unless quantized.
+    step : float, optional
+        Distance of neighbouring centroids; None unless quantized on an equidistant grid.
+    form : {"values", "sums"}, optional
+        Of the codebook, see `ecqx.assignment.codebooks`; None unless quantized with one.
+    numbers : tuple of float, optional
+        The codebook's: its centroids but zero, or its basis; None as for ``form``.
+    sparsity : float, optional
+        Share of zeros, in [0, 1]; None unless quantized, decoded and not empty.
+    entropy : float, optional
+        First-order entropy of the integers, bits per element; None as for ``sparsity``.
+    """
+
+    name: str
+    kind: Kind
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    coded_bytes: int
+    bits: int | None = None
+    step: float | None = None
+    sparsity: float | None = None
+    entropy: float | None = None
+    form: Form | None = None
+    numbers: tuple[float, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Contents of a file: its size and a record of each tensor, in order."""
+
+    size: FileSize
+    tensors: tuple[TensorRecord, ...]
+
+    @property
+    def float_elements(self) -> int:
+        """Elements of all floating-point tensors, quantized ones included."""
+        return sum(record.elements for record in self.tensors if record.dtype.is_floating_point)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Four bytes for each float element over the size of the file."""
+        return 4 * self.float_elements / self.size.total
+
+    @property
+    def quantized_elements(self) -> int:
+        """Elements of all quantized tensors whose integers were looked at."""
+        return sum(record.elements for record in self.tensors if record.sparsity is not None)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of zeros among them; None where there are none."""
+        return self._mean([(r.elements, r.sparsity) for r in self.tensors])
+
+    @property
+    def entropy(self) -> float | None:
+        """Their first-order entropy, mean in bits per weight; None where there are none."""
+        return self._mean([(r.elements, r.entropy) for r in self.tensors])
+
+    def _mean(self, values: list[tuple[int, float | None]]) -> float | None:
+        elements = self.quantized_elements
+        known = [(n, value) for n, value in values if value is not None]
+        return sum(n * value for n, value in known) / elements if elements else None
+
+
+def save(
+    path: str | Path,
+    model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
+    floats: Floats = "raw",
+    progress: bool = False,
+) -> FileSize:
+    """Write a model to one file.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, or left as it was if anything fails.
+    model : Module, state_dict or quantizer
+        A quantizer (anything with ``coded_state()``) has its quantized weights coded as integers;
+        of a module (taken out of DataParallel) or a state_dict every tensor is stored without loss.
+    floats : {"raw", "published"}
+        How tensors that are not quantized are stored: as they are, or, float32 only, with loss by
+        NNCodec with the published settings.
+    progress : bool
+        Show a progress bar over the tensors (silent where the output is no terminal).
+
+    Returns
+    -------
+    FileSize
+
+    Raises
+    ------
+    ValueError
+        If a tensor or a name cannot be stored; the message names it.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> size = save("model.ecqx", torch.nn.Linear(3, 2))  # doctest: +SKIP
+    >>> load("model.ecqx")["bias"].shape  # doctest: +SKIP
+    torch.Size([2])
+    """
+    check_replaceable(path)
+    if floats not in FLOATS_CHOICES:
+        raise InputError(f"floats must be one of {', '.join(FLOATS_CHOICES)}, not {floats!r}")
+    state, quantized = _coded_state(model)
+    entries = []
+    for name, tensor in counted(state.items(), "encoding", "tensor", progress):
+        try:
+            entries.append(code_tensor(tensor, quantized.get(name), floats))
+        except ValueError as error:
+            raise InputError(f"tensor {name}: {error}") from error
+    data = pack(list(state), entries)
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    return FileSize(len(data), _integer_bytes(entries, len(data)))
+
+
+def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
+    """Read a file back to a state_dict.
+
+    Parameters
+    ----------
+    path : path
+        A file that `save` wrote.
+    progress : bool
+        As for `save`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, in the original order. A quantized tensor is ``float32(k) * float32(step)`` or
+        the centroids of its codebook; every other one has the dtype and, unless stored with loss,
+        the bits it had.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a bitstream, is cut off, damaged or inconsistent.
+    OSError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    entries = counted(read_entries(path).items(), "decoding", "tensor", progress)
+    return {name: _decoded(path, name, entry.tensor) for name, entry in entries}
+
+
+def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -> FileInfo:
+    """What is in a file.
+
+    Parameters
+    ----------
+    path : path
+        A file that `save` wrote.
+    statistics : bool
+        Also decode the quantized tensors, for their sparsity and entropy.
+    progress : bool
+        As for `save`.
+
+    Returns
+    -------
+    FileInfo
+
+    Raises
+    ------
+    ValueError
+        As `load`.
+    OSError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    entries = read_entries(path)
+    records = tuple(
+        _decoded(path, name, partial(_record, name, entry, statistics))
+        for name, entry in counted(entries.items(), "reading", "tensor", progress)
+    )
+    total = path.stat().st_size
+    return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), records)
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Raise ``ValueError`` if a folder, a device or the like already has this name."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path} is no regular file, so it is not replaced")
+
+
+def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
+    """Bytes of the coded weights and of the fields whose length follows from theirs.
+
+    So the rest is the same for any weights, and a regression check may demand that it is.
+    """
+    payloads = [len(entry.payload) for entry in entries if entry.code in WEIGHTS]
+    if not payloads:
+        return 0
+    lengths = sum(len(varint(length)) for length in payloads)
+    return sum(payloads) + lengths + body_length_bytes(total)
+
+
+def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:
+    """Call ``decode``; where it fails, say in which file and tensor."""
+    try:
+        return decode()
+    except ValueError as error:
+        raise InputError(f"{path} is no valid bitstream: tensor {name}: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: tensor {name} needs more memory than there is") from error
+
+
+def _coded_state(
+    model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
+) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+    coded_state = getattr(model, "coded_state", None)
+    if coded_state is not None:
+        state, quantized = coded_state()
+    elif isinstance(model, nn.Module):
+        inner = unwrapped(model)
+        check_has_values(inner)
+        state, quantized = inner.state_dict(), {}
+    elif isinstance(model, Mapping):
+        state, quantized = model, {}
+    else:
+        raise InputError(
+            f"model must be a module, a state_dict or a quantizer, not a {type(model).__name__}"
+        )
+    for name in quantized:
+        if name not in state:
+            raise InputError(f"quantized tensor {name} is not in the state_dict")
+    return state, quantized
+
+
+def _record(name: str, entry: Entry, statistics: bool) -> TensorRecord:
+    if entry.code not in WEIGHTS:
+        kind: Kind = "lossy" if entry.code == LOSSY else "integer"
+        dtype = INTEGER_DTYPES.get(entry.code, torch.float32)
+        if entry.code in FLOAT_DTYPES:
+            kind, dtype = "float", FLOAT_DTYPES[entry.code][0]
+        return TensorRecord(name, kind, dtype, entry.shape, len(entry.payload))
+    sparsity = entropy = None
+    if statistics and math.prod(entry.shape) > 0:
+        integers = entry.integers()
+        sparsity = 1 - np.count_nonzero(integers) / integers.size
+        entropy = first_order_entropy(torch.from_numpy(integers))
+    plain = TensorRecord(name, "quantized", torch.float32, entry.shape, len(entry.payload))
+    known = replace(plain, bits=entry.bits, sparsity=sparsity, entropy=entropy)
+    if entry.codebook is None:
+        return replace(known, step=entry.step)
+    numbers = tuple(entry.codebook.numbers.tolist())
+    return replace(known, form=entry.codebook.form, numbers=numbers)

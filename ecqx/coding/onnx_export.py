@@ -1,0 +1,255 @@
+"""A quantized model as an ONNX file, whose weights are integers and step sizes.
+
+Each weight is an initializer of integers that a DequantizeLinear node multiplies by its step, so
+that any runtime computes with ``float32(k) * float32(step)``, as the model itself does.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecqx.coding.bitstream import check_replaceable, load
+from ecqx.coding.container import read_entries
+from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.coding.tensor_coding import QUANTIZED
+from ecqx.errors import InputError
+from ecqx.files import write_atomically
+from ecqx.modules import HALF, MainOutput, unwrapped
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+    from ecqx.quantizers.base import Quantizer
+
+# The first with integers of four bits.
+OPSET = 21
+# Types of ONNX for integers, narrowest first, with their lowest and highest value.
+_TYPES = (("int4", -8, 7), ("uint4", 0, 15), ("int8", -128, 127), ("uint8", 0, 255))
+_WRAPPER = "model."
+
+
+def export_onnx(
+    path: str | Path,
+    model: Quantizer | nn.Module,
+    example_input: Tensor,
+    file: str | Path | None = None,
+    four_bits: bool = True,
+) -> int:
+    """Write a quantized model as an ONNX file with integer weights.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, or left as it was if anything fails.
+    model : ECQx or Module
+        A quantizer; or, with ``file``, a module of the architecture that was saved.
+    example_input : Tensor, shape (B, …)
+        A batch as the model takes it. With two or more samples the file takes batches of any size
+        where the model does.
+    file : path, optional
+        What `ecqx.save` wrote of the quantized model: its weights are taken from there.
+    four_bits : bool
+        Store weights of up to four bits in four. Some runtimes know integers of a byte alone.
+
+    Returns
+    -------
+    int
+        Size of the file in bytes.
+
+    Raises
+    ------
+    ValueError
+        In one line, if a package is missing, nothing is quantized, the file does not fit the
+        model, or the model cannot be exported.
+    OSError
+        If a file cannot be read or written.
+
+    Notes
+    -----
+    The model is exported in eval mode and float32, with its logits as only output. Whatever else
+    the graph needs (biases, BatchNorm) stays float32.
+
+    Examples
+    --------
+    >>> quantizer = ecqx.ECQx(model)  # doctest: +SKIP
+    >>> ecqx.export_onnx("model.onnx", quantizer, torch.rand(2, 3, 32, 32))  # doctest: +SKIP
+    """
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"an export to ONNX needs {package}, which is not installed: "
+                "pip install 'ecqx[onnx]'"
+            )
+    if not isinstance(example_input, Tensor) or example_input.ndim == 0:
+        raise InputError("example_input must be a tensor with a batch as its first dimension")
+    check_replaceable(path)
+    network, quantized = _network(model, file)
+    graph = _traced(network, example_input)
+    _put_integers(graph, quantized, four_bits)
+    _tidy(graph)
+    from onnx import checker
+
+    checker.check_model(graph)
+    content = graph.SerializeToString()
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return len(content)
+
+
+def _network(
+    model: Any, file: str | Path | None
+) -> tuple[nn.Module, Mapping[str, QuantizedTensor]]:
+    """A copy of the network, ready to be traced, and the integers of its weights."""
+    if file is not None and isinstance(model, nn.Module):
+        network = copy.deepcopy(unwrapped(model))
+        try:
+            network.load_state_dict(load(file))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{file} does not fit the model: {reason}") from error
+        quantized = {
+            name: QuantizedTensor(torch.from_numpy(entry.integers()), entry.step, entry.bits)
+            for name, entry in read_entries(Path(file)).items()
+            if entry.code == QUANTIZED
+        }
+        if not quantized:
+            raise InputError(f"{file} holds no quantized tensor to export")
+    elif file is None and hasattr(model, "coded_state"):
+        network = copy.deepcopy(model.model)
+        quantized = _with_steps(model.coded_state()[1])
+    else:
+        raise InputError("an export needs a quantizer, or a module and the file it was saved to")
+    network.float().eval().requires_grad_(False)
+    state = network.state_dict()
+    for name, tensor in quantized.items():
+        # As they are, where a model of half precision holds them rounded.
+        state[name].copy_(tensor.integers.float() * torch.tensor(tensor.step))
+    return network, quantized
+
+
+def _with_steps(quantized: Mapping[str, Quantized]) -> dict[str, QuantizedTensor]:
+    """The same, if all of them are multiples of a step."""
+    found = {}
+    for name, tensor in quantized.items():
+        if not isinstance(tensor, QuantizedTensor):
+            raise InputError(f"{name} has a codebook; what is exported needs a step in its place")
+        found[name] = tensor
+    return found
+
+
+def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
+    """The graph of a network as torch exports it, its weights under their own names."""
+    device = next(network.parameters()).device
+    x = example_input.detach().to(device)
+    x = x.float() if x.dtype in (*HALF, torch.float64) else x
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                MainOutput(network),
+                (x,),
+                input_names=["input"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamo=True,
+                # It would merge BatchNorm into weights, which are then no multiples of a step.
+                optimize=False,
+                verbose=False,
+                dynamic_shapes=({0: torch.export.Dim.AUTO},),
+            )
+    except Exception as error:  # whatever a model's own code or torch's tracer may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"torch cannot export this model to ONNX: {reason}") from error
+    assert program is not None
+    graph: ModelProto = program.model_proto
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _put_integers(
+    model: ModelProto, quantized: Mapping[str, QuantizedTensor], four_bits: bool
+) -> None:
+    """Put integers, a step and a DequantizeLinear node in the place of each quantized weight."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    kept, nodes = [], []
+    for weight in graph.initializer:
+        name = weight.name.removeprefix(_WRAPPER)
+        if name not in quantized:
+            kept.append(weight)
+            continue
+        step = np.array(quantized[name].step, np.float32)
+        k = quantized[name].integers.cpu().numpy()
+        values = numpy_helper.to_array(weight)
+        if not np.array_equal(values, k.astype(np.float32) * step):
+            raise InputError(f"the export changed {name}, so that no integers stand for it")
+        parts = [*_integers(name, k, four_bits), numpy_helper.from_array(step, f"{name}.step")]
+        parts.insert(1, parts.pop())
+        nodes.append(
+            helper.make_node("DequantizeLinear", [part.name for part in parts], [weight.name], name)
+        )
+        kept += parts
+    if not nodes:
+        raise InputError("no quantized weight has a part in the output")
+    nodes += graph.node
+    for field, content in ((graph.initializer, kept), (graph.node, nodes)):
+        content = [copy.deepcopy(item) for item in content]
+        del field[:]
+        field.extend(content)
+
+
+def _integers(name: str, k: np.ndarray[Any, Any], four_bits: bool) -> list[TensorProto]:
+    """The integers in the narrowest type that holds them, and their zero where that is not 0."""
+    import ml_dtypes
+    from onnx import numpy_helper
+
+    low, high = int(k.min()), int(k.max())
+    for kind, lowest, highest in _TYPES:
+        zero = -low if low < 0 <= lowest else 0
+        if lowest <= low + zero and high + zero <= highest and (four_bits or "8" in kind):
+            break
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    stored = [numpy_helper.from_array((k + zero).astype(dtype), f"{name}.integers")]
+    if zero:
+        stored.append(numpy_helper.from_array(np.array(zero, dtype), f"{name}.zero"))
+    return stored
+
+
+def _tidy(model: ModelProto) -> None:
+    """Take out what the exporter notes about its own run, stack traces with paths mostly."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    model.doc_string = graph.doc_string = ""
+    (batch, *_) = graph.input[0].type.tensor_type.shape.dim
+    for value in (*graph.output, *graph.input):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param and dimension.dim_param == batch.dim_param:
+                dimension.dim_param = "batch"

@@ -1,0 +1,130 @@
+"""Everything that an experiment needs, checked: what does not fit is told before it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ecqx.coding.checkpoint import read_state
+from ecqx.data.tensors import TensorData
+from ecqx.errors import InputError
+from ecqx.experiment.places import check_writable
+from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
+from ecqx.experiment.result import encoded_model, record_file
+from ecqx.experiment.settings import EXCLUDED, RunSettings
+from ecqx.experiment.start import build_network, check_model, load_data, load_start
+from ecqx.experiment.tracking import check_trackers
+from ecqx.models.networks import MODELS
+from ecqx.progress import sign
+from ecqx.relevance.settings import LRP
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that may begin.
+
+    Attributes
+    ----------
+    settings : RunSettings
+    relevance : LRP, optional
+        None for ECQ.
+    device : torch.device
+    loaded : TensorData
+        On the device.
+    model : Module
+        On the device, with the weights to start from.
+    start : str
+        What results call these weights.
+    remarks : tuple of str
+        Lines about what a person may not expect.
+    """
+
+    settings: RunSettings
+    relevance: LRP | None
+    device: torch.device
+    loaded: TensorData
+    model: nn.Module
+    start: str
+    remarks: tuple[str, ...]
+
+
+def prepare(settings: RunSettings) -> Prepared:
+    """Check the settings, load data and weights, and see whether they fit.
+
+    What takes no time comes first. The folder of results is made.
+
+    Raises
+    ------
+    ValueError
+        For the first thing that is wrong or missing, in one line.
+    """
+    lrp = LRP(
+        composite=settings.lrp_composite,
+        canonizer=settings.canonizer,
+        output=settings.lrp_output,  # type: ignore[arg-type]
+        weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
+        alpha=settings.alpha,
+    )
+    device = choose_device(settings.device)
+    check_trackers(settings.trackers, settings.wandb_key)
+    check_writable(encoded_model(settings), record_file(settings))
+    check_model(settings.model)
+    state = None if settings.model_path is None else read_state(settings.model_path)
+    loaded = load_data(settings)
+    with sign("fitting network and data"):
+        model = build_network(settings.model, loaded, settings.seed)
+    start, still_random = load_start(model, settings, state)
+    if settings.lrp:
+        with sign("looking for rules of relevance"):
+            check_relevance(model, next(loaded.train.batches(2)), lrp, split_weights(model)[0])
+    return Prepared(
+        settings,
+        lrp if settings.lrp else None,
+        device,
+        loaded.map(lambda split: split.to(device)),
+        model.to(device),
+        start,
+        tuple(_remarks(settings, model, still_random)),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Where the network runs: ``auto`` takes a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        If there is none and it is asked for.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: cuda, but torch finds no GPU here; auto or cpu would work")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def split_weights(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Parameters of more than one dimension: those that will be quantized, those that stay."""
+    names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    stay = [name for name in names if any(part in name for part in EXCLUDED)]
+    return [name for name in names if name not in stay], stay
+
+
+def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -> Iterator[str]:
+    if still_random:
+        yield (
+            "the weights to start from are for another number of classes: "
+            f"{', '.join(still_random)} start from random values"
+        )
+    no_weights = settings.model_path is None and not settings.model_rand_int
+    if no_weights and settings.model in MODELS and not settings.pretrain_epochs:
+        yield (
+            f"{settings.model} starts from random weights; --model_path names a checkpoint, "
+            "--pretrain_epochs trains one"
+        )
+    if settings.lrp and has_unsplit_additions(model):
+        yield (
+            f"{settings.model}: its additions are not split for relevance, which grows at each; "
+            "compare with ECQ (without --lrp)"
+        )

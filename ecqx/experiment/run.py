@@ -1,0 +1,218 @@
+"""From a checkpoint to a small file and its accuracy: train, quantize, encode, decode, evaluate."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import ecqx
+from ecqx.coding import bitstream
+from ecqx.data.tensors import SPLITS
+from ecqx.experiment.places import new_folders_removed
+from ecqx.experiment.prepare import Prepared, prepare, split_weights
+from ecqx.experiment.result import Result, encoded_model, record_file, telling_settings
+from ecqx.experiment.seeded_trainer import SeededTrainer
+from ecqx.experiment.settings import EXCLUDED, RunSettings
+from ecqx.experiment.tracking import (
+    DvcLiveTracker,
+    TensorBoardTracker,
+    Tracker,
+    Trackers,
+    WandbTracker,
+)
+from ecqx.files import write_text
+from ecqx.methods import family
+from ecqx.progress import sign
+from ecqx.quantizers.base import Quantizer
+from ecqx.training.distributed import is_first, wait_for_all
+from ecqx.training.objectives import Scores, objective_of
+from ecqx.training.trainer import Epoch, FitSettings, scores
+
+# Published, for the parameters that are not quantized.
+WEIGHT_DECAY = 5e-6
+# Published: end when accuracy has not risen by so much for so many epochs. There it is accuracy on
+# the test split, here on the validation split: the test split must not choose anything.
+PATIENCE, MIN_DELTA = 4, 0.001
+
+Say = Callable[[str], None]
+
+
+def run(settings: RunSettings, say: Say, warn: Say) -> Result:
+    """Run one experiment; its model and its numbers are written to the folder of results.
+
+    An experiment that was interrupted goes on after its last finished epoch when it is run again
+    with the same settings, data and weights. Of several processes (`ecqx.training.distributed`)
+    the first one writes.
+
+    Parameters
+    ----------
+    settings : RunSettings
+    say, warn : callable
+        Take single lines: the course of the training, and what a person should know.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ValueError
+        In one line: `InputError` before anything is trained or written if settings, data, network
+        and weights cannot be had or do not fit; later what `ECQx` raises.
+    """
+    with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
+        prepared = prepare(settings)
+        experiment = _Experiment(prepared, _trackers(prepared), say, warn)
+        try:
+            for remark in prepared.remarks:
+                warn(remark)
+            return experiment.measure()
+        finally:
+            experiment.tracker.finish()
+
+
+def _trackers(prepared: Prepared) -> Tracker:
+    settings, shown = prepared.settings, telling_settings(prepared.settings)
+    if not settings.trackers or not is_first():
+        return Trackers()
+    resume = any(file.exists() for file in _progress_files(prepared))
+    folder, name = settings.results, settings.name
+    build: dict[str, Callable[[], Tracker]] = {
+        "dvclive": lambda: DvcLiveTracker(folder, name, shown, resume),
+        "tensorboard": lambda: TensorBoardTracker(folder, name, shown, resume),
+        "wandb": lambda: WandbTracker(folder, settings.wandb_run_name, settings.wandb_key, shown),
+    }
+    return Trackers([build[name]() for name in settings.trackers])
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """The course of an experiment, and where it is told."""
+
+    prepared: Prepared
+    tracker: Tracker
+    say: Say
+    warn: Say
+
+    def measure(self) -> Result:
+        """Train, encode, decode, evaluate, and write what came of it."""
+        settings, model = self.prepared.settings, self.prepared.model
+        before, during = _progress_files(self.prepared)
+        scored = {"start": self._scores(model)}
+        if settings.pretrain_epochs:
+            self._train("pre-training", self._fit(settings.pretrain_epochs), None, before)
+            scored["pre-trained"] = self._scores(model)
+        quantizer = family.build(
+            settings.method,
+            model,
+            settings.bits,
+            self.prepared.relevance,
+            lam=settings.lam,
+            p=settings.p,
+            exclude=EXCLUDED,
+        )
+        fit = self._fit(settings.epochs, WEIGHT_DECAY, PATIENCE)
+        history = self._train("quantized training", fit, quantizer, during)
+        epochs = settings.pretrain_epochs + len(history)
+        scored["quantized"] = self._scores(model)
+        if is_first():
+            bitstream.save(encoded_model(settings), quantizer, progress=True)
+        wait_for_all()
+        decoded = copy.deepcopy(model)
+        decoded.load_state_dict(bitstream.load(encoded_model(settings)))
+        scored["decoded file"] = self._scores(decoded)
+        result = self._result(fit, history, scored)
+        if is_first():
+            write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
+            for file in (before, during):
+                file.unlink(missing_ok=True)
+        self.tracker.log(result.numbers, epochs)
+        return result
+
+    def _fit(
+        self, epochs: int, weight_decay: float = 0.0, patience: int | None = None
+    ) -> FitSettings:
+        settings = self.prepared.settings
+        return FitSettings(
+            epochs=epochs,
+            lr=settings.lr,
+            batch_size=settings.batch_size,
+            weight_decay=weight_decay,
+            max_batches=settings.max_batches,
+            patience=patience,
+            min_delta=MIN_DELTA,
+        )
+
+    def _train(
+        self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
+    ) -> list[Epoch]:
+        """Train, or finish a training that was interrupted."""
+        settings, loaded = self.prepared.settings, self.prepared.loaded
+        epochs_before = 0 if quantizer is None else settings.pretrain_epochs
+        metric = f"validation {objective_of(loaded.train.targets).metric}"
+
+        def report(epoch: Epoch) -> None:
+            numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
+            named = {f"{phase}/{name}": value for name, value in numbers.items()}
+            self.tracker.log(named, epochs_before + len(trainer.history))
+            if settings.verbose:
+                self.say(
+                    f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
+                    f"loss {epoch.loss:.4f}, {metric} {epoch.accuracy:.2%}, "
+                    f"sparsity {epoch.sparsity:.2%}"
+                )
+
+        if progress.exists():
+            self.warn(f"{phase} goes on after its last finished epoch")
+        trainer = SeededTrainer(self.prepared.model, loaded, fit, settings.seed, quantizer)
+        return trainer.fit(resume=progress, on_epoch=report)
+
+    def _scores(self, model: nn.Module) -> Scores:
+        """All metrics on the test split."""
+        with sign("evaluating on the test split"):
+            return scores(model, self.prepared.loaded.test)
+
+    def _result(self, fit: FitSettings, history: list[Epoch], scored: dict[str, Scores]) -> Result:
+        prepared = self.prepared
+        contents = bitstream.inspect(encoded_model(prepared.settings))
+        # A quantizer has a weight to quantize.
+        assert contents.sparsity is not None
+        assert contents.entropy is not None
+        return Result(
+            settings=prepared.settings,
+            fit=fit,
+            device=prepared.device.type,
+            start=prepared.start,
+            data=prepared.loaded.label,
+            samples={split: len(getattr(prepared.loaded, split)) for split in SPLITS},
+            scores=scored,
+            history=history,
+            kept=split_weights(prepared.model)[1],
+            sparsity=contents.sparsity,
+            entropy=contents.entropy,
+            size=contents.size.total,
+            compression_ratio=contents.compression_ratio,
+        )
+
+
+def _progress_files(prepared: Prepared) -> list[Path]:
+    """Files for the progress of both trainings, named after all that these depend on."""
+    known = [ecqx.__version__, prepared.device.type, telling_settings(prepared.settings)]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    splits = [getattr(prepared.loaded, split) for split in SPLITS]
+    tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
+    for tensor in (*tensors, *prepared.model.state_dict().values()):
+        digest.update(_content(tensor))
+    start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
+    folder = prepared.settings.results
+    return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]
+
+
+def _content(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().numpy().data

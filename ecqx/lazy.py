@@ -1,0 +1,29 @@
+"""Names of a package that are imported from their modules when they are first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a package's ``__init__``.
+
+    So importing one module of a package imports none of the others.
+
+    Parameters
+    ----------
+    package : str
+        Its full name.
+    homes : mapping of str to str
+        Module of each public name; a module that is its own home is the name itself.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = import_module(homes[name])
+        return module if homes[name] == f"{package}.{name}" else getattr(module, name)
+
+    return get

@@ -1,0 +1,97 @@
+"""Learned step size quantization.
+
+Esser, McKinstry, Bablani, Appuswamy, Modha: "Learned Step Size Quantization", ICLR 2020,
+arXiv:1902.08153. Weights only, as everywhere in this suite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ecqx.coding.bitstream import load, save
+from ecqx.methods.interface import Method
+from ecqx.quantizers.straight_through import rounded
+from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
+from ecqx.training.trainer import Constraint
+
+SMALLEST_STEP = 1e-8
+
+
+class LearnedSteps(IntegerWeights):
+    """Weights ``round(clip(v/s, Q_N, Q_P))·s`` whose step s is trained, one a layer.
+
+    Paper, equations 1 to 3 and section 2.2: the gradient of s is that of this formula with
+    straight-through rounding, times 1/√(n·Q_P) with n the layer's weights; training starts from
+    s = 2·mean|v|/√Q_P. Q_N = -2^(b-1), Q_P = 2^(b-1) - 1.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place.
+    bits : int
+        Bit width b, 2 to 8.
+    """
+
+    def __init__(self, model: nn.Module, bits: int) -> None:
+        super().__init__(model)
+        self.bits = bits
+        self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        for name, copy in self.copies.items():
+            first = 2 * copy.detach().abs().mean() / math.sqrt(self.highest)
+            self.numbers[name] = nn.Parameter(first.clamp(min=SMALLEST_STEP))
+        self.project()
+
+    def quantized(self, name: str) -> Tensor:
+        """The weights of a layer."""
+        copy, step = self.copies[name], self.numbers[name]
+        scale = 1 / math.sqrt(copy.numel() * self.highest)
+        # The step itself, with `scale` times its gradient.
+        scaled = step.detach() + (step - step.detach()) * scale
+        return rounded((copy / scaled).clamp(self.lowest, self.highest)) * scaled
+
+    def step(self, name: str) -> Tensor:
+        """The trained step of a layer."""
+        return self.numbers[name].detach()
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """After the optimizer's step: a step that went below zero is put back above it."""
+        with torch.no_grad():
+            for step in self.numbers.values():
+                step.clamp_(min=SMALLEST_STEP)
+        super().update(inputs, targets)
+
+
+@dataclass(frozen=True)
+class LSQ(Method):
+    """Learned step size at one bit width, coded with NNCodec's engine.
+
+    Attributes
+    ----------
+    bits : int
+        2 to 8.
+    """
+
+    bits: int
+    suffix: ClassVar[str] = "ecqx"
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+
+    def constrain(self, model: nn.Module, steps: int) -> LearnedSteps:
+        """Attach the learned steps."""
+        return LearnedSteps(model, self.bits)
+
+    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+        """Write integers and steps as ECQ's."""
+        assert isinstance(constraint, LearnedSteps)
+        save(path, constraint, floats="published")
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """Read a file of the suite."""
+        return load(path)

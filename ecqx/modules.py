@@ -1,0 +1,66 @@
+"""What everything that handles a network shares: wrappers, modes, outputs, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+HALF = (torch.float16, torch.bfloat16)
+# Pixels with this label count for nothing: not for the loss, a metric or relevance.
+IGNORED_LABEL = 255
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards each module has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel or ``torch.compile``."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Raise ``ValueError`` for the first parameter that has no values yet."""
+    for name, tensor in model.named_parameters():
+        if isinstance(tensor, UninitializedParameter):
+            raise ValueError(f"{name}: has no shape yet; send a batch through the lazy model first")
+        if tensor.is_meta:
+            raise ValueError(f"{name}: is on the meta device, without values; load the weights")
+
+
+def main_output(output: Any) -> Tensor:
+    """The logits of a network, which torchvision's segmentation networks return in a dict."""
+    logits = output["out"] if isinstance(output, dict) else output
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+class MainOutput(nn.Module):
+    """A model without what it puts out beside its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs to logits."""
+        return main_output(self.model(inputs))

@@ -1,0 +1,115 @@
+"""ECQ and ECQx: the quantizer of a model on equidistant grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ecqx.assignment.centroids import CentroidGrid, GridStack
+from ecqx.assignment.information import LambdaMax, Pmf
+from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.quantizers.base import GRADIENTS, Gradient, Quantizer, naming
+from ecqx.relevance.settings import LRP
+
+__all__ = ["GRADIENTS", "ECQx", "Gradient"]
+
+
+class ECQx(Quantizer):
+    """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
+
+    Every parameter with more than one dimension is quantized, input and output layers included;
+    `summary` tells what becomes of each. Its grid is fitted once, on the weights the model comes
+    with, and the first assignment is ECQ.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place: from now on its quantized parameters hold centroids, rounded to the
+        parameter's type where that is half precision. Taken out of DataParallel or
+        ``torch.compile``, so that names are those of the model itself.
+    bits : int
+        Bit width, 2 to 8.
+    lam : float
+        Λ ≥ 0, strength of the entropy constraint.
+    relevance : LRP, optional
+        Settings of the relevance; None for ECQ.
+    p : float
+        Width of the sparsity band, short for ``sparsity_band=(-p, 0)``.
+    sparsity_band : (float, float), optional
+        Lowest and highest sparsity of ECQx relative to ECQ's.
+    gradient : {"magnitude", "published", "identity"}
+        How the gradient of a weight in a non-zero cluster is scaled on its way to the
+        full-precision copy: by the magnitude of its centroid, by the signed centroid (published;
+        it turns the gradient round in negative clusters), or not.
+    exclude : sequence of str
+        Parameters whose name contains one of these stay as they are.
+    pmf, lambda_max
+        See `ecqx.assign`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, nothing is left to quantize, or a parameter is not finite or
+        not fit to be quantized (`ecqx.quantizers.parameters.survey`).
+
+    Notes
+    -----
+    Copies of half-precision weights, and their relevance, are float32. What is not quantized is
+    trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4), because its
+    1e-8 is zero there.
+
+    Examples
+    --------
+    >>> import torch, ecqx
+    >>> model = ecqx.models.build("mlp_gsc", in_features=64, num_classes=10)
+    >>> q = ecqx.ECQx(model, bits=4, lam=0.05, relevance=ecqx.LRP())
+    >>> optimizer = torch.optim.Adam(q.parameter_groups(), lr=1e-3)
+    >>> x, y = torch.rand(8, 64), torch.arange(8)
+    >>> optimizer.zero_grad()
+    >>> torch.nn.functional.cross_entropy(model(x), y).backward()
+    >>> q.transfer_gradients()
+    >>> optimizer.step()
+    >>> q.update(x, y)
+    """
+
+    grids: dict[str, CentroidGrid]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bits: int = 4,
+        lam: float = 0.05,
+        relevance: LRP | None = None,
+        p: float = 0.1,
+        sparsity_band: tuple[float, float] | None = None,
+        gradient: Gradient = "magnitude",
+        exclude: Sequence[str] = (),
+        pmf: Pmf = "published",
+        lambda_max: LambdaMax = "published",
+    ) -> None:
+        super().__init__(
+            model, bits, lam, relevance, p, sparsity_band, gradient, exclude, pmf, lambda_max
+        )
+
+    def _fit(self) -> None:
+        self.grids = {}
+        for name, copy in self.full_precision.items():
+            with naming(name):
+                self.grids[name] = CentroidGrid.fit(copy, self.bits)
+        self._stack = GridStack.of(self.grids.values())
+
+    def _coded(self, name: str, integers: Tensor) -> Quantized:
+        return QuantizedTensor(integers, self.grids[name].step, self.bits)
+
+    def _grid_state(self, name: str) -> dict[str, Tensor]:
+        grid = self.grids[name]
+        step = torch.tensor(grid.step, dtype=torch.float64)
+        return {"step": step, "first": torch.tensor(-grid.zero)}
+
+    def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
+        for name, copy in self.full_precision.items():
+            step, first = float(state[f"step.{name}"]), int(state[f"first.{name}"])
+            self.grids[name] = CentroidGrid.from_step(step, first, 2**self.bits, copy.device)
+        self._stack = GridStack.of(self.grids.values())

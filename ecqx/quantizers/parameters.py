@@ -1,0 +1,250 @@
+"""Every parameter of a model and what quantization does with it: nothing is skipped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from ecqx.modules import check_has_values
+
+# Ends of the names of parameters that torch.nn.utils makes a weight of before each forward pass:
+# pruning and spectral norm, and the two of weight norm.
+_SOURCES = ("_orig", "_g", "_v")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelParameter:
+    """A parameter under one of its names.
+
+    Attributes
+    ----------
+    name : str
+    tensor : Parameter
+    kept : str
+        Why it is not quantized; empty if it is.
+    shared_with : str
+        The first name of the same parameter (tied weights); empty if this is the first.
+    """
+
+    name: str
+    tensor: nn.Parameter
+    kept: str = ""
+    shared_with: str = ""
+
+
+@dataclass(frozen=True)
+class ParameterRecord:
+    """What becomes of a parameter, in plain values.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    dtype : str
+    elements : int
+    quantized : bool
+    remark : str
+        Why it is not quantized; whose weight it shares; whether it is frozen.
+    shared : bool
+        Whether it is another name of a parameter that has a record already.
+    bits : int, optional
+        Bit width; None as the following, unless quantized.
+    step : float, optional
+        Distance of neighbouring centroids.
+    sparsity : float, optional
+        Share of zeros, in [0, 1].
+    entropy_bits_per_weight : float, optional
+        First-order entropy of the integers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    quantized: bool
+    remark: str
+    shared: bool
+    bits: int | None = None
+    step: float | None = None
+    sparsity: float | None = None
+    entropy_bits_per_weight: float | None = None
+
+
+def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
+    """All parameters of a model by all their names, and which of them are to be quantized.
+
+    Parameters
+    ----------
+    model : Module
+    exclude : sequence of str
+        A parameter stays as it is if one of its names contains one of these.
+
+    Raises
+    ------
+    ValueError
+        In one line, for a parameter that has no values yet, from which a weight is computed, or
+        that shares a part of its memory with another one.
+    """
+    check_has_values(model)
+    named = list(model.named_parameters(remove_duplicate=False))
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
+    found = []
+    for name, tensor in named:
+        first, *_ = every = names[id(tensor)]
+        found.append(
+            ModelParameter(
+                name,
+                tensor,
+                kept=_reason_to_keep(tensor, every, exclude),
+                shared_with="" if name == first else first,
+            )
+        )
+    quantized = [parameter for parameter in found if not parameter.kept]
+    if not quantized:
+        raise ValueError("the model has no parameter of more than one dimension to quantize")
+    _check_are_weights(model, {parameter.name for parameter in quantized})
+    _check_memory(quantized)
+    return found
+
+
+def _reason_to_keep(tensor: Tensor, names: Sequence[str], exclude: Sequence[str]) -> str:
+    """Why a parameter is not quantized; empty if it is."""
+    if tensor.ndim < 2:
+        return "one dimension" if tensor.ndim else "a single number"
+    for part in exclude:
+        if any(part in name for name in names):
+            return f"excluded by {part!r}"
+    if tensor.numel() == 0:
+        return "no elements"
+    return "" if tensor.is_floating_point() else f"not floating point ({_plain(tensor.dtype)})"
+
+
+def _check_are_weights(model: nn.Module, quantized: set[str]) -> None:
+    """Raise ``ValueError`` for a parameter that is no weight, but what a weight is computed from.
+
+    Its centroids would not be the weights that the network computes with.
+    """
+    for prefix, module in model.named_modules():
+        for source, weight in _computed(module):
+            name = ".".join(filter(None, (prefix, source)))
+            if name in quantized:
+                raise ValueError(
+                    f"{name}: {weight} is computed from it in each pass; make that permanent "
+                    "(remove_parametrizations, remove_weight_norm, prune.remove) or exclude it"
+                )
+
+
+def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of the parameters that a module computes weights from, and of these weights."""
+    if is_parametrized(module):
+        parametrizations = module.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        for weight, chain in parametrizations.items():
+            for source, _ in chain.named_parameters(recurse=False):
+                yield f"parametrizations.{weight}.{source}", weight
+    for source in module._parameters:
+        for end in _SOURCES:
+            weight = source.removesuffix(end)
+            if weight != source and isinstance(module.__dict__.get(weight), Tensor):
+                yield source, weight
+
+
+def _check_memory(quantized: Iterable[ModelParameter]) -> None:
+    """Raise ``ValueError`` for two parameters that are not the same, but share memory."""
+    ranges = sorted(
+        (p.tensor.data_ptr(), p.tensor.data_ptr() + _extent(p.tensor), p.name)
+        for p in quantized
+        if not p.shared_with
+    )
+    for (_, end, first), (start, _, second) in pairwise(ranges):
+        if start < end:
+            raise ValueError(
+                f"{first} and {second} share memory, but are two parameters; make them one: "
+                f"model.{second} = model.{first}"
+            )
+
+
+def _extent(tensor: Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return (last + 1) * tensor.element_size()
+
+
+def _remark(parameter: ModelParameter) -> str:
+    """What a person should know of a parameter, in a few words."""
+    shared = f"the same as {parameter.shared_with}" if parameter.shared_with else ""
+    frozen = "" if parameter.tensor.requires_grad else "frozen: not trained"
+    return ", ".join(filter(None, (parameter.kept, shared, frozen)))
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def records_of(
+    parameters: Iterable[ModelParameter], numbers: Mapping[str, Mapping[str, Any]]
+) -> list[ParameterRecord]:
+    """The records of a model's parameters.
+
+    Parameters
+    ----------
+    parameters : iterable of ModelParameter
+    numbers : mapping of str to mapping
+        Fields of `ParameterRecord` from ``bits`` on, by the first names of the quantized ones.
+    """
+    return [
+        ParameterRecord(
+            name=parameter.name,
+            shape=tuple(parameter.tensor.shape),
+            dtype=_plain(parameter.tensor.dtype),
+            elements=parameter.tensor.numel(),
+            quantized=not parameter.kept,
+            remark=_remark(parameter),
+            shared=bool(parameter.shared_with),
+            **numbers.get(parameter.shared_with or parameter.name, {}),
+        )
+        for parameter in parameters
+    ]
+
+
+def table(records: Sequence[ParameterRecord]) -> str:
+    """The records as a table for a person, and the sum of it in a line."""
+    from tabulate import tabulate
+
+    rows = [
+        (
+            record.name,
+            "×".join(map(str, record.shape)) or "–",
+            f"{record.elements:,}",
+            f"{record.bits} bit" if record.quantized else record.dtype,
+            f"{record.step:.4g}" if record.step is not None else "",
+            f"{record.sparsity:.1%}" if record.sparsity is not None else "",
+            record.remark,
+        )
+        for record in records
+    ]
+    headers = ("parameter", "shape", "elements", "stored as", "step", "zero", "remark")
+    aligned = ("left", "left", "right", "left", "right", "right", "left")
+    body = tabulate(rows, headers, disable_numparse=True, colalign=aligned)
+    return f"{body}\n\n{_total(records)}"
+
+
+def _total(records: Sequence[ParameterRecord]) -> str:
+    own = [record for record in records if not record.shared]
+    elements = sum(record.elements for record in own)
+    quantized = sum(record.elements for record in own if record.quantized)
+    zeros = sum(record.elements * (record.sparsity or 0.0) for record in own)
+    return (
+        f"{quantized:,} of {elements:,} elements are quantized ({quantized / elements:.1%}), "
+        f"{zeros / quantized:.1%} of these are zero"
+    )

@@ -1,0 +1,39 @@
+"""Weights ``k * step`` with straight-through training: what the coded baselines have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
+from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.quantizers.straight_through import StraightThrough
+
+
+class IntegerWeights(StraightThrough):
+    """Weights on an equidistant grid, which `ecqx.save` codes with NNCodec's engine as ECQ's."""
+
+    bits: int
+
+    @abstractmethod
+    def step(self, name: str) -> Tensor:
+        """Distance of neighbouring centroids of a layer, float32, without gradient."""
+
+    @torch.no_grad()
+    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+        """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
+        coded: dict[str, Quantized] = {}
+        for name, weight in self.weights.items():
+            step = self.step(name)
+            integers = (weight / step).round().to(torch.int16)
+            coded[name] = QuantizedTensor(integers, float(step), self.bits)
+        return self.model.state_dict(), coded
+
+
+def check_bits(bits: int) -> None:
+    """Raise ``ValueError`` for a bit width that files of the suite do not have."""
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"bits must lie between {MIN_BITS} and {MAX_BITS}, not {bits}")

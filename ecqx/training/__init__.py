@@ -1,0 +1,1 @@
+"""Loops that fit and evaluate a network, its objective, and training on several processes."""

@@ -1,0 +1,133 @@
+"""What a network is trained for: the loss and the metric that its kind of targets asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ecqx.modules import IGNORED_LABEL
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss and metrics of one kind of task.
+
+    Attributes
+    ----------
+    loss : callable
+        ``(logits, targets) -> scalar``.
+    metrics : tuple of str
+        Names of what `score` returns; the first one is what "accuracy" stands for in results.
+    score : callable
+        Takes the batches of ``(logits, targets)`` of a whole split and returns the metrics by
+        name, fractions of one.
+    """
+
+    loss: Loss
+    metrics: tuple[str, ...]
+    score: Callable[[Batches], Scores]
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that models are compared and selected by."""
+        return self.metrics[0]
+
+
+def objective_of(targets: Tensor) -> Objective:
+    """The objective that fits a split's targets.
+
+    Parameters
+    ----------
+    targets : Tensor
+        Classes, int64 of shape (N,); several labels, float32 of shape (N, C); or a label per
+        pixel, shape (N, H, W).
+
+    Raises
+    ------
+    ValueError
+        If the targets are of none of these kinds.
+    """
+    if targets.ndim == 1 and not targets.is_floating_point():
+        return CLASSIFICATION
+    if targets.ndim == 2 and targets.is_floating_point():
+        return MULTILABEL
+    if targets.ndim == 3 and not targets.is_floating_point():
+        return SEGMENTATION
+    raise ValueError(f"no objective for targets of shape {tuple(targets.shape)}, {targets.dtype}")
+
+
+def _top1(batches: Batches) -> Scores:
+    correct = samples = 0
+    for logits, targets in batches:
+        correct += int((logits.argmax(1) == targets).sum())
+        samples += len(targets)
+    return {"top-1 accuracy": correct / samples}
+
+
+def _mean_average_precision(batches: Batches) -> Scores:
+    """Average precision per class, its mean over the classes that occur."""
+    # torchmetrics takes seconds to import, which single-label tasks need not wait for.
+    from torchmetrics.functional.classification import binary_average_precision
+
+    logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    occurring = targets.any(dim=0)
+    if not occurring.any():
+        raise ValueError("mean average precision needs a sample with a label")
+    ranked, present = _between_0_and_1(logits[:, occurring]), targets[:, occurring].long()
+    precisions = [
+        float(binary_average_precision(ranked[:, c], present[:, c])) for c in range(ranked.shape[1])
+    ]
+    return {"mean average precision": fmean(precisions)}
+
+
+def _between_0_and_1(logits: Tensor) -> Tensor:
+    """Each class's logits in their order; others torchmetrics sends through a sigmoid, and ties."""
+    logits = logits.double()
+    lowest, highest = logits.amin(dim=0), logits.amax(dim=0)
+    return (logits - lowest) / (highest - lowest).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _intersection_over_union(batches: Batches) -> Scores:
+    """Mean IoU over the classes in truth or prediction, and the share of right pixels."""
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    confusion: Any = None
+    for logits, targets in batches:
+        if confusion is None:
+            confusion = MulticlassConfusionMatrix(logits.shape[1], ignore_index=IGNORED_LABEL)
+            confusion = confusion.to(logits.device)
+        confusion.update(logits.argmax(1), targets)
+    matrix = confusion.compute().double()
+    hits = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    if not matrix.any():
+        raise ValueError("mean IoU needs a pixel with a label")
+    return {
+        "mean IoU": float((hits[union > 0] / union[union > 0]).mean()),
+        "pixel accuracy": float(hits.sum() / matrix.sum()),
+    }
+
+
+def _pixel_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the pixels that have a label; zero where none has."""
+    summed = F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
+    return summed / (targets != IGNORED_LABEL).sum().clamp(min=1)
+
+
+CLASSIFICATION = Objective(F.cross_entropy, ("top-1 accuracy",), _top1)
+MULTILABEL = Objective(
+    F.binary_cross_entropy_with_logits, ("mean average precision",), _mean_average_precision
+)
+SEGMENTATION = Objective(
+    _pixel_cross_entropy, ("mean IoU", "pixel accuracy"), _intersection_over_union
+)
