@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ecqx.data.digits import digits
+from ecqx.data.digit_images import digits
 from ecqx.models import build
 from ecqx.relevance import LRP, rules, weights
 from ecqx.relevance.weights import Attributor

@@ -19,10 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecqx.assignment import assign as assignment
 from ecqx.assignment import cluster_costs as costs
-from ecqx.assignment import compiled, information, kernels, thresholds
+from ecqx.assignment import compiled, information, thresholds
 from ecqx.assignment.assign import assign, zero_set, zero_threshold
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.envelope import envelope_bounds
+from ecqx.assignment.layer import RELEVANCE_EPSILON
+from ecqx.relevance import loops as relevance_loops
 from ecqx.relevance import rules
 
 CPU = torch.device("cpu")
@@ -522,11 +524,11 @@ def test_equal_weights_of_equal_relevance_go_together() -> None:
 
 def test_constants_of_the_compiled_loops() -> None:
     """They stand in a file of their own: see there."""
-    assert thresholds.RELEVANCE_EPSILON == assignment.RELEVANCE_EPSILON
+    assert thresholds.RELEVANCE_EPSILON == RELEVANCE_EPSILON
     assert thresholds.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
     for name in ("LARGEST_LAMBDA", "ROUNDING_OF_INFORMATION", "SMALLEST_FLOAT64"):
         assert getattr(costs, name) == getattr(information, name)
-    assert np.float32(rules.EPSILON) == kernels.EPSILON
+    assert np.float32(rules.EPSILON) == relevance_loops.EPSILON
 
 
 # -- any tensor ------------------------------------------------------------------------------------

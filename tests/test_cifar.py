@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ecqx.data import TensorData
-from ecqx.data.cifar import _stratified, cifar
+from ecqx.data.cifar_archives import _stratified, cifar
 from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 

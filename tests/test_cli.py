@@ -290,7 +290,7 @@ def test_help_shows_an_example(run: Run, command: str) -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     script = (
-        "import sys; from ecqx import cli\n"
+        "import sys; from ecqx.cli import main as cli\n"
         "try: cli.main()\n"
         "finally: assert not {'torch', 'numpy', 'nncodec'} & set(sys.modules)"
     )

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import ecqx
 import ecqx.quantizers.parameters
 from ecqx.coding.bitstream import inspect
+from ecqx.modules import unwrapped
 from ecqx.relevance import LRP, RELEVANCE_OF, weight_relevance
 
 Make = Callable[[], nn.Module]
@@ -51,7 +52,7 @@ def check(make: Make, x: Tensor, lrp: LRP | None, path: Path, **settings: object
         if parameters[name].requires_grad:
             assert not torch.equal(k, before[name]), name
     ecqx.save(path, q)
-    other = ecqx.quantizers.parameters.unwrapped(make())
+    other = unwrapped(make())
     other.load_state_dict(ecqx.load(path))
     for name, tensor in q.model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
@@ -273,7 +274,7 @@ def test_a_wrapped_model_goes_by_the_names_of_the_model(method: str, tmp_path: P
     for wrap in (nn.DataParallel, lambda m: torch.compile(m, backend="eager")):
         found = weight_relevance(wrap(model), x, y)
         assert list(found) == list(expected)
-        assert ecqx.quantizers.parameters.unwrapped(wrap(model)) is model
+        assert unwrapped(wrap(model)) is model
         ecqx.save(tmp_path / "plain.ecqx", wrap(model))
         assert list(ecqx.load(tmp_path / "plain.ecqx")) == list(model.state_dict())
 

@@ -136,7 +136,7 @@ def test_data_path_has_two_names_and_a_variable(
 
 def test_help_does_not_wait_for_torch() -> None:
     script = (
-        "import sys; from ecqx import cli\n"
+        "import sys; from ecqx.cli import main as cli\n"
         "try: cli.main()\n"
         "finally: assert not {'torch', 'numpy', 'wandb'} & set(sys.modules)"
     )

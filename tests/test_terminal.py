@@ -255,7 +255,7 @@ def test_every_shell_has_a_script(run: Run, shell: str) -> None:
 
 def test_completion_does_not_wait_for_torch() -> None:
     script = (
-        "import sys; from ecqx import cli\n"
+        "import sys; from ecqx.cli import main as cli\n"
         "try: cli.main()\n"
         "finally: assert not {'torch', 'numpy', 'nncodec'} & set(sys.modules)"
     )

@@ -23,7 +23,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from ecqx.data import TensorData
 from ecqx.data.tensors import Split
-from ecqx.data.voc import voc
+from ecqx.data.voc2012 import voc
 from ecqx.errors import InputError
 
 Labels = NDArray[np.uint8]

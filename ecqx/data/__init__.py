@@ -9,12 +9,12 @@ from ecqx.lazy import lazy_names
 if TYPE_CHECKING:
     from ecqx.data.archives import ARCHIVES
     from ecqx.data.audio import RATE, Disturbance, Mfcc
-    from ecqx.data.cifar import cifar, cifar_source
-    from ecqx.data.digits import digits
+    from ecqx.data.cifar_archives import cifar, cifar_source
+    from ecqx.data.digit_images import digits
     from ecqx.data.folder import image_folder
     from ecqx.data.speech import speech_commands, speech_source
     from ecqx.data.tensors import Preparation, Split, TensorData
-    from ecqx.data.voc import voc, voc_source
+    from ecqx.data.voc2012 import voc, voc_source
 
 _HOMES = {
     "ARCHIVES": "ecqx.data.archives",
@@ -24,14 +24,14 @@ _HOMES = {
     "Preparation": "ecqx.data.tensors",
     "Split": "ecqx.data.tensors",
     "TensorData": "ecqx.data.tensors",
-    "cifar": "ecqx.data.cifar",
-    "cifar_source": "ecqx.data.cifar",
-    "digits": "ecqx.data.digits",
+    "cifar": "ecqx.data.cifar_archives",
+    "cifar_source": "ecqx.data.cifar_archives",
+    "digits": "ecqx.data.digit_images",
     "image_folder": "ecqx.data.folder",
     "speech_commands": "ecqx.data.speech",
     "speech_source": "ecqx.data.speech",
-    "voc": "ecqx.data.voc",
-    "voc_source": "ecqx.data.voc",
+    "voc": "ecqx.data.voc2012",
+    "voc_source": "ecqx.data.voc2012",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ecqx.data.archives import ARCHIVES, members, names
-from ecqx.data.cifar import STATISTICS
+from ecqx.data.cifar_archives import STATISTICS
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 

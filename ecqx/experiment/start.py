@@ -15,8 +15,8 @@ from ecqx.data.folder import DEVIATION as CIFAR_DEVIATION
 from ecqx.data.folder import IMAGES
 from ecqx.data.folder import MEAN as CIFAR_MEAN
 from ecqx.data.tensors import TensorData
-from ecqx.data.voc import DEVIATION as IMAGENET_DEVIATION
-from ecqx.data.voc import MEAN as IMAGENET_MEAN
+from ecqx.data.voc2012 import DEVIATION as IMAGENET_DEVIATION
+from ecqx.data.voc2012 import MEAN as IMAGENET_MEAN
 from ecqx.errors import InputError
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.networks import MODELS
