@@ -18,7 +18,7 @@ from ecqx.assignment.assign import AssignmentSettings
 from ecqx.assignment.information import LambdaMax, Pmf
 from ecqx.errors import InputError
 from ecqx.methods.family import Trained
-from ecqx.quantizers.ecqx import Gradient
+from ecqx.quantizers.settings import Gradient
 from ecqx.relevance.settings import LRP
 from stages.command import run_command_line
 from stages.comparison_settings import Comparison

@@ -42,14 +42,14 @@ class LearnedSteps(IntegerWeights):
         super().__init__(model)
         self.bits = bits
         self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        for name, copy in self.copies.items():
+        for name, copy in self.latent.items():
             first = 2 * copy.detach().abs().mean() / math.sqrt(self.highest)
             self.numbers[name] = nn.Parameter(first.clamp(min=SMALLEST_STEP))
         self.project()
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy, step = self.copies[name], self.numbers[name]
+        copy, step = self.latent[name], self.numbers[name]
         scale = 1 / math.sqrt(copy.numel() * self.highest)
         # The step itself, with `scale` times its gradient.
         scaled = step.detach() + (step - step.detach()) * scale

@@ -48,7 +48,7 @@ class PrunedUniform(IntegerWeights):
     def __init__(self, model: nn.Module, bits: int, sparsity: float, steps: int) -> None:
         super().__init__(model)
         self.bits, self.final_sparsity, self.steps = bits, sparsity, steps
-        self.grids = {n: CentroidGrid.fit(c.detach(), bits) for n, c in self.copies.items()}
+        self.grids = {n: CentroidGrid.fit(c.detach(), bits) for n, c in self.latent.items()}
         self.done = 0
         self.threshold = 0.0
         self.project()
@@ -60,7 +60,7 @@ class PrunedUniform(IntegerWeights):
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy, grid = self.copies[name], self.grids[name]
+        copy, grid = self.latent[name], self.grids[name]
         lowest, highest = -grid.zero, len(grid.values) - 1 - grid.zero
         kept = copy.detach().abs() > self.threshold
         k = rounded(copy / grid.step)
@@ -69,7 +69,7 @@ class PrunedUniform(IntegerWeights):
 
     def step(self, name: str) -> Tensor:
         """The step of a layer's grid."""
-        return torch.tensor(self.grids[name].step, device=self.copies[name].device)
+        return torch.tensor(self.grids[name].step, device=self.latent[name].device)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """After the optimizer's step: the next threshold, then the model's weights."""
@@ -80,25 +80,18 @@ class PrunedUniform(IntegerWeights):
     @torch.no_grad()
     def _threshold(self) -> float:
         """The largest magnitude that is pruned; 0 where none is."""
-        magnitudes = torch.cat([copy.abs().flatten() for copy in self.copies.values()])
+        magnitudes = torch.cat([copy.abs().flatten() for copy in self.latent.values()])
         count = int(self.pruned_share() * magnitudes.numel())
         return float(magnitudes.kthvalue(count).values) if count else 0.0
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def _rest_of_state(self) -> dict[str, Tensor]:
         """As of the base class, and the steps done."""
-        return {**super().state_dict(), "done": torch.tensor(self.done)}
+        return {**super()._rest_of_state(), "done": torch.tensor(self.done)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
-        if "done" not in state:
-            raise ValueError("the state is not one of this constraint: no number of steps")
+    def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])
-        with torch.no_grad():
-            for name, copy in self.copies.items():
-                if f"copies.{name}" in state:
-                    copy.copy_(state[f"copies.{name}"])
         self.threshold = self._threshold()
-        super().load_state_dict(state)
+        super()._restore_rest(state)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class FakeQuantized(StraightThrough):
 
         self.bits, self.group = bits, group
         self._quantizers = {}
-        for name, copy in self.copies.items():
+        for name, copy in self.latent.items():
             size = group_size(copy, group)
             granularity = PerGroup(size) if size < copy[0].numel() else PerAxis(0)
             dtype = getattr(torch, f"int{bits}")
@@ -56,7 +56,7 @@ class FakeQuantized(StraightThrough):
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy = self.copies[name]
+        copy = self.latent[name]
         quantized: Tensor = self._quantizers[name](copy.flatten(1)).view_as(copy)
         return quantized
 
@@ -100,10 +100,10 @@ class TorchaoWeights(Method):
 
         tensors = {}
         for name, tensor in model.state_dict().items():
-            if name not in constraint.copies:
+            if name not in constraint.latent:
                 tensors[f"kept.{name}"] = tensor
                 continue
-            copy = constraint.copies[name].detach()
+            copy = constraint.latent[name].detach()
             size = group_size(copy, self.group)
             integers = IntxUnpackedToInt8Tensor.from_hp(
                 copy.flatten(1), (1, size), getattr(torch, f"int{self.bits}")
