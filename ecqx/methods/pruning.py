@@ -91,21 +91,14 @@ class PrunedUniform(IntegerWeights):
         count = int(self.pruned_share() * magnitudes.numel())
         return float(magnitudes.kthvalue(count).values) if count else 0.0
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def _rest_of_state(self) -> dict[str, Tensor]:
         """As of the base class, and the steps done."""
-        return {**super().state_dict(), "done": torch.tensor(self.done)}
+        return {**super()._rest_of_state(), "done": torch.tensor(self.done)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
-        if "done" not in state:
-            raise ValueError("the state is not one of this constraint: no number of steps")
+    def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])
-        with torch.no_grad():
-            for name, copy in self.latent.items():
-                if f"copies.{name}" in state:
-                    copy.copy_(state[f"copies.{name}"])
         self.threshold = self._threshold()
-        super().load_state_dict(state)
+        super()._restore_rest(state)
 
 
 @dataclass(frozen=True)
