@@ -29,9 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = load(suite, DownloadSettings)
     roots = data_roots(settings.data.root)
     # First, since data sets take minutes to read: a checkpoint that is missing is told at once.
-    starts = {
-        name: _starting_weights(name, task, roots) for name, task in settings.tasks.items()
-    }
+    starts = {name: _starting_weights(name, task, roots) for name, task in settings.tasks.items()}
     for name, candidates in settings.data.sets.items():
         _write_data(suite, name, candidates, roots)
     for name, state in starts.items():

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ecqx.training.device import find_device
+
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
@@ -24,7 +26,6 @@ from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
 from ecqx.files import write_text
-from ecqx.training.device import find_device
 from ecqx.training.objectives import objective_of
 from ecqx.training.trainer import evaluate
 from stages import exhibits, paths
@@ -204,9 +205,7 @@ def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, An
 def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> str:
     """What a run started from: a pre-training by its settings, whose bits vary by machine."""
     network = settings.tasks[task].model_dump()
-    pretraining = "pretrain " + key_of(
-        task=network, fit=asdict(settings.pretrain[task]), seed=seed
-    )
+    pretraining = "pretrain " + key_of(task=network, fit=asdict(settings.pretrain[task]), seed=seed)
     given = paths.start(suite, task)
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
 
@@ -254,15 +253,14 @@ def _curves(summary: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def shown_runs(
-    runs: Sequence[dict[str, Any]], shown: LayerSettings
-) -> list[dict[str, Any]]:
+def shown_runs(runs: Sequence[dict[str, Any]], shown: LayerSettings) -> list[dict[str, Any]]:
     """The runs of the grid that are looked at layer by layer."""
     return [
         run
         for run in runs
         if run["sweep"] == "grid"
-        and (run["bits"], run["settings"]["lam"], run["seed"]) == (shown.bits, shown.lam, shown.seed)
+        and (run["bits"], run["settings"]["lam"], run["seed"])
+        == (shown.bits, shown.lam, shown.seed)
     ]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.bitstream import load
+from ecqx.coding.coded_state import read_coded_state
 from ecqx.data.tensors import Split, TensorData
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance import (
@@ -23,9 +24,8 @@ from ecqx.relevance import (
     weight_relevance,
     with_weight_relevance,
 )
-from ecqx.training.objectives import SEGMENTATION, objective_of
-from ecqx.coding.coded_state import read_coded_state
 from ecqx.relevance.settings import LRP
+from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
 from stages.settings.evaluate import EvaluateSettings
 from stages.tasks import task_of
@@ -65,9 +65,7 @@ def networks(
         run = decoded.get(name)
         seed = settings.seeds[0] if run is None else run["seed"]
         models = {BEFORE: task.build()}
-        models[BEFORE].load_state_dict(
-            read_coded_state(paths.checkpoint(suite, name, seed)).state
-        )
+        models[BEFORE].load_state_dict(read_coded_state(paths.checkpoint(suite, name, seed)).state)
         if run is not None:
             models[AFTER] = task.build()
             models[AFTER].load_state_dict(

@@ -13,9 +13,9 @@ from ecqx.experiment.train import RESULT, Training
 from ecqx.files import link_or_copy, write_text
 from stages import paths
 from stages.command import run_command_line, suite_of
+from stages.manifests import REFERENCE
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
-from stages.manifests import REFERENCE
 from stages.sweeps import Run, all_runs
 from stages.tasks import task_of
 from stages.trainings import fingerprint, training_of

@@ -36,9 +36,14 @@ def folder(name: str) -> Path:
     InputError
         If there is no such suite.
     """
+    check_known(name)
+    return Path() if name == default() else FOLDER / name
+
+
+def check_known(name: str) -> None:
+    """Raise ``InputError`` if there is no suite of this name."""
     if name not in (known := names()):
         raise InputError(f"suite must be one of {', '.join(known)}, not {name!r}")
-    return Path() if name == known[0] else FOLDER / name
 
 
 def params_path(name: str) -> Path:

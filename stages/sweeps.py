@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ecqx.training.settings import FitSettings
+
 from ecqx.experiment.jobs import key_of
 from ecqx.methods.interface import Method
-from ecqx.training.settings import FitSettings
 from stages.manifests import REFERENCE
 from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
@@ -94,7 +95,9 @@ def runs_of(
         If a method or a setting is wrong; the message names task and sweep.
     """
     task = tasks[name]
-    reference = _run(name, task, seed, REFERENCE, REFERENCE, None, quantize.tasks[name].fit, {}, None)
+    reference = _run(
+        name, task, seed, REFERENCE, REFERENCE, None, quantize.tasks[name].fit, {}, None
+    )
     found = [replace(reference, sweep="reference")]
     for number, sweep in enumerate(quantize.tasks[name].sweeps):
         try:
@@ -108,7 +111,7 @@ def _runs_of_sweep(
     quantize: Quantize, name: str, task: TaskSettings, seed: int, sweep: Sweep
 ) -> Iterator[Run]:
     for method_name in sweep.methods:
-        for variant, replaced in (sweep.variants or {None: {}}).items():
+        for variant, replaced in (sweep.variants or {"": {}}).items():
             for combination in sweep.combinations():
                 settings = combination | replaced
                 fit = quantize.tasks[name].fit

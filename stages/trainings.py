@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecqx.training.device import find_device
+from ecqx.training.settings import FitSettings
+
 from ecqx.errors import InputError
 from ecqx.experiment.jobs import checksum, key_of
 from ecqx.experiment.train import Training
-from ecqx.training.device import find_device
-from ecqx.training.settings import FitSettings
 from stages import paths
 
 if TYPE_CHECKING:
@@ -63,5 +64,7 @@ def fingerprint(suite: str, stage: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; `sh stages/run fingerprint {suite}` writes it") from error
+        raise InputError(
+            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
+        ) from error
     return content

@@ -21,6 +21,7 @@ from ecqx.coding.container import body_length_bytes, pack, read_entries
 from ecqx.coding.quantized import (
     CodebookTensor,
     CodedState,
+    CodedStateSource,
     Quantized,
     QuantizedTensor,
     first_order_entropy,

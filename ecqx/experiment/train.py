@@ -71,9 +71,7 @@ class Training:
         cost = self._relative_cost(data, device)
         return {"history": [asdict(epoch) for epoch in history], "cost": cost}
 
-    def _trainer(
-        self, data: TensorData, device: torch.device
-    ) -> tuple[Trainer, Constraint | None]:
+    def _trainer(self, data: TensorData, device: torch.device) -> tuple[Trainer, Constraint | None]:
         model = self.task.build(self.seed)
         if self.start is not None:
             load_weights(model, read_coded_state(self.start).state, str(self.start))

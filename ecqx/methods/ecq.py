@@ -17,6 +17,8 @@ from ecqx.relevance.settings import LRP
 
 _RELEVANCE = tuple(field.name for field in fields(LRP))
 _QUANTIZER = tuple(field.name for field in fields(QuantizerSettings))
+# Settings that only relevance gives a meaning.
+_RELEVANCE_BAND = ("p", "sparsity_band")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class EntropyConstrained(Method):
     @classmethod
     def takes(cls) -> tuple[str, ...]:
         """Settings of the quantizer and, with relevance, of LRP."""
-        own = tuple(name for name in _QUANTIZER if name != "bits" or cls.width is None)
+        left_out = () if cls.width is None else ("bits",)
+        if not cls.is_relevant:
+            left_out += _RELEVANCE_BAND
+        own = tuple(name for name in _QUANTIZER if name not in left_out)
         return own + (_RELEVANCE if cls.is_relevant else ())
 
     @classmethod
@@ -59,7 +64,8 @@ class EntropyConstrained(Method):
     def settings(self) -> dict[str, Any]:
         """All settings, flat."""
         relevance = {} if self.relevance is None else asdict(self.relevance)
-        return asdict(self.quantizer) | relevance
+        known = asdict(self.quantizer) | relevance
+        return {name: known[name] for name in self.takes()}
 
     @property
     def bit_width(self) -> int:

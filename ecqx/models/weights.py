@@ -11,6 +11,7 @@ from ecqx.coding.checkpoint import read_state
 from ecqx.errors import InputError
 from ecqx.models.networks import MODELS
 
+
 def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
     """torchvision's default pre-trained weights of a network.
 

@@ -13,6 +13,7 @@ from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from stages.settings.base import Positive, Settings, Share
 
+
 class Digits(Settings):
     """scikit-learn's digits."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ecqx.training.settings import FitSettings
+
 from stages.settings.base import Settings
 from stages.settings.tasks import Device, Seeds, Tasks
 

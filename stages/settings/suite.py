@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
+from ecqx.training.settings import FitSettings
 from pydantic import Field, model_validator
 
 from ecqx.methods.registry import method_class
 from ecqx.models import networks
-from ecqx.training.settings import FitSettings
-from stages import suites
 from stages.settings.base import Settings, load
 from stages.settings.data import Data
 from stages.settings.quantize import Quantize
@@ -58,7 +57,8 @@ class Suite(Settings):
         for name, section in sections.items():
             if set(section) != set(self.tasks):
                 raise ValueError(f"{name} must name the tasks {', '.join(self.tasks)}")
-        named = [row.task for row in (*self.report.published, *self.report.yardsticks)]
+        named = [row.task for row in self.report.published]
+        named += [row.task for row in self.report.yardsticks]
         for task in (*named, *(self.report.comparison.tasks if self.report.comparison else ())):
             if task not in self.tasks:
                 raise ValueError(f"report: task must be one of {', '.join(self.tasks)}")
