@@ -18,7 +18,7 @@ from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
 from stages.tasks import task_of
-from stages.trainings import fingerprint, training_of
+from stages.trainings import FULL_PRECISION, fingerprint, training_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,19 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     suite = suite_of(arguments)
     settings = load(suite, QuantizeSettings)
     runs = all_runs(settings.quantize, settings.tasks, settings.seeds)
-    codes = fingerprint(suite, "quantize")
+    codes = fingerprint(suite, "quantize")["methods"]
     trainings: dict[str, Training] = {}
     for run in runs:
         if run.training_id not in trainings:
             trainings[run.training_id] = _training(suite, settings, run, codes)
     longest_first = sorted(trainings.values(), key=_expected_cost, reverse=True)
-    folders = run_jobs("quantize", longest_first)
+    folders = run_jobs("quantize", suite, longest_first)
     _collect(suite, runs, {name: folders[job.key] for name, job in trainings.items()})
     return 0
 
 
 def _training(
-    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, Any]
+    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, str]
 ) -> Training:
     is_trained = run.training is not None
     return training_of(
@@ -47,7 +47,7 @@ def _training(
         run.seed,
         paths.checkpoint(suite, run.task, run.seed),
         settings.device,
-        codes["methods"][run.method_name] if is_trained else codes["training"],
+        codes[run.method_name if is_trained else FULL_PRECISION],
         run.training,
         run.method_name if is_trained else REFERENCE,
     )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ecqx.experiment.task import Task
     from ecqx.methods.interface import Method
 
+# What the fingerprint of a training without a method goes by.
+FULL_PRECISION = "full precision"
+
 
 def training_of(
     task: Task,
