@@ -14,7 +14,8 @@ from ecqx.data import Split
 from ecqx.models import build
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 from stages.parallel import PROCESSES, run_all
 
 JOBS, STEPS = 8, 30

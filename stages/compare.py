@@ -21,9 +21,11 @@ from ecqx.coding.tensor_files import read_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.files import link_or_copy, write_text
 from ecqx.methods import Method
+from ecqx.training.evaluation import scores
 from ecqx.training.objectives import objective_of
+from ecqx.training.settings import FitSettings
 from ecqx.training.step_cost import step_cost
-from ecqx.training.trainer import FitSettings, Trainer, scores
+from ecqx.training.trainer import Trainer
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.comparison_settings import ComparisonTask, trials_of

@@ -21,8 +21,8 @@ from ecqx.coding.bitstream import FileInfo, inspect, load
 from ecqx.coding.tensor_files import write_tensors
 from ecqx.errors import InputError
 from ecqx.files import write_text
+from ecqx.training.evaluation import evaluate, scores
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import evaluate, scores
 from stages import exhibits, paths, settings
 from stages.command import run_command_line, suite_of
 from stages.encode import file_checksum

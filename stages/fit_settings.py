@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ecqx.training.trainer import FitSettings
+from ecqx.training.settings import FitSettings
 from stages.data_settings import Positive, Settings
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.models.weights import load_weights
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 from stages import paths, settings
 from stages.command import run_command_line, suite_of
 from stages.parallel import checksum, key_of, progress_folder, run_all

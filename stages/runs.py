@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ecqx.methods import family
 from ecqx.quantizers.base import Quantizer
 from ecqx.relevance.settings import LRP
-from ecqx.training.trainer import FitSettings
+from ecqx.training.settings import FitSettings
 from stages.parallel import key_of
 from stages.settings import QuantizerSettings, Suite
 

@@ -34,8 +34,9 @@ from ecqx.methods.pruning import RAMP, PrunedUniform
 from ecqx.methods.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
 from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.relevance import LRP
+from ecqx.training.settings import FitSettings
 from ecqx.training.step_cost import step_cost
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.trainer import Trainer
 
 STEPS = 8
 TRAINED: dict[str, Method] = {

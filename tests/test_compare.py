@@ -15,7 +15,7 @@ import yaml
 from tiny import REPOSITORY, tiny
 
 from ecqx.errors import InputError
-from ecqx.training.trainer import evaluate
+from ecqx.training.evaluation import evaluate
 from stages import compare, paths, settings, verdict
 from stages.comparison_settings import trials_of
 from stages.methods import known_methods

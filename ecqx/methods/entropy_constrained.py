@@ -14,7 +14,7 @@ from ecqx.methods import family
 from ecqx.methods.interface import Method
 from ecqx.quantizers.base import Quantizer
 from ecqx.relevance.settings import LRP
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 class Method(ABC):

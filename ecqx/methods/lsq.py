@@ -18,7 +18,7 @@ from ecqx.coding.bitstream import load, save
 from ecqx.methods.interface import Method
 from ecqx.quantizers.straight_through import rounded
 from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 SMALLEST_STEP = 1e-8
 

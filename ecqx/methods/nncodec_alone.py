@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ecqx.files import write_atomically
 from ecqx.methods.interface import Method
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 def _package() -> ModuleType:

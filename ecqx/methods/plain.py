@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ecqx.coding.packed import read_packed, write_packed
 from ecqx.coding.tensor_files import section
 from ecqx.methods.interface import Method
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ecqx.coding.packed import read_packed, write_packed
 from ecqx.coding.tensor_files import section
 from ecqx.methods.interface import Method
 from ecqx.quantizers.straight_through import StraightThrough
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 class FakeQuantized(StraightThrough):
