@@ -101,6 +101,15 @@ def closure(roots: Iterable[str], folder: Path = Path(), files: Iterable[str] = 
     )
 
 
+def direct_imports(module: str, folder: Path = Path()) -> set[str]:
+    """The modules of ours that one module imports, in any function, without their packages."""
+    walk = _Walk(folder)
+    walk.add(module, "the roots")
+    walk.follow(module)
+    found = {name for name in walk.sources if walk.files[name].name != "__init__.py"}
+    return found - {module}
+
+
 def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
     """A table of places, from names to modules of the project, as a module's text has it.
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ecqx.training.device import find_device
-
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
@@ -26,8 +24,9 @@ from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
 from ecqx.files import write_text
+from ecqx.training.device import find_device
+from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import evaluate
 from stages import exhibits, paths
 from stages.command import run_command_line, suite_of
 from stages.manifests import REFERENCE, read_files, read_runs

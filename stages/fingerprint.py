@@ -24,7 +24,7 @@ STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 # The script that starts each stage.
 STARTER = "stages/run"
 # What every training depends on, beside its method.
-TRAINING = ("ecqx.training.trainer", "ecqx.data.tensors", "ecqx.models.networks")
+TRAINING = ("ecqx.experiment.train",)
 FULL_PRECISION = "full precision"
 REGISTRY = "ecqx.methods.registry"
 FORMS = "ecqx.coding.forms"
@@ -122,10 +122,11 @@ def text(fingerprint: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the fingerprints of all stages."""
-    from stages import settings  # imports torch, which who only asks for fingerprints need not
+    # Imports torch, which who only asks for fingerprints need not.
+    from stages.settings.suite import load_suite
 
     suite = suite_of(arguments)
-    settings.load(suite)
+    load_suite(suite)
     for stage, fingerprint in fingerprints_of(suite).items():
         write_text(path(suite, stage), text(fingerprint))
     return 0

@@ -1,4 +1,4 @@
-"""Draws the packages and their imports: ``python -m stages.house`` writes docs/house.svg and .md."""
+"""Draws the packages and their imports into docs/: ``python -m stages.house``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ GROUND = "ecqx"
 PAGE = """# The house
 
 The packages of `ecqx/` and what they import, drawn by `make house` from the code. Imports run
-downwards; every package may use the modules that lie in `ecqx/` itself. `stages/` are the commands of
-the pipeline; the library does not know them.
+downwards; every package may use the modules that lie in `ecqx/` itself. `stages/` are the commands
+of the pipeline; the library does not know them.
 
 ![Packages and their imports](house.svg)
 
@@ -33,8 +33,9 @@ the pipeline; the library does not know them.
 |---|---|---|
 {rows}
 
-Where to look first: the method in `assignment/assign.py`, the training step in `quantizers/base.py`,
-the file in `coding/bitstream.py`, a run of the pipeline in `stages/quantize.py`.
+Where to look first: the method in `assignment/assign.py`, the training step in
+`quantizers/base.py`, the file in `coding/bitstream.py`, a run of the pipeline in
+`stages/quantize.py`.
 """
 
 

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ecqx.experiment.jobs import read_record, run_jobs
 from ecqx.experiment.train import RESULT, Training
