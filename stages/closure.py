@@ -66,7 +66,12 @@ class Closure:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def closure(roots: Iterable[str], folder: Path = Path(), files: Iterable[str] = ()) -> Closure:
+def closure(
+    roots: Iterable[str],
+    folder: Path = Path(),
+    files: Iterable[str] = (),
+    without: Iterable[str] = (),
+) -> Closure:
     """Follow the imports of some modules to the end.
 
     Parameters
@@ -78,13 +83,15 @@ def closure(roots: Iterable[str], folder: Path = Path(), files: Iterable[str] = 
     files : iterable of str
         Further files that count by content, relative to the root. Those in a folder ``templates``
         beside a module count in any case.
+    without : iterable of str
+        Modules that are known never to be imported from here.
 
     Raises
     ------
     InputError
         If a module is missing, or a package has no pinned version.
     """
-    walk = _Walk(folder)
+    walk = _Walk(folder, frozenset(without))
     for root in roots:
         walk.add(root, "the roots")
     while walk.waiting:
@@ -251,6 +258,7 @@ class _Walk:
     """The modules found so far, and those whose imports are yet to be followed."""
 
     folder: Path
+    without: frozenset[str] = frozenset()
     files: dict[str, Path] = field(default_factory=dict)
     sources: dict[str, _Source] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
@@ -272,7 +280,7 @@ class _Walk:
             self._load(name, importer)
 
     def _load(self, module: str, importer: str) -> None:
-        if module in self.sources:
+        if module in self.sources or module in self.without:
             return
         path = _file(module, self.folder)
         if path is None:
@@ -309,6 +317,8 @@ class _Walk:
             if _file(inner, self.folder) is None:
                 return None
             self.add(inner, module)
+            if inner in self.without:
+                return None
             module = inner
         return module
 

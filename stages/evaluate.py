@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
             **described[run["task"]],
             "start": _start_of(suite, settings, run["task"], run["seed"]),
             **references[run["task"], run["seed"]],
-            **_with_sizes(result, files[run["run_id"]]),
+            **_measures(result, files[run["run_id"]]),
         }
         for run, result in zip(coded, measured, strict=True)
     ]
@@ -209,10 +209,11 @@ def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> s
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
 
 
-def _with_sizes(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run gave, with the parts of its file's size."""
+def _measures(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run gave, with the parts of its file's size behind the whole."""
     sizes = {name: file[name] for name in ("bytes_integers", "bytes_other")}
-    return {**result, **sizes}
+    names = ("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes")
+    return {**{name: result[name] for name in names}, **sizes, **result}
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

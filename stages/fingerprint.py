@@ -79,8 +79,10 @@ def jobs(stage: str, methods: Mapping[str, str], folder: Path) -> dict[str, dict
     if stage in ("pretrain", "quantize"):
         parts["methods"] = {FULL_PRECISION: closure(TRAINING, folder)}
     if stage == "quantize":
+        never_run = table(REGISTRY, "NEVER_RUN", folder)
         for name, place in methods.items():
-            parts["methods"][name] = closure([_module(place), *TRAINING], folder)
+            without = [never_run[name]] if name in never_run else []
+            parts["methods"][name] = closure([_module(place), *TRAINING], folder, without=without)
     if stage in ("encode", "evaluate"):
         forms = table(FORMS, "FORMS", folder)
         parts["forms"] = {name: closure([_module(place)], folder) for name, place in forms.items()}
