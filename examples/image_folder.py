@@ -22,7 +22,8 @@ from ecqx.coding.checkpoint import read_state
 from ecqx.data import TensorData, image_folder
 from ecqx.data.archives import names
 from ecqx.data.folder import IMAGES
-from ecqx.models.weights import imagenet_weights, load_weights
+from ecqx.models.loading import load_weights
+from ecqx.models.weights import imagenet_weights
 from ecqx.training.trainer import FitSettings, Trainer, evaluate
 
 # Of the pictures that torchvision's weights were trained on.

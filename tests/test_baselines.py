@@ -164,14 +164,14 @@ def test_nncodec_giving_up_does_not_end_the_program(
 @every_baseline
 def test_training_moves_copies_and_weights(name: str) -> None:
     constraint = attached(name)
-    copies = {key: copy.detach().clone() for key, copy in constraint.copies.items()}
+    copies = {key: copy.detach().clone() for key, copy in constraint.latent.items()}
     numbers = {key: number.detach().clone() for key, number in constraint.numbers.items()}
     trainer = Trainer(
         constraint.model, split(), split(), FitSettings(epochs=1, lr=1e-2), quantizer=constraint
     )
     trainer.step(*batch())
     trainer.step(*batch())
-    for key, copy in constraint.copies.items():
+    for key, copy in constraint.latent.items():
         assert not torch.equal(copy, copies[key])
     for key, number in constraint.numbers.items():
         assert not torch.equal(number, numbers[key])
@@ -195,7 +195,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(name: str, tmp_path: Path) -
 
 @every_baseline
 def test_a_state_of_another_model_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="the state is not one of this constraint"):
+    with pytest.raises(ValueError, match="the state is not one of this quantizer"):
         attached(name).load_state_dict({"model.weight": torch.zeros(1)})
 
 
@@ -226,12 +226,12 @@ def test_gradient_of_the_step_is_that_of_the_paper(bits: int) -> None:
     upstream = {n: w.grad.double().numpy() for n, w in steps.weights.items() if w.grad is not None}
     steps.transfer_gradients()
     for name, number in steps.numbers.items():
-        copy, step = steps.copies[name].detach().double().numpy(), float(number.detach())
+        copy, step = steps.latent[name].detach().double().numpy(), float(number.detach())
         expected = lsq_gradient_by_hand(copy, step, bits, upstream[name])
         assert number.grad is not None
         assert float(number.grad) == pytest.approx(expected, rel=2e-3, abs=1e-6)
         inside = (copy / step >= steps.lowest) & (copy / step <= steps.highest)
-        gradient = steps.copies[name].grad
+        gradient = steps.latent[name].grad
         assert gradient is not None
         np.testing.assert_allclose(gradient.numpy(), upstream[name] * inside, rtol=1e-4, atol=1e-8)
 
@@ -262,11 +262,11 @@ def test_a_step_stays_above_zero() -> None:
 
 def test_sparsity_follows_the_cubic_schedule() -> None:
     pruned = PrunedUniform(network(), bits=4, sparsity=0.8, steps=20)
-    total = sum(copy.numel() for copy in pruned.copies.values())
+    total = sum(copy.numel() for copy in pruned.latent.values())
     for step in range(1, 21):
         pruned.update(*batch())
         share = 0.8 * (1 - (1 - min(1, step / (RAMP * 20))) ** 3)
-        smallest = sum(int((c.abs() <= pruned.threshold).sum()) for c in pruned.copies.values())
+        smallest = sum(int((c.abs() <= pruned.threshold).sum()) for c in pruned.latent.values())
         assert smallest == int(share * total)
     assert pruned.sparsity() >= 0.8 - 1 / total
 
@@ -275,7 +275,7 @@ def test_the_smallest_weights_of_all_layers_are_pruned() -> None:
     pruned = PrunedUniform(network(), bits=4, sparsity=0.5, steps=2)
     for _ in range(2):
         pruned.update(*batch())
-    magnitudes = torch.cat([c.detach().abs().flatten() for c in pruned.copies.values()])
+    magnitudes = torch.cat([c.detach().abs().flatten() for c in pruned.latent.values()])
     weights = torch.cat([w.detach().flatten() for w in pruned.weights.values()])
     half = magnitudes.sort().values[magnitudes.numel() // 2 - 1]
     assert not weights[magnitudes <= half].any()
@@ -299,7 +299,7 @@ def test_pruned_weights_get_no_gradient() -> None:
     F.cross_entropy(pruned.model(x), y).backward()
     upstream = {n: w.grad.clone() for n, w in pruned.weights.items() if w.grad is not None}
     pruned.transfer_gradients()
-    for name, copy in pruned.copies.items():
+    for name, copy in pruned.latent.items():
         kept = copy.detach().abs() > pruned.threshold
         assert copy.grad is not None
         torch.testing.assert_close(copy.grad, upstream[name] * kept)

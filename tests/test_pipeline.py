@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ecqx.coding.bitstream import load
 from ecqx.models import build
-from stages.check import Part, check
+from stages.check import check
 from stages.evaluate import _means, _nested
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -246,7 +246,8 @@ def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: 
         "mlp.ECQx.4bit.lam0.3.accuracy": pytest.approx(-0.25),
         "mlp.ECQx.4bit.lam0.3.bytes": pytest.approx(1000),
     }
-    worse = check(copy.root, Part("smoke")).worse
+    found = check(copy.root, "smoke").differences
+    worse = [difference for difference in found if difference.kind == "worse"]
     assert {d.quantity for d in worse} == {"accuracy", "bytes"}
     for difference in worse:
         name = f"mlp.ECQx.4bit.lam0.3.{difference.quantity}"

@@ -163,7 +163,7 @@ def test_the_update_is_the_one_by_hand(kind: str, method: str) -> None:
     q = made(kind, method)
     optimizer = torch.optim.SGD(q.parameter_groups(), lr=0.05)
     numbers = q.numbers.detach().clone()
-    copies = {name: copy.detach().clone() for name, copy in q.full_precision.items()}
+    copies = {name: copy.detach().clone() for name, copy in q.latent.items()}
     scale = {n: torch.where(w == 0, 1.0, w.detach().abs()) for n, w in q.weights.items()}
     x, y = batch(11)
     optimizer.zero_grad()
@@ -178,7 +178,7 @@ def test_the_update_is_the_one_by_hand(kind: str, method: str) -> None:
     q.update(x, y)
     torch.testing.assert_close(q.numbers.detach(), stepped)
     lambda_max: Any = "derived" if kind == "EC2T" else "published"
-    for row, (name, copy) in zip(q.numbers.detach(), q.full_precision.items(), strict=True):
+    for row, (name, copy) in zip(q.numbers.detach(), q.latent.items(), strict=True):
         wanted = copies[name] - 0.05 * raw[name] * scale[name]
         torch.testing.assert_close(copy.detach(), wanted)
         relevance = None if q.relevance is None else q.relevance.values[name]
@@ -202,7 +202,7 @@ def test_training_moves_copies_numbers_and_assignments(kind: str, method: str) -
     train(q, 6)
     assert (q.numbers != numbers).all()
     for name in q.weights:
-        assert not torch.equal(q.full_precision[name], copies[name])
+        assert not torch.equal(q.latent[name], copies[name])
         assert not torch.equal(q.integers()[name], start[name])
     assert_from_codebook(q)
 
@@ -313,7 +313,7 @@ def test_the_file_holds_the_model(kind: str, method: str, tmp_path: Path) -> Non
     coded = [record for record in info.tensors if record.kind == "quantized"]
     for row, record in zip(q.numbers, coded, strict=True):
         assert record.numbers == tuple(row.tolist())
-        assert (record.form, record.bits, record.step) == (q.form, q.bits, None)
+        assert (record.form, record.bits, record.step) == (q.form, q.settings.bits, None)
     assert info.sparsity == pytest.approx(q.sparsity())
 
 
@@ -426,7 +426,7 @@ def test_methods_are_built_by_name(name: str) -> None:
     assert type(plain) is type(relevant)
     assert plain.relevance is None
     assert relevant.relevance is not None
-    assert plain.bits == (family.fixed_bits(name) or 3)
+    assert plain.settings.bits == (family.fixed_bits(name) or 3)
     assert family.fixed_bits(f"{name}x") == family.fixed_bits(name)
     with pytest.raises(ValueError, match=f"{name}x is {name} with relevance"):
         family.build(name, network(), 3, LRP())

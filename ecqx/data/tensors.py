@@ -211,6 +211,14 @@ class TensorData:
             test=function(self.test),
         )
 
+    def to(self, device: torch.device | str) -> TensorData:
+        """The data for a network on another device, see `Split.to`."""
+        return self.map(lambda split: split.to(device))
+
+    def enlarged(self, times: int) -> TensorData:
+        """The data with each pixel, and its label, repeated ``times`` times each way."""
+        return self if times == 1 else self.map(lambda split: _enlarged(split, times))
+
     def save(self, path: str | Path) -> None:
         """Write the splits to one safetensors file."""
         tensors = {}
@@ -254,3 +262,12 @@ def _preparation(values: dict[str, Any]) -> Preparation:
     """JSON has lists where the dataclass has tuples."""
     values = {**values, "mean": tuple(values["mean"]), "deviation": tuple(values["deviation"])}
     return Preparation(**values)
+
+
+def _enlarged(split: Split, times: int) -> Split:
+    targets = _repeated(split.targets, times) if split.targets.ndim > 2 else split.targets
+    return replace(split, inputs=_repeated(split.inputs, times), targets=targets)
+
+
+def _repeated(pixels: Tensor, times: int) -> Tensor:
+    return pixels.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)

@@ -19,8 +19,9 @@ from ecqx.data.voc2012 import DEVIATION as IMAGENET_DEVIATION
 from ecqx.data.voc2012 import MEAN as IMAGENET_MEAN
 from ecqx.errors import InputError
 from ecqx.experiment.settings import RunSettings
+from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS
-from ecqx.models.weights import imagenet_weights, load_weights
+from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, objective_of
 

@@ -28,9 +28,9 @@ class IntegerWeights(StraightThrough):
         coded: dict[str, Quantized] = {}
         for name, weight in self.weights.items():
             step = self.step(name)
-            integers = (weight / step).round().to(torch.int16)
+            integers = (weight.to(step.dtype) / step).round().to(torch.int16)
             coded[name] = QuantizedTensor(integers, float(step), self.bits)
-        return self.model.state_dict(), coded
+        return self.model.state_dict(), self._by_every_name(coded)
 
 
 def check_bits(bits: int) -> None:

@@ -15,7 +15,7 @@ from ecqx.assignment import assign as assignment
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import container
 from ecqx.coding.tensor_coding import QUANTIZED, Entry
-from ecqx.quantizers import base as constrained
+from ecqx.quantizers import settings as constrained
 from stages import quantize, runs
 
 

@@ -27,15 +27,15 @@ _GATE = (
         "",
     ),
     (
-        "runs that are missing or new count; runs are matched by run_id",
-        "test_regression.py::test_lost_and_added_runs_count "
+        "a missing run is worse anywhere; a new one counts on the baseline's machine",
+        "test_regression.py::test_a_lost_run_is_worse_and_an_added_one_different "
         "test_regression.py::test_equal_runs_in_any_order_are_silent",
         "",
     ),
     (
         "one table, worst first; JUnit XML; exit code 1",
         "test_regression.py::test_the_worst_comes_first "
-        "test_regression.py::test_verdict_shows_the_worst_rows_and_ends_with_one_line "
+        "test_regression.py::test_outcome_shows_the_worst_rows_and_ends_with_one_line "
         "test_regression.py::test_junit_holds_the_failures "
         "test_baseline.py::test_check_fails_on_a_worse_run",
         "",

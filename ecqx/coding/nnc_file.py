@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from ecqx.coding.coded_state import read_coded_state
+from ecqx.coding.forms import Form
 from ecqx.files import write_atomically
-from ecqx.methods.interface import Method
-from ecqx.training.trainer import Constraint
 
 
 def _package() -> ModuleType:
@@ -29,7 +29,7 @@ def _package() -> ModuleType:
 
 
 @dataclass(frozen=True)
-class NNCodec(Method):
+class NncFile(Form):
     """Uniform or dependent (trellis-coded) quantization after training.
 
     Weights have the step of ``qp``; tensors of one dimension that of the package's default,
@@ -47,9 +47,8 @@ class NNCodec(Method):
     qp: int
     dependent: bool
     suffix: ClassVar[str] = "nnc"
-    is_trained: ClassVar[bool] = False
 
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+    def write(self, trained: Path, path: Path) -> None:
         """Write a bitstream of NNCodec.
 
         Raises
@@ -57,7 +56,8 @@ class NNCodec(Method):
         RuntimeError
             If the package refuses the model; it would end the program.
         """
-        tensors = {name: _as_array(tensor) for name, tensor in model.state_dict().items()}
+        state = read_coded_state(trained).state
+        tensors = {name: _as_array(tensor) for name, tensor in state.items()}
 
         def compress(temporary: Path) -> None:
             settings: dict[str, Any] = {"qp": self.qp, "use_dq": self.dependent}

@@ -1,4 +1,4 @@
-"""The floor: the trained model in fewer bits a value and a general-purpose compressor."""
+"""The floor: the trained network in fewer bits a value and a general-purpose compressor."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ecqx.coding.coded_state import read_coded_state
+from ecqx.coding.forms import Form
 from ecqx.coding.packed import read_packed, write_packed
 from ecqx.coding.tensor_files import section
-from ecqx.methods.interface import Method
-from ecqx.training.trainer import Constraint
 
 
 @dataclass(frozen=True)
-class Float16(Method):
+class Float16File(Form):
     """Every floating-point tensor in half precision, then zstd."""
 
     suffix: ClassVar[str] = "zst"
-    is_trained: ClassVar[bool] = False
 
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+    def write(self, trained: Path, path: Path) -> None:
         """Write the state_dict in half precision."""
-        state = model.state_dict()
+        state = read_coded_state(trained).state
         write_packed(path, {n: t.half() if t.is_floating_point() else t for n, t in state.items()})
 
     def read(self, path: Path) -> dict[str, Tensor]:
@@ -34,16 +33,15 @@ class Float16(Method):
 
 
 @dataclass(frozen=True)
-class Integer8(Method):
+class Integer8File(Form):
     """Weights rounded to 8 bit, one step of max|w|/127 a tensor, the rest as it is, then zstd."""
 
     suffix: ClassVar[str] = "zst"
-    is_trained: ClassVar[bool] = False
 
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+    def write(self, trained: Path, path: Path) -> None:
         """Write integers and steps, and the other tensors as they are."""
         tensors = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in read_coded_state(trained).state.items():
             if tensor.ndim > 1 and tensor.is_floating_point():
                 # All zeros: any step will do.
                 step = tensor.abs().max() / 127

@@ -6,15 +6,15 @@ torchao (github.com/pytorch/ao), `IntxWeightOnlyConfig` and its quantization-awa
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ecqx.coding.packed import read_packed, write_packed
-from ecqx.coding.tensor_files import section
+from ecqx.coding.tensor_files import write_tensors
 from ecqx.methods.interface import Method
 from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.training.trainer import Constraint
@@ -37,8 +37,10 @@ class FakeQuantized(StraightThrough):
         Weights that share a scale; 0 for a row. A row that is no multiple of it is one group.
     """
 
-    def __init__(self, model: nn.Module, bits: int, group: int) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: nn.Module, bits: int, group: int, exclude: Sequence[str] = ()
+    ) -> None:
+        super().__init__(model, exclude)
         # A remark of torch about torchao's own code, on each import.
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from torchao.quantization import PerAxis, PerGroup
@@ -46,7 +48,7 @@ class FakeQuantized(StraightThrough):
 
         self.bits, self.group = bits, group
         self._quantizers = {}
-        for name, copy in self.copies.items():
+        for name, copy in self.latent.items():
             size = group_size(copy, group)
             granularity = PerGroup(size) if size < copy[0].numel() else PerAxis(0)
             dtype = getattr(torch, f"int{bits}")
@@ -56,7 +58,7 @@ class FakeQuantized(StraightThrough):
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy = self.copies[name]
+        copy = self.latent[name]
         quantized: Tensor = self._quantizers[name](copy.flatten(1)).view_as(copy)
         return quantized
 
@@ -77,11 +79,14 @@ class TorchaoWeights(Method):
         4 or 8.
     group : int
         Weights of a row that share a scale; 0 for the whole row.
+    exclude : tuple of str
+        Parameters whose name contains one of these stay as they are.
     """
 
     bits: int
     group: int
-    suffix: ClassVar[str] = "zst"
+    exclude: tuple[str, ...] = ()
+    form: ClassVar[str] = "packed_integers"
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -91,63 +96,28 @@ class TorchaoWeights(Method):
 
     def constrain(self, model: nn.Module, steps: int) -> FakeQuantized:
         """Attach the fake quantizer."""
-        return FakeQuantized(model, self.bits, self.group)
+        return FakeQuantized(model, self.bits, self.group, self.exclude)
 
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write torchao's integers and scales of the copies, and the other tensors as they are."""
+    def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+        """Write torchao's integers and scales of the latent weights, and the rest as it is."""
         assert isinstance(constraint, FakeQuantized)
         from torchao.quantization import IntxUnpackedToInt8Tensor
 
         tensors = {}
         for name, tensor in model.state_dict().items():
-            if name not in constraint.copies:
+            if name not in constraint.latent:
                 tensors[f"kept.{name}"] = tensor
                 continue
-            copy = constraint.copies[name].detach()
+            copy = constraint.latent[name].detach()
             size = group_size(copy, self.group)
             integers = IntxUnpackedToInt8Tensor.from_hp(
                 copy.flatten(1), (1, size), getattr(torch, f"int{self.bits}")
             )
-            packed = integers.qdata if self.bits == 8 else pack_nibbles(integers.qdata)
-            tensors[f"integers.{name}"] = packed
+            tensors[f"integers.{name}"] = integers.qdata
             tensors[f"scale.{name}"] = integers.scale
             tensors[f"shape.{name}"] = torch.tensor(tensor.shape)
-        write_packed(path, tensors)
+        write_tensors(path, tensors)
 
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict with the values that integers and scales stand for."""
-        tensors = read_packed(path)
-        state = section(tensors, "kept")
-        scales, shapes = section(tensors, "scale"), section(tensors, "shape")
-        for name, packed in section(tensors, "integers").items():
-            shape = tuple(shapes[name].tolist())
-            count = int(torch.tensor(shape).prod())
-            integers = packed if self.bits == 8 else unpack_nibbles(packed, count)
-            scale = scales[name]
-            groups = integers.reshape(scale.numel(), -1).float()
-            state[name] = (groups * scale.reshape(-1, 1)).reshape(shape)
-        return state
-
-
-def pack_nibbles(integers: Tensor) -> Tensor:
-    """Integers from -8 to 7, two in a byte, the first one in the low half.
-
-    Parameters
-    ----------
-    integers : Tensor of int8
-        Any shape.
-
-    Returns
-    -------
-    Tensor of uint8, shape (ceil(n/2),)
-    """
-    flat = integers.flatten().to(torch.uint8) & 15
-    if flat.numel() % 2:
-        flat = torch.cat([flat, flat.new_zeros(1)])
-    return flat[::2] | (flat[1::2] << 4)
-
-
-def unpack_nibbles(packed: Tensor, count: int) -> Tensor:
-    """Inverse of `pack_nibbles`: the first ``count`` integers, int8, shape (count,)."""
-    nibbles = torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count]
-    return ((nibbles ^ 8).to(torch.int16) - 8).to(torch.int8)
+    def form_settings(self) -> dict[str, Any]:
+        """The width that integers are packed with."""
+        return {"bits": self.bits}

@@ -5,21 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ecqx import data
 from ecqx.data.downloads import is_at_hand
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown names and wrong types are errors, nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+from stages.settings.base import Positive, Settings, Share
 
 
 class Digits(Settings):
@@ -140,3 +132,19 @@ DataSet = Annotated[
 ]
 # Several: the first one that is at hand, else the last, which is downloaded.
 DataSets = Annotated[list[DataSet], Field(min_length=1)]
+
+
+class Data(Settings):
+    """Where data lie, and the data sets of a suite by name.
+
+    Attributes
+    ----------
+    root : list of str
+        Folders that are searched for data sets and checkpoints; downloads go to the first.
+    sets : dict
+        Of several data sets under one name the first available one is taken, else the last is
+        downloaded.
+    """
+
+    root: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    sets: Annotated[dict[str, DataSets], Field(min_length=1)]

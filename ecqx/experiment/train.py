@@ -1,0 +1,95 @@
+"""One training of a pipeline, from a checkpoint or random weights to what a file is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ecqx.coding.coded_state import read_coded_state, write_coded_state
+from ecqx.data.tensors import TensorData
+from ecqx.experiment.task import Task
+from ecqx.models.loading import load_weights
+from ecqx.training.device import find_device
+from ecqx.training.settings import FitSettings
+from ecqx.training.step_cost import step_cost
+from ecqx.training.trainer import Constraint, Trainer, steps_per_epoch
+
+if TYPE_CHECKING:
+    from ecqx.methods.interface import Method
+
+RESULT, EPOCH = "network.safetensors", "epoch.pt"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training job (`ecqx.experiment.jobs.Job`); all fields go into its key but ``device``.
+
+    Attributes
+    ----------
+    task : Task
+    fit : FitSettings
+    seed : int
+        Of the order of the samples, of dropout and of weights that the start does not give.
+    method : Method, optional
+        Whose form the weights are held to; None trains in full precision.
+    start : Path, optional
+        Checkpoint (`write_coded_state`) to start from; None: random weights.
+    device : {"auto", "cpu"}
+    key : str
+        Hash of everything that the result depends on.
+    """
+
+    task: Task
+    fit: FitSettings
+    seed: int
+    method: Method | None
+    start: Path | None
+    device: str
+    key: str
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Train, or finish from saved progress.
+
+        Returns
+        -------
+        dict
+            ``history``: a record an epoch; ``cost``: floating-point operations of a training step
+            over those of a step in full precision.
+        """
+        device = find_device(self.device)
+        data = self.task.load_data(device)
+        trainer, constraint = self._trainer(data, device)
+        history = trainer.fit(resume=folder / EPOCH)
+        if self.method is None or constraint is None:
+            write_coded_state(folder / RESULT, trainer.model.state_dict(), {})
+        else:
+            self.method.save(folder / RESULT, trainer.model, constraint)
+        (folder / EPOCH).unlink(missing_ok=True)
+        cost = self._relative_cost(data, device)
+        return {"history": [asdict(epoch) for epoch in history], "cost": cost}
+
+    def _trainer(self, data: TensorData, device: torch.device) -> tuple[Trainer, Constraint | None]:
+        model = self.task.build(self.seed)
+        if self.start is not None:
+            load_weights(model, read_coded_state(self.start).state, str(self.start))
+        model.to(device)
+        fit, constraint = self.fit, None
+        if self.method is not None:
+            constraint = self.method.constrain(
+                model, fit.epochs * steps_per_epoch(len(data.train), fit)
+            )
+            if self.method.selection == "last":
+                fit = replace(fit, selection="last")
+        return Trainer(model, data.train, data.validation, fit, self.seed, constraint), constraint
+
+    def _relative_cost(self, data: TensorData, device: torch.device) -> float:
+        """Work of a training step over that of a step in full precision."""
+        if self.method is None or not self.method.is_trained:
+            return 1.0
+        batch = next(data.train.batches(self.fit.batch_size))
+        constrained, _ = self._trainer(data, device)
+        plain, _ = replace(self, method=None)._trainer(data, device)
+        return step_cost(constrained, *batch) / step_cost(plain, *batch)

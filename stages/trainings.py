@@ -1,0 +1,70 @@
+"""The trainings of a suite, and the keys that their results are kept by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecqx.training.device import find_device
+from ecqx.training.settings import FitSettings
+
+from ecqx.errors import InputError
+from ecqx.experiment.jobs import checksum, key_of
+from ecqx.experiment.train import Training
+from stages import paths
+
+if TYPE_CHECKING:
+    from ecqx.experiment.task import Task
+    from ecqx.methods.interface import Method
+
+
+def training_of(
+    task: Task,
+    fit: FitSettings,
+    seed: int,
+    start: Path | None,
+    device: str,
+    code: str,
+    method: Method | None = None,
+    method_name: str = "",
+) -> Training:
+    """A training with its key: a hash of its settings, data, start, device and code."""
+    key = key_of(
+        task=[dict(task.network), task.enlarge],
+        data=_checksum(task.data),
+        fit=asdict(fit),
+        seed=seed,
+        start=None if start is None else _checksum(start),
+        device=find_device(device).type,
+        code=code,
+        method=method_name,
+        settings={} if method is None else method.settings(),
+    )
+    return Training(task, fit, seed, method, start, device, key)
+
+
+@cache
+def _checksum(path: Path) -> str:
+    """Checksum of an input, which no stage changes while it runs."""
+    return checksum(path)
+
+
+def fingerprint(suite: str, stage: str) -> dict[str, Any]:
+    """The fingerprint that the stage fingerprint wrote for another stage.
+
+    Raises
+    ------
+    InputError
+        If it is missing.
+    """
+    path = paths.fingerprint(suite, stage)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
+        ) from error
+    return content
