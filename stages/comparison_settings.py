@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ecqx.report.comparison_records import Fairness, Rules
+from ecqx.report.comparison import Fairness, Rules
 from stages.data_settings import Positive, Settings, Share
 from stages.fit_settings import Fit
 from stages.methods import SINGLE, known_methods, method_of
