@@ -25,7 +25,7 @@ import ecqx
 from ecqx import data, models
 from ecqx.cli import run as command
 from ecqx.coding import bitstream
-from ecqx.data import TensorData, image_folder
+from ecqx.data import TensorData, cifar_archives, image_folder
 from ecqx.experiment import run as experiment
 from ecqx.experiment.settings import DATASETS, QUANTIZERS, RunSettings
 from ecqx.experiment.start import _LOADERS
@@ -330,7 +330,7 @@ def test_commands_of_the_readme(
         ["--dataset_path", "--lrp", "--model_path", "--verbose"],
     ]
     make(tmp_path / "data", monkeypatch, train=20, test=10)
-    monkeypatch.setattr(data, "cifar", partial(data.cifar, validation=5))
+    monkeypatch.setattr(cifar_archives, "cifar", partial(data.cifar, validation=5))
     torch.save(models.build("resnet20").state_dict(), place / "resnet20.pt")
     for arguments, name in zip(commands, ("4bit", "4bit_lrp"), strict=True):
         code, out, error = run(*arguments)

@@ -1,7 +1,8 @@
-"""Everything that an experiment needs, checked: what does not fit is told before it is trained."""
+"""Everything that an experiment needs, checked before hours of training."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,16 +11,20 @@ from torch import nn
 
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
-from ecqx.errors import InputError
+from ecqx.errors import input_errors
+from ecqx.experiment.datasets import load_data
 from ecqx.experiment.places import check_writable
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.experiment.result import encoded_model, record_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.start import build_network, check_model, load_data, load_start
+from ecqx.experiment.start import build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
+from ecqx.methods import family
 from ecqx.models.networks import MODELS
 from ecqx.progress import sign
+from ecqx.quantizers.base import Quantizer
 from ecqx.relevance.settings import LRP
+from ecqx.training.device import find_device
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Prepared:
     start: str
     remarks: tuple[str, ...]
 
+    def attach_quantizer(self) -> Quantizer:
+        """The quantizer of the model as it is now."""
+        return attach_quantizer(self.settings, self.model, self.relevance)
+
 
 def prepare(settings: RunSettings) -> Prepared:
     """Check the settings, load data and weights, and see whether they fit.
@@ -58,17 +67,19 @@ def prepare(settings: RunSettings) -> Prepared:
 
     Raises
     ------
-    ValueError
+    InputError
         For the first thing that is wrong or missing, in one line.
     """
-    lrp = LRP(
-        composite=settings.lrp_composite,
-        canonizer=settings.canonizer,
-        output=settings.lrp_output,  # type: ignore[arg-type]
-        weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
-        alpha=settings.alpha,
-    )
-    device = choose_device(settings.device)
+    with input_errors("--lrp: "):
+        lrp = LRP(
+            composite=settings.lrp_composite,
+            canonizer=settings.canonizer,
+            output=settings.lrp_output,  # type: ignore[arg-type]
+            weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
+            alpha=settings.alpha,
+        )
+    with input_errors("--"):
+        device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
     check_writable(encoded_model(settings), record_file(settings))
     check_model(settings.model)
@@ -77,12 +88,16 @@ def prepare(settings: RunSettings) -> Prepared:
     with sign("fitting network and data"):
         model = build_network(settings.model, loaded, settings.seed)
     start, still_random = load_start(model, settings, state)
+    relevance = lrp if settings.lrp else None
+    # The weights that quantization refuses, of a copy: pre-training comes before it.
+    with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
+        attach_quantizer(settings, copy.deepcopy(model), relevance)
     if settings.lrp:
         with sign("looking for rules of relevance"):
             check_relevance(model, next(loaded.train.batches(2)), lrp, split_weights(model)[0])
     return Prepared(
         settings,
-        lrp if settings.lrp else None,
+        relevance,
         device,
         loaded.map(lambda split: split.to(device)),
         model.to(device),
@@ -91,17 +106,17 @@ def prepare(settings: RunSettings) -> Prepared:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Where the network runs: ``auto`` takes a GPU where there is one.
-
-    Raises
-    ------
-    InputError
-        If there is none and it is asked for.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: cuda, but torch finds no GPU here; auto or cpu would work")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def attach_quantizer(settings: RunSettings, model: nn.Module, relevance: LRP | None) -> Quantizer:
+    """The settings' quantizer of a model, which is changed in place."""
+    return family.build(
+        settings.method,
+        model,
+        settings.bits,
+        relevance,
+        lam=settings.lam,
+        p=settings.p,
+        exclude=EXCLUDED,
+    )
 
 
 def split_weights(model: nn.Module) -> tuple[list[str], list[str]]:
