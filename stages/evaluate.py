@@ -19,6 +19,7 @@ from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
 from ecqx.coding.tensor_files import write_tensors
+from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
@@ -197,7 +198,7 @@ def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, An
         "model": task.network["name"],
         "metric": objective_of(data.test.targets).metric,
         "train_samples": len(data.train),
-        "data_checksum": checksum(task.data),
+        "data_checksum": TensorData.load(task.data).checksum(),
     }
 
 
