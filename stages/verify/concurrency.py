@@ -22,6 +22,7 @@ from stages.verify.workplace import settings_of, write_settings
 # DVC hashes an output with the repository locked; another DVC gives up after three seconds unless
 # it is told to wait.
 LARGE = 4 << 30
+PLOT = "accuracy against sparsity"
 # Only `make`: the environment is there, and a fresh clone's files are newer.
 MAKE = ("make", "--silent", "--assume-old", ".venv/installed", "paper-results")
 
@@ -117,10 +118,10 @@ def _what_dvc_says(clone: Path, *names: str) -> Iterator[tuple[str, bool]]:
     metrics = {f"results/{name}/summary.json" for name in names}
     shown = _dvc(clone, "metrics", "diff", "--json") or {}
     yield "`dvc metrics diff` has both", metrics <= {*shown}
-    curves = [f"results/{name}/curves.csv" for name in names]
     for command in (["show"], ["diff", "HEAD"]):
-        plots = json.dumps(_dvc(clone, "plots", *command, "--json"))
-        yield f"`dvc plots {' '.join(command)}` has both", all(path in plots for path in curves)
+        plots = (_dvc(clone, "plots", *command, "--json") or {}).get("data", {})
+        drawn = all(plots.get(f"{path}::{PLOT}") for path in pipelines)
+        yield f"`dvc plots {' '.join(command)}` has both", drawn
 
 
 def _dvc(clone: Path, *arguments: str) -> Any:
