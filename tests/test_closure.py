@@ -368,7 +368,7 @@ with tempfile.TemporaryDirectory() as folder:
     TensorData(split, split, split, tuple("abcdefgh"), "made").save(data)
     task = Task(dict(name="mlp_gsc", in_features=64, num_classes=8), data)
     fit = FitSettings(epochs=1, lr=1e-3, batch_size=4)
-    Training(task, fit, 0, method, None, "cpu", "key").run(Path(folder))
+    Training(task, fit, 0, method, None, "cpu", "key").run(Path(folder), Path(folder, "epoch.pt"))
 """
 # What methods have to be given.
 SETTINGS: dict[str, dict[str, object]] = {
