@@ -27,8 +27,8 @@ from ecqx.cli import run as command
 from ecqx.coding import bitstream
 from ecqx.data import TensorData, cifar_archives, image_folder
 from ecqx.experiment import run as experiment
+from ecqx.experiment.datasets import _LOADERS
 from ecqx.experiment.settings import DATASETS, QUANTIZERS, RunSettings
-from ecqx.experiment.start import _LOADERS
 from ecqx.methods import family
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
 from ecqx.training.evaluation import scores

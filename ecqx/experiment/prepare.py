@@ -78,8 +78,7 @@ def prepare(settings: RunSettings) -> Prepared:
             weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
             alpha=settings.alpha,
         )
-    with input_errors("--"):
-        device = find_device(settings.device)
+    device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
     check_writable(encoded_model(settings), record_file(settings))
     check_model(settings.model)
