@@ -158,7 +158,7 @@ def test_a_gpu_that_is_absent(
     tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device: cuda" in refused(*on(tree, "--device", "cuda"))
+    assert "device: cuda" in refused(*on(tree, "--device", "cuda"))
 
 
 def test_a_package_that_is_absent(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

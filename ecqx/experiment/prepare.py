@@ -67,8 +67,7 @@ def prepare(settings: RunSettings) -> Prepared:
     """
     with input_errors("--lrp: "):
         method = method_of(settings)
-    with input_errors("--"):
-        device = find_device(settings.device)
+    device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
     check_writable(encoded_model(settings), record_file(settings))
     check_model(settings.model)
