@@ -24,7 +24,9 @@ from ecqx.data.archives import names
 from ecqx.data.folder import IMAGES
 from ecqx.models.loading import load_weights
 from ecqx.models.weights import imagenet_weights
-from ecqx.training.trainer import FitSettings, Trainer, evaluate
+from ecqx.training.evaluation import evaluate
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 # Of the pictures that torchvision's weights were trained on.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

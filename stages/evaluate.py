@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ecqx.training.device import find_device
-
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
@@ -26,8 +24,9 @@ from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
 from ecqx.files import write_text
+from ecqx.training.device import find_device
+from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import evaluate
 from stages import exhibits, paths
 from stages.command import run_command_line, suite_of
 from stages.manifests import REFERENCE, read_files, read_runs
@@ -93,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
             **described[run["task"]],
             "start": _start_of(suite, settings, run["task"], run["seed"]),
             **references[run["task"], run["seed"]],
-            **_with_sizes(result, files[run["run_id"]]),
+            **_measures(result, files[run["run_id"]]),
         }
         for run, result in zip(coded, measured, strict=True)
     ]
@@ -210,10 +209,11 @@ def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> s
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
 
 
-def _with_sizes(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run gave, with the parts of its file's size."""
+def _measures(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run gave, with the parts of its file's size behind the whole."""
     sizes = {name: file[name] for name in ("bytes_integers", "bytes_other")}
-    return {**result, **sizes}
+    names = ("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes")
+    return {**{name: result[name] for name in names}, **sizes, **result}
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,14 +13,14 @@ from stages.command import run_command_line, suite_of
 from stages.settings.base import load
 from stages.settings.pretrain import PretrainSettings
 from stages.tasks import task_of
-from stages.trainings import fingerprint, training_of
+from stages.trainings import FULL_PRECISION, fingerprint, training_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write checkpoints/SUITE/TASK-SEED.safetensors."""
     suite = suite_of(arguments)
     settings = load(suite, PretrainSettings)
-    code = fingerprint(suite, "pretrain")["training"]
+    code = fingerprint(suite, "pretrain")["methods"][FULL_PRECISION]
     trainings = {}
     for name, task in settings.tasks.items():
         start = paths.start(suite, name)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
                 settings.device,
                 code,
             )
-    folders = run_jobs("pretrain", list(trainings.values()))
+    folders = run_jobs("pretrain", suite, list(trainings.values()))
     shutil.rmtree(paths.checkpoints(suite), ignore_errors=True)
     paths.checkpoints(suite).mkdir(parents=True)
     for (name, seed), training in trainings.items():

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ecqx.experiment.jobs import read_record, run_jobs
 from ecqx.experiment.train import RESULT, Training
@@ -18,7 +17,7 @@ from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
 from stages.tasks import task_of
-from stages.trainings import fingerprint, training_of
+from stages.trainings import FULL_PRECISION, fingerprint, training_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,19 +25,19 @@ def main(arguments: Sequence[str]) -> int:
     suite = suite_of(arguments)
     settings = load(suite, QuantizeSettings)
     runs = all_runs(settings.quantize, settings.tasks, settings.seeds)
-    codes = fingerprint(suite, "quantize")
+    codes = fingerprint(suite, "quantize")["methods"]
     trainings: dict[str, Training] = {}
     for run in runs:
         if run.training_id not in trainings:
             trainings[run.training_id] = _training(suite, settings, run, codes)
     longest_first = sorted(trainings.values(), key=_expected_cost, reverse=True)
-    folders = run_jobs("quantize", longest_first)
+    folders = run_jobs("quantize", suite, longest_first)
     _collect(suite, runs, {name: folders[job.key] for name, job in trainings.items()})
     return 0
 
 
 def _training(
-    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, Any]
+    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, str]
 ) -> Training:
     is_trained = run.training is not None
     return training_of(
@@ -47,7 +46,7 @@ def _training(
         run.seed,
         paths.checkpoint(suite, run.task, run.seed),
         settings.device,
-        codes["methods"][run.method_name] if is_trained else codes["training"],
+        codes[run.method_name if is_trained else FULL_PRECISION],
         run.training,
         run.method_name if is_trained else REFERENCE,
     )

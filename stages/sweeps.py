@@ -1,4 +1,4 @@
-"""The runs of a suite's sweeps: which settings are tried, what each run is called, what it trains."""
+"""The runs of a suite's sweeps: which settings are tried, and what each run is called."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ecqx.training.settings import FitSettings
-
 from ecqx.experiment.jobs import key_of
 from ecqx.methods.interface import Method
+from ecqx.training.settings import FitSettings
 from stages.manifests import REFERENCE
 from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings

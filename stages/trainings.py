@@ -8,17 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecqx.training.device import find_device
-from ecqx.training.settings import FitSettings
-
 from ecqx.errors import InputError
 from ecqx.experiment.jobs import checksum, key_of
 from ecqx.experiment.train import Training
+from ecqx.training.device import find_device
+from ecqx.training.settings import FitSettings
 from stages import paths
 
 if TYPE_CHECKING:
     from ecqx.experiment.task import Task
     from ecqx.methods.interface import Method
+
+# What the fingerprint of a training without a method goes by.
+FULL_PRECISION = "full precision"
 
 
 def training_of(

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from stages.comparison_settings import trials_of
+from stages.methods import known_methods
 from tiny import REPOSITORY, tiny
 
 from ecqx.errors import InputError
-from ecqx.training.trainer import evaluate
+from ecqx.training.evaluation import evaluate
 from stages import compare, paths, settings, verdict
-from stages.comparison_settings import trials_of
-from stages.methods import known_methods
 from stages.tasks import load_data, network
 from stages.verify.workplace import prepare, run_stages, working_in
 

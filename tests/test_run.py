@@ -31,7 +31,7 @@ from ecqx.experiment.settings import DATASETS, QUANTIZERS, RunSettings
 from ecqx.experiment.start import _LOADERS
 from ecqx.methods import family
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
-from ecqx.training.trainer import scores
+from ecqx.training.evaluation import scores
 
 # The fixtures of these tests.
 place, run, tree = running.place, running.run, running.tree

@@ -30,7 +30,8 @@ from ecqx.methods import family
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.quantizers.trained_centroids import EC2T, FantastIC4, TrainedQuantizer
 from ecqx.relevance import LRP
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 QUANTIZERS: dict[str, type[TrainedQuantizer]] = {"EC2T": EC2T, "FantastIC4": FantastIC4}
 both = pytest.mark.parametrize("kind", QUANTIZERS)

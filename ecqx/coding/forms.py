@@ -31,17 +31,18 @@ class Form(ABC):
         """The state_dict of a file that `write` wrote: every tensor of the model, on the CPU."""
 
 
-FORMS: dict[str, tuple[str, str]] = {
-    "ecqx": ("ecqx.coding.ecqx_file", "EcqxFile"),
-    "nnc": ("ecqx.coding.nnc_file", "NncFile"),
-    "float16": ("ecqx.coding.plain_files", "Float16File"),
-    "integer8": ("ecqx.coding.plain_files", "Integer8File"),
-    "packed_integers": ("ecqx.coding.packed_integers", "PackedIntegersFile"),
+# Module and class of each form.
+FORMS: dict[str, str] = {
+    "ecqx": "ecqx.coding.ecqx_file:EcqxFile",
+    "nnc": "ecqx.coding.nnc_file:NncFile",
+    "float16": "ecqx.coding.plain_files:Float16File",
+    "integer8": "ecqx.coding.plain_files:Integer8File",
+    "packed_integers": "ecqx.coding.packed_integers:PackedIntegersFile",
 }
 
 
 def build_form(name: str, settings: Mapping[str, Any]) -> Form:
     """A form of file with its settings."""
-    module, attribute = FORMS[name]
+    module, _, attribute = FORMS[name].partition(":")
     form: Form = getattr(import_module(module), attribute)(**settings)
     return form

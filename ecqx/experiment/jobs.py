@@ -31,6 +31,8 @@ SECONDS_TO_WAIT = 30
 # What the start of a process costs: imports.
 SECONDS_TO_START = 5.0
 RECORD = "record.json"
+# Ends the name of the list of results that an owner needs.
+_NEEDED = ".json"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,13 +52,15 @@ class Job(Protocol):
         """
 
 
-def run_jobs(kind: str, jobs: Sequence[Job]) -> dict[str, Path]:
+def run_jobs(kind: str, owner: str, jobs: Sequence[Job]) -> dict[str, Path]:
     """Run the jobs that have no result yet, each key once.
 
     Parameters
     ----------
     kind : str
         Results lie in ``work/KIND/KEY``; also the name beside the progress bar.
+    owner : str
+        Who needs these results; those that no owner needs any more are removed by `remove_unused`.
     jobs : sequence of Job
         The long ones first.
 
@@ -66,6 +70,7 @@ def run_jobs(kind: str, jobs: Sequence[Job]) -> dict[str, Path]:
         The folder of each key's result, with its record in ``record.json``.
     """
     folders = {job.key: _folder(kind, job.key) for job in jobs}
+    write_text(WORK / kind / f"{owner}{_NEEDED}", json.dumps(sorted(folders)))
     missing = {job.key: job for job in jobs if not _is_finished(folders[job.key])}
     run_all(_run, [(job, folders[key]) for key, job in missing.items()], kind)
     return folders
@@ -75,6 +80,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a finished job."""
     content: dict[str, Any] = json.loads((folder / RECORD).read_text())["record"]
     return content
+
+
+def remove_unused() -> list[Path]:
+    """Remove the results that no owner named in its last run; returns their folders."""
+    removed = []
+    for kind in sorted(path for path in WORK.glob("*") if path.is_dir()):
+        lists = [json.loads(path.read_text()) for path in kind.glob(f"*{_NEEDED}")]
+        needed = {key for keys in lists for key in keys}
+        unused = [path for path in sorted(kind.iterdir()) if path.is_dir()]
+        for folder in (path for path in unused if path.name not in needed):
+            shutil.rmtree(folder)
+            removed.append(folder)
+    return removed
 
 
 def _folder(kind: str, key: str) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.training.objectives import Scores
-from ecqx.training.trainer import Epoch, FitSettings
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Epoch
 
 # Settings that say where and how loudly, not what; the checkpoint goes by its file's name.
 _LEFT_OUT = (

@@ -17,7 +17,6 @@ from ecqx.data.tensors import SPLITS
 from ecqx.experiment.places import new_folders_removed
 from ecqx.experiment.prepare import Prepared, prepare, split_weights
 from ecqx.experiment.result import Result, encoded_model, record_file, telling_settings
-from ecqx.experiment.seeded_trainer import SeededTrainer
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.experiment.tracking import (
     DvcLiveTracker,
@@ -31,8 +30,10 @@ from ecqx.methods import family
 from ecqx.progress import sign
 from ecqx.quantizers.base import Quantizer
 from ecqx.training.distributed import is_first, wait_for_all
+from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
-from ecqx.training.trainer import Epoch, FitSettings, scores
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Epoch, Trainer
 
 # Published, for the parameters that are not quantized.
 WEIGHT_DECAY = 5e-6
@@ -170,8 +171,10 @@ class _Experiment:
 
         if progress.exists():
             self.warn(f"{phase} goes on after its last finished epoch")
-        trainer = SeededTrainer(self.prepared.model, loaded, fit, settings.seed, quantizer)
-        return trainer.fit(resume=progress, on_epoch=report)
+        trainer = Trainer(
+            self.prepared.model, loaded.train, loaded.validation, fit, settings.seed, quantizer
+        )
+        return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
     def _scores(self, model: nn.Module) -> Scores:
         """All metrics on the test split."""

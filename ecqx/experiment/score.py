@@ -11,8 +11,8 @@ from torch import nn
 from ecqx.coding.forms import Form
 from ecqx.coding.quantized import first_order_entropy
 from ecqx.data.tensors import TensorData
+from ecqx.training.evaluation import scores
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import scores
 
 
 def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from ecqx.coding.coded_state import read_coded_state, write_coded_state
 from ecqx.data.tensors import TensorData
 from ecqx.experiment.task import Task
 from ecqx.models.loading import load_weights
+from ecqx.training.constraint import Constraint
 from ecqx.training.device import find_device
-from ecqx.training.settings import FitSettings
+from ecqx.training.settings import FitSettings, steps_per_epoch
 from ecqx.training.step_cost import step_cost
-from ecqx.training.trainer import Constraint, Trainer, steps_per_epoch
+from ecqx.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from ecqx.methods.interface import Method

@@ -1,4 +1,4 @@
-"""Every way from a pre-trained network to a small file: ECQ's family, and what a user would pick instead.
+"""Every way from a pre-trained network to a small file, behind one interface.
 
 docs/comparison.md says where each method comes from.
 """

@@ -43,7 +43,7 @@ class EntropyConstrained(Method):
     @classmethod
     def takes(cls) -> tuple[str, ...]:
         """Settings of the quantizer and, with relevance, of LRP."""
-        left_out = () if cls.width is None else ("bits",)
+        left_out: tuple[str, ...] = () if cls.width is None else ("bits",)
         if not cls.is_relevant:
             left_out += _RELEVANCE_BAND
         own = tuple(name for name in _QUANTIZER if name not in left_out)

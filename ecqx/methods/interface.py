@@ -12,8 +12,8 @@ from torch import nn
 
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import CodedStateSource
+from ecqx.training.constraint import Constraint
 from ecqx.training.settings import Selection
-from ecqx.training.trainer import Constraint
 
 
 class Method(ABC):

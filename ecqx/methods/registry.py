@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from ecqx.methods.interface import Method
 
-
-@dataclass(frozen=True)
-class Home:
-    """Where a method is.
-
-    Attributes
-    ----------
-    module, name : str
-        Of its class.
-    without : tuple of str
-        Modules that `module` can reach and this method never uses.
-    """
-
-    module: str
-    name: str
-    without: tuple[str, ...] = ()
-
-
-# What ECQ without relevance never runs.
-_LRP = ("ecqx.relevance.weights",)
-
-# In the order in which results list them.
-METHODS: dict[str, Home] = {
-    "ECQ": Home("ecqx.methods.ecq", "ECQ", _LRP),
-    "ECQx": Home("ecqx.methods.ecq", "ECQx"),
-    "EC2T": Home("ecqx.methods.trained_centroids", "EC2T", _LRP),
-    "EC2Tx": Home("ecqx.methods.trained_centroids", "EC2Tx"),
-    "FantastIC4": Home("ecqx.methods.trained_centroids", "FantastIC4", _LRP),
-    "FantastIC4x": Home("ecqx.methods.trained_centroids", "FantastIC4x"),
-    "NNCodec uniform": Home("ecqx.methods.after_training", "NNCodecUniform"),
-    "NNCodec dependent": Home("ecqx.methods.after_training", "NNCodecDependent"),
-    "pruning": Home("ecqx.methods.pruning", "Pruning"),
-    "LSQ": Home("ecqx.methods.lsq", "LSQ"),
-    "torchao": Home("ecqx.methods.torchao", "TorchaoWeights"),
-    "fp16": Home("ecqx.methods.after_training", "Float16"),
-    "int8": Home("ecqx.methods.after_training", "Integer8"),
+# Module and class of each method, in the order in which results list them.
+METHODS: dict[str, str] = {
+    "ECQ": "ecqx.methods.ecq:ECQ",
+    "ECQx": "ecqx.methods.ecq:ECQx",
+    "EC2T": "ecqx.methods.trained_centroids:EC2T",
+    "EC2Tx": "ecqx.methods.trained_centroids:EC2Tx",
+    "FantastIC4": "ecqx.methods.trained_centroids:FantastIC4",
+    "FantastIC4x": "ecqx.methods.trained_centroids:FantastIC4x",
+    "NNCodec uniform": "ecqx.methods.after_training:NNCodecUniform",
+    "NNCodec dependent": "ecqx.methods.after_training:NNCodecDependent",
+    "pruning": "ecqx.methods.pruning:Pruning",
+    "LSQ": "ecqx.methods.lsq:LSQ",
+    "torchao": "ecqx.methods.torchao:TorchaoWeights",
+    "fp16": "ecqx.methods.after_training:Float16",
+    "int8": "ecqx.methods.after_training:Integer8",
+}
+# Modules that a method's own module imports when they are needed, and this method never needs:
+# without relevance nothing of LRP runs.
+NEVER_RUN: dict[str, str] = {
+    "ECQ": "ecqx.relevance.weights",
+    "EC2T": "ecqx.relevance.weights",
+    "FantastIC4": "ecqx.relevance.weights",
 }
 
 
@@ -58,8 +43,8 @@ def method_class(name: str) -> type[Method]:
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {name!r}")
-    home = METHODS[name]
-    found: type[Method] = getattr(import_module(home.module), home.name)
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ecqx.coding.tensor_files import write_tensors
 from ecqx.methods.interface import Method
 from ecqx.quantizers.straight_through import StraightThrough
-from ecqx.training.trainer import Constraint
+from ecqx.training.constraint import Constraint
 
 
 class FakeQuantized(StraightThrough):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ecqx.training.settings import FitSettings
 from pydantic import ConfigDict
 
 from ecqx.relevance.settings import LRP
+from ecqx.training.settings import FitSettings
 from stages.settings.base import Settings
 from stages.settings.report import Evaluate
 from stages.settings.tasks import Device, Seeds, Tasks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ecqx.training.settings import FitSettings
-
 from stages.settings.base import Settings
 from stages.settings.tasks import Device, Seeds, Tasks
 

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from ecqx.training.settings import FitSettings
 from pydantic import ConfigDict, Field, create_model, model_validator
 
 from ecqx.methods.interface import Method
 from ecqx.methods.registry import build_method, method_class
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
+from ecqx.training.settings import FitSettings
 from stages.settings.base import Settings, checked
 from stages.settings.tasks import Device, Seeds, Tasks
 

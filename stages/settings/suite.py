@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-from ecqx.training.settings import FitSettings
 from pydantic import Field, model_validator
 
 from ecqx.methods.registry import method_class
 from ecqx.models import networks
+from ecqx.training.settings import FitSettings
 from stages.settings.base import Settings, load
 from stages.settings.data import Data
 from stages.settings.quantize import Quantize

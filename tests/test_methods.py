@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ecqx.methods.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
 from hypothesis import given
 from hypothesis import strategies as st
 from test_quantizer import batch, network
@@ -31,11 +32,11 @@ from ecqx.methods import (
 )
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.methods.pruning import RAMP, PrunedUniform
-from ecqx.methods.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
 from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.relevance import LRP
+from ecqx.training.settings import FitSettings
 from ecqx.training.step_cost import step_cost
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.trainer import Trainer
 
 STEPS = 8
 TRAINED: dict[str, Method] = {
