@@ -384,19 +384,22 @@ SETTINGS: dict[str, dict[str, object]] = {
 def test_each_training_imports_what_its_key_counts() -> None:
     methods = table(REGISTRY, "METHODS", REPOSITORY)
     closures = jobs("quantize", methods, REPOSITORY)["methods"]
-    codes = [
-        TRAIN.format(method=methods.get(name), settings=SETTINGS.get(name, {})) for name in closures
-    ]
-    for (name, counted), modules in zip(closures.items(), imported(codes), strict=True):
-        assert (name, modules - set(counted.modules)) == (name, set())
+    # One of those that have the same.
+    names = list({counted.digest: name for name, counted in closures.items()}.values())
+    codes = [TRAIN.format(method=methods.get(n), settings=SETTINGS.get(n, {})) for n in names]
+    for name, modules in zip(names, imported(codes), strict=True):
+        assert (name, modules - set(closures[name].modules)) == (name, set())
 
 
 def test_each_stage_imports_what_its_fingerprint_counts(tmp_path: Path) -> None:
     params = yaml.safe_load((REPOSITORY / "suites/smoke/params.yaml").read_text())
     params |= {"root": ".", "params": "params.yaml"}
-    for section in ("tasks", "pretrain"):
-        del params[section]["resnet20"]
-    del params["quantize"]["tasks"]["resnet20"], params["report"]["titles"]["resnet20"]
+    tasks = params["quantize"]["tasks"]
+    for section in (params["tasks"], params["pretrain"], tasks, params["report"]["titles"]):
+        del section["resnet20"]
+    tasks["mlp"]["sweeps"] = [
+        {"sweep": "grid", "method": ["ECQ", "ECQx"], "bits": [4], "lam": [0.3]}
+    ]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     for name in ("ecqx", "stages", "constraints.txt", "dvc.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
