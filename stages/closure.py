@@ -97,11 +97,10 @@ def closure(
 
 def direct_imports(module: str, folder: Path = Path()) -> set[str]:
     """The modules of ours that one module imports, in any function, without their packages."""
-    walk = _Walk(_modules(folder))
+    walk = _Walk(_modules(folder), frozenset())
     walk.add(module, "the roots")
     walk.follow(module)
-    found = {name for name in walk.sources if walk.files[name].name != "__init__.py"}
-    return found - {module}
+    return {n for n in walk.sources if walk.files[n].name != "__init__.py"} - {module}
 
 
 def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
@@ -245,7 +244,7 @@ class _Walk:
     """The modules found so far, and those whose imports are yet to be followed."""
 
     files: Mapping[str, Path]
-    without: frozenset[str] = frozenset()
+    without: frozenset[str]
     sources: dict[str, _Source] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     homes: dict[str, str] = field(default_factory=dict)

@@ -27,7 +27,6 @@ from stages import fingerprint, paths, suites
 from stages.closure import closure
 from stages.command import command, run_command_line
 
-
 NEVER_RUN = "has not been run"
 
 

@@ -20,8 +20,9 @@ from made_runs import (
 )
 from matplotlib.figure import Figure
 
-from ecqx.report import Origin, build
+from ecqx.report.build import build
 from ecqx.report.evidence import Evidence
+from ecqx.report.page import Origin
 from ecqx.report.selection import front
 
 # Draws everything, as printing does, and waits for what plotly does in the next moment.
@@ -73,7 +74,7 @@ def small_suite() -> dict[str, Any]:
         make_mixed_grid(task, bits=bits, lambdas=(0.02, 0.1, 0.4)) for task, bits in widths.items()
     ]
     return make_mixed_suite() | {
-        "runs": [run for grid in grids for run in grid],
+        "records": [run for grid in grids for run in grid],
         "layers": make_layers("mlp"),
         "samples": make_samples("deeplab", count=1) | make_inputs("mlp"),
         "published": (),
@@ -87,7 +88,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         # The static figures are not looked at here.
         patch.setattr(Figure, "savefig", lambda *_, **__: None)
         patch.setattr(Figure, "draw_without_rendering", lambda *_: None)
-        build(out=out, origin=Origin("a: 1\n", {"digits": "01"}, "ff"), **small_suite())
+        build(out=out, origin=Origin("a: 1\n", {"digits": "01"}), **small_suite())
     return (out / "report.html").as_uri()
 
 
@@ -128,7 +129,7 @@ def shown(page: Any) -> set[str]:
 
 
 def grid_of(task: str) -> list[dict[str, Any]]:
-    return [r for r in small_suite()["runs"] if (r["task"], r["sweep"]) == (task, "grid")]
+    return [r for r in small_suite()["records"] if (r["task"], r["sweep"]) == (task, "grid")]
 
 
 @pytest.fixture(scope="module")

@@ -30,16 +30,20 @@ SHARED_RANGE = Column("range_percent", "common sparsity (%)")
 MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO, ENTROPY)
 
 
-def measures(setting: Setting) -> tuple[Cell, ...]:
-    """Cells of `MEASURES`."""
-    return (
-        setting.mean("accuracy"),
-        setting.drop(),
-        setting.mean("sparsity"),
-        setting.mean("bytes"),
-        setting.mean("compression_ratio"),
-        setting.mean("entropy_bits_per_weight"),
-    )
+def measures(setting: Setting, columns: Iterable[Column] = MEASURES) -> tuple[Cell, ...]:
+    """Cells of some of `MEASURES`."""
+    return tuple(setting.mean(_MEASURED[column.key]) for column in columns)
+
+
+# What the columns show, by its name in a record.
+_MEASURED = {
+    ACCURACY.key: "accuracy",
+    DROP.key: "drop",
+    SPARSITY.key: "sparsity",
+    SIZE.key: "bytes",
+    RATIO.key: "compression_ratio",
+    ENTROPY.key: "entropy_bits_per_weight",
+}
 
 
 def other_columns(evidence: Evidence) -> tuple[Column, ...]:

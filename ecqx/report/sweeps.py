@@ -1,4 +1,4 @@
-"""The tables of what single settings change: p, BatchNorm, and what an ablation replaces."""
+"""The tables of what single settings change: p, BatchNorm, ablations, trained centroids."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ from ecqx.report.columns import (
 )
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
-from ecqx.report.records import ABLATION, GRID, METHODS, P_SWEEP, Method, Setting
-from ecqx.report.regression import CONFIGURATION
+from ecqx.report.records import (
+    ABLATION,
+    CONFIGURATION,
+    GRID,
+    GRID_METHODS,
+    MISSING,
+    P_SWEEP,
+    TRAINED,
+    Setting,
+)
 from ecqx.report.selection import flat, gain_at_equal_sparsity, over_seeds, smallest_file
-from ecqx.report.sources import MISSING, source_of
+from ecqx.report.sources import join, source_of
 from ecqx.report.statistics import Estimate, paired_difference
 
 
@@ -49,8 +57,8 @@ def p_sweep(evidence: Evidence) -> Table:
             for setting in settings:
                 words = "ECQ" if p is None else f"{p:g}"
                 label = (evidence.tasks[task], setting.bits, words, f"{setting.lam:g}")
-                cells = (*label, *measures(setting), len(setting.runs))
-                rows.append(Row(task, cells, source_of(setting.runs)))
+                cells = (*label, *measures(setting), len(setting.records))
+                rows.append(Row(task, cells, source_of(setting.records)))
     caption = (
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
@@ -102,8 +110,8 @@ def ablation(evidence: Evidence) -> Table:
                 words = ", ".join(differing).replace("_", " ") or MISSING
                 label = (evidence.tasks[task], bits, f"{lam:g}", words, setting.variant or "none")
                 gain = None if setting in at or not at else _gain_over(at[0], setting)
-                cells = (*label, *measures(setting), gain, len(setting.runs))
-                rows.append(Row(task, cells, source_of(setting.runs)))
+                cells = (*label, *measures(setting), gain, len(setting.records))
+                rows.append(Row(task, cells, source_of(setting.records)))
     caption = (
         "ECQx with single settings replaced, at the same Λ, in the order of the settings. The gain "
         "is the accuracy minus that of the row without a replacement, paired per seed, with its "
@@ -119,20 +127,20 @@ def ablation(evidence: Evidence) -> Table:
 
 def _differing(base: Sequence[Setting], setting: Setting) -> list[int]:
     """Places in `CONFIGURATION` that a setting has other values at than the base."""
-    values = setting.runs[0].configuration
-    own = base[0].runs[0].configuration if base else values
+    values = setting.records[0].configuration
+    own = base[0].records[0].configuration if base else values
     return [i for i in range(len(values)) if values[i] != own[i]]
 
 
 def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]:
-    """Variants by what they replace and its value; last those that replace what runs do not tell.
+    """Variants by what they replace and its value; last those that records do not distinguish.
 
     Of the bands of sparsity those below ECQ's come first, the narrow before the wide.
     """
     differing = _differing(base, setting)
     if not differing:
         return (len(CONFIGURATION), (), setting.variant)
-    value = setting.runs[0].configuration[differing[0]]
+    value = setting.records[0].configuration[differing[0]]
     rank: tuple[float, ...] = ()
     if isinstance(value, tuple):
         rank = (value[1], -value[0])
@@ -144,8 +152,8 @@ def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]
 def _gain_over(default: Setting, setting: Setting) -> Estimate:
     """Accuracy of a setting minus that of the default, paired per seed."""
     return paired_difference(
-        {run.seed: run.accuracy for run in setting.runs},
-        {run.seed: run.accuracy for run in default.runs},
+        {run.seed: run.accuracy for run in setting.records},
+        {run.seed: run.accuracy for run in default.records},
     )
 
 
@@ -158,7 +166,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
     for pair in evidence.pairs():
         shared = sorted(set(evidence.bits(pair[0])) & set(evidence.bits(pair[1])))
         for bits in shared:
-            for method in METHODS:
+            for method in GRID_METHODS:
                 rows += [
                     _batchnorm_row(evidence, task, bits, method, settings)
                     for task in pair
@@ -178,7 +186,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
 
 
 def _batchnorm_row(
-    evidence: Evidence, task: str, bits: int, method: Method, settings: Sequence[Setting]
+    evidence: Evidence, task: str, bits: int, method: str, settings: Sequence[Setting]
 ) -> Row:
     chosen = smallest_file(settings)
     reference = evidence.of(task, GRID, "ECQ", bits)
@@ -193,4 +201,42 @@ def _batchnorm_row(
         *measures(chosen),
         gain,
     )
-    return Row(task, cells, source_of(chosen.runs))
+    return Row(task, cells, source_of(chosen.records))
+
+
+# -- trained centroids ----------------------------------------------------------------------------
+
+LAMBDA_MAX = "lambda_max"
+
+
+def trained_centroids(evidence: Evidence) -> Table:
+    """Every setting with trained centroids, after those of the grid at the same bit width."""
+    rows = [
+        _row(evidence, setting)
+        for task in evidence.tasks
+        for bits in evidence.bits(task, TRAINED)
+        for setting in (*evidence.of(task, bits=bits), *evidence.of(task, TRAINED, bits=bits))
+    ]
+    caption = (
+        "EC2T trains two centroids a layer beside zero; FantastIC4 trains four numbers a layer, "
+        "whose sums are its sixteen centroids; an x marks the method with relevance. ECQ and ECQx, "
+        "whose centroids stay on an equidistant grid, stand before them at the same bit width. "
+        "A Λ of one method is no Λ of another: it scales a bound that is computed from the "
+        "method's own centroids, by the formula in the column lambda max. Compare rows of like "
+        f"size or sparsity, not rows of the same Λ. {reading(evidence)}"
+    )
+    columns = (
+        *(TASK, BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, LAMBDA_MAX.replace("_", " "))),
+        *(*MEASURES, SEEDS),
+    )
+    return table(evidence, "trained_centroids", "Trained centroids", caption, columns, rows)
+
+
+def _row(evidence: Evidence, setting: Setting) -> Row:
+    place = CONFIGURATION.index(LAMBDA_MAX)
+    cells = (
+        *(evidence.tasks[setting.task], setting.bits, setting.method, f"{setting.lam:g}"),
+        join(run.configuration[place] for run in setting.records),
+        *(*measures(setting), len(setting.records)),
+    )
+    return Row(setting.task, cells, source_of(setting.records))

@@ -32,12 +32,16 @@ from ecqx.report.columns import (
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
-from ecqx.report.records import GRID, METHODS, Run, Setting
-from ecqx.report.regression import CONFIGURATION
+from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Record, Setting
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
-from ecqx.report.sources import MISSING, join, source_of
-from ecqx.report.sweeps import ablation, influence_of_batchnorm, influence_of_p, p_sweep
-from ecqx.report.trained import trained_centroids
+from ecqx.report.sources import join, source_of
+from ecqx.report.sweeps import (
+    ablation,
+    influence_of_batchnorm,
+    influence_of_p,
+    p_sweep,
+    trained_centroids,
+)
 
 PUBLISHED = "published setup"
 
@@ -74,14 +78,14 @@ def best_files(evidence: Evidence) -> Table:
         if not settings:
             continue
         best = smallest_file(settings)
-        run = max(best.runs, key=lambda run: run.accuracy_validation)
+        run = max(best.records, key=lambda run: run.accuracy_validation)
         cells = (
             *(evidence.tasks[task], best.method, best.bits, f"{best.lam:g}"),
-            *(over_seeds(best.runs, "bytes_fp32"), best.mean("bytes")),
+            *(over_seeds(best.records, "bytes_fp32"), best.mean("bytes")),
             *(best.mean("compression_ratio"), best.mean("accuracy"), best.drop()),
             *(best.mean("sparsity"), run.run_id),
         )
-        rows.append(Row(task, cells, source_of(best.runs)))
+        rows.append(Row(task, cells, source_of(best.records)))
     caption = (
         "The smallest file of each task whose mean validation accuracy is at most 1 point below "
         "the best one. The file is that of the seed of highest validation accuracy, named by run. "
@@ -130,7 +134,7 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
 
 def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting, str]]:
     """The settings that validation chooses at one bit width."""
-    for method in METHODS:
+    for method in GRID_METHODS:
         settings = evidence.of(task, GRID, method, bits)
         if not settings:
             continue
@@ -161,12 +165,12 @@ def _check_all_measured(published: Sequence[Mapping[str, Any]], shown: Sequence[
 
 
 def _result(evidence: Evidence, setting: Setting, words: str) -> Row:
-    source = source_of(setting.runs)
+    source = source_of(setting.records)
     cells = (
         *(evidence.tasks[setting.task], evidence.metric(setting.task)),
         *(setting.bits, setting.method, words, f"{setting.lam:g}"),
         *(*measures(setting), *other_measures(evidence, setting)),
-        *(source.coverage, join(source.epochs), len(setting.runs)),
+        *(source.coverage, join(source.epochs), len(setting.records)),
     )
     return Row(setting.task, cells, source)
 
@@ -178,7 +182,7 @@ def grid(evidence: Evidence) -> Table:
         for setting in evidence.of(task):
             label = (evidence.tasks[task], setting.bits, setting.method, f"{setting.lam:g}")
             cells = (*label, *measures(setting), *other_measures(evidence, setting))
-            rows.append(Row(task, (*cells, len(setting.runs)), source_of(setting.runs)))
+            rows.append(Row(task, (*cells, len(setting.records)), source_of(setting.records)))
     columns = (TASK, BITS, METHOD, LAMBDA, *MEASURES, *other_columns(evidence), SEEDS)
     title = "All settings of the grid"
     return table(evidence, "grid", title, reading(evidence), columns, rows)
@@ -245,7 +249,7 @@ def configurations(evidence: Evidence) -> Table:
     """The settings that do not vary along Λ."""
     rows = []
     for task in evidence.tasks:
-        groups: dict[tuple[str, ...], list[Run]] = {}
+        groups: dict[tuple[str, ...], list[Record]] = {}
         for run in evidence.of_task(task):
             told = (in_words(value) for value in (run.p, *run.configuration))
             groups.setdefault((run.sweep, run.method, *told), []).append(run)

@@ -11,6 +11,10 @@ from ecqx.report.statistics import Estimate
 
 MARGIN = 0.005
 MARGIN_TEXT = "0.5 points"
+NO_SPREAD_TEXT = (
+    "Where all seeds agree exactly, the deviation is that of the task’s settings, pooled; where "
+    "none of them has any, or with one seed only, the row is inconclusive."
+)
 RANK_BOUND = 0.9
 
 
@@ -19,7 +23,7 @@ class Verdict(StrEnum):
 
     HOLDS = "holds"
     FAILS = "does not hold"
-    OPEN = "cannot be told"
+    OPEN = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,8 @@ def _points(value: Estimate | None) -> str:
 
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
-    return f"{_points(value)} points" + (" (one seed, no interval)" if value.low is None else "")
+    without = "one seed" if value.n == 1 else "equal in all seeds"
+    return f"{_points(value)} points" + (f" ({without}, no interval)" if value.low is None else "")
 
 
 def claims_markdown(claims: Sequence[Claim], suite: str) -> str:
