@@ -146,6 +146,16 @@ EDITS = {
         NOTHING,
         NOTHING,
     ),
+    "another class of a method": (
+        ("ecqx/methods/registry.py", "after_training:Float16", "after_training:Integer8"),
+        {"quantize"},
+        {"fp16"},
+    ),
+    "another class of a form of file": (
+        ("ecqx/coding/forms.py", "plain_files:Float16File", "plain_files:Integer8File"),
+        {"encode", "evaluate"},
+        NOTHING,
+    ),
     "the version of mkdocs": (("constraints.txt", "mkdocs==", "mkdocs==99."), NOTHING, NOTHING),
     "the version of numba": (
         ("constraints.txt", "numba==", "numba==99."),
@@ -159,7 +169,7 @@ EDITS = {
     ),
     "the version of torch": (
         ("constraints.txt", "torch==", "torch==99."),
-        set(fingerprint.STAGES),
+        set(fingerprint.STAGES) - {"report"},
         TRAINED,
     ),
 }
