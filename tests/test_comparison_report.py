@@ -14,7 +14,6 @@ import made_comparison
 import matplotlib
 import numpy as np
 import pytest
-from ecqx.methods.family import fixed_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from made_comparison import RULES, TITLES, record, records, resized, rules
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ecqx.errors import InputError
+from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
 from ecqx.report.comparison import Comparison, Fairness, Rules
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within
@@ -402,9 +402,7 @@ def test_costs_that_differ_show_their_range() -> None:
 
 def test_the_family_stands_at_its_bit_widths() -> None:
     assert {
-        bits: (name, f"{name}x")
-        for name in ("EC2T", "FantastIC4")
-        if (bits := fixed_bits(name)) is not None
+        method.width: (method.__name__, f"{method.__name__}x") for method in (EC2T, FantastIC4)
     } == WIDTHS
     measured = measure(records(("mlp",)))
     rows = table_of(measured, "family")
