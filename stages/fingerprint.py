@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,18 @@ def jobs(
         never = table(REGISTRY, "NEVER_RUN", folder)
         for name, place in methods.items():
             without = [never[name]] if name in never else []
-            parts["methods"][name] = closure([_module(place), TRAINING], folder, without=without)
+            parts["methods"][name] = _job(place, [TRAINING], folder, without)
     if stage in ("encode", "evaluate"):
         forms = table(FORMS, "FORMS", folder)
-        parts["forms"] = {name: closure([_module(place)], folder) for name, place in forms.items()}
+        parts["forms"] = {name: _job(place, [], folder) for name, place in forms.items()}
     return parts
 
 
-def _module(place: str) -> str:
-    return place.partition(":")[0]
+def _job(place: str, roots: list[str], folder: Path, without: Sequence[str] = ()) -> Closure:
+    """What depends on ``module:class``: the module's closure, and which class it is."""
+    module, _, name = place.partition(":")
+    found = closure([module, *roots], folder, without=without)
+    return replace(found, homes={**found.homes, "its class": name})
 
 
 def text(fingerprint: Mapping[str, Any]) -> str:
