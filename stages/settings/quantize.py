@@ -122,14 +122,12 @@ class Quantize(Settings):
     relevance: LRP
     tasks: dict[str, TaskSweeps]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bits_and_lam_are_no_defaults(cls, given: Any) -> Any:
-        quantizer = given.get("quantizer") if isinstance(given, dict) else None
+    @model_validator(mode="after")
+    def _bits_and_lam_are_no_defaults(self) -> Quantize:
         for name in ("bits", "lam"):
-            if isinstance(quantizer, dict) and name in quantizer:
+            if getattr(self.quantizer, name) != getattr(QuantizerSettings, name):
                 raise ValueError(f"quantizer.{name}: belongs into the sweeps, no default of them")
-        return given
+        return self
 
     def method(self, name: str, given: dict[str, Any]) -> Method:
         """A method with the defaults and the given settings; ``ValueError`` if one is wrong."""
