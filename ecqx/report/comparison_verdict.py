@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ecqx.report.columns import TASK, table
+from ecqx.report.columns import row, table
 from ecqx.report.comparison import CHAMPION, Comparison, Rules
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
-from ecqx.report.formats import Column, Row, Table, markdown_body
+from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import Record
-from ecqx.report.sources import source_of
 from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
 from ecqx.report.verdicts import Verdict, judge_against
 
@@ -233,24 +232,17 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     """The numbers of all duels."""
     loss = comparison.rules.loss_in_words
     columns = (
-        *(TASK, Column("rival", "other method"), Column("verdict", CHAMPION)),
+        *(Column("rival", "other method"), Column("verdict", CHAMPION)),
         Column("area_points", "difference of areas (points)", "interval", 2, 100),
         Column("common_points", "the same where both have files (points)", "interval", 2, 100),
         Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
         Column("seeds_both", "seeds with both files"),
     )
     rows = [
-        Row(
-            judgement.task,
-            (
-                *(judgement.title, duel.rival, duel.verdict.value),
-                *(duel.area, duel.common, duel.factor, duel.coverage),
-            ),
-            source_of(
-                record
-                for method in (CHAMPION, duel.rival)
-                for record in comparison.records(judgement.task, method)
-            ),
+        row(
+            [r for m in (CHAMPION, duel.rival) for r in comparison.records(judgement.task, m)],
+            *(duel.rival, duel.verdict.value),
+            *(duel.area, duel.common, duel.factor, duel.coverage),
         )
         for judgement in judgements
         for duel in judgement.duels
