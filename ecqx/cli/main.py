@@ -14,10 +14,10 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from ecqx import __version__
 from ecqx.cli.run import run
 from ecqx.errors import InputError
 from ecqx.progress import counted, sign
+from ecqx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

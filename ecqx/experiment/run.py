@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import ecqx
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
@@ -36,6 +35,7 @@ from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
+from ecqx.version import __version__
 
 Say = Callable[[str], None]
 
@@ -189,7 +189,7 @@ class _Experiment:
 def _progress_files(prepared: Prepared) -> list[Path]:
     """Files for the progress of both trainings, named after all that these depend on."""
     settings = telling_settings(prepared.settings) | {"device": prepared.device.type}
-    known = [ecqx.__version__, settings]
+    known = [__version__, settings]
     digest = hashlib.sha256(json.dumps(known).encode())
     splits = [getattr(prepared.loaded, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
