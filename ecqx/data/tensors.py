@@ -229,7 +229,7 @@ class TensorData:
             kinds = [(str(tensor.dtype), tensor.shape) for tensor in tensors]
             digest.update(json.dumps([name, kinds, asdict(split.preparation)]).encode())
             for tensor in tensors:
-                digest.update(tensor.cpu().contiguous().numpy())
+                digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
