@@ -71,6 +71,9 @@ check: setup
 baseline: setup
 	@$(python) -m stages.baseline $(suite_name)
 
+plots: setup
+	@$(python) -m stages.plots $(suite_name)
+
 # The tests' own options leave the benchmarks out. Once as in a process that is left as it is, once
 # as in the pipeline's stages, which keep freed memory (stages/run).
 bench_run := $(one_thread) $(python) -m pytest benchmarks --override-ini 'addopts=-q' \

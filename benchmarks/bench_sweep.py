@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Ratio
-from stages.parallel import PROCESSES, run_all
 
 from ecqx.data import Split
+from ecqx.experiment.jobs import PROCESSES, run_all
 from ecqx.models import build
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP

@@ -6,8 +6,6 @@ seeds are compared, with a tolerance; there a verdict of claims.md may change wi
 where the runs are the accepted ones.
 
 The table says of each difference whether it is worse, different or better; the last line sums up.
-Exit code 0 where nothing counts against the results, 1 where something does, 2 where there is
-nothing to compare.
 """
 
 from __future__ import annotations

@@ -10,30 +10,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 from ecqx.errors import InputError
+from stages.pins import PINS, pinned_versions
 from stages.syntax import digest, parse, table_of
 
 OURS = ("ecqx", "stages")
-PINS = "constraints.txt"
-
-# Distributions whose name differs from that of the module.
-_DISTRIBUTIONS = {
-    "PIL": "pillow",
-    "cv2": "opencv-python",
-    "ruamel": "ruamel-yaml",
-    "sklearn": "scikit-learn",
-    "vl_convert": "vl-convert-python",
-    "yaml": "pyyaml",
-}
-# The compiler makes the numbers, and numba allows several versions of it.
-_COMPANIONS = {"numba": ("llvmlite",)}
 
 
 @dataclass(frozen=True)
@@ -84,14 +70,15 @@ def closure(
         Further files that count by content, relative to the root. Those in a folder ``templates``
         beside a module count in any case.
     without : iterable of str
-        Modules that are known never to be imported from here.
+        Modules that are imported when they are needed, and never are here: neither they nor what
+        they import counts. Wrong ones fool the cache; a test has to run the program.
 
     Raises
     ------
     InputError
         If a module is missing, or a package has no pinned version.
     """
-    walk = _Walk(folder, frozenset(without))
+    walk = _Walk(_modules(folder), frozenset(without))
     for root in roots:
         walk.add(root, "the roots")
     while walk.waiting:
@@ -104,17 +91,16 @@ def closure(
     return Closure(
         {name: read[name][:16] for name in sorted(read)},
         dict(sorted(walk.homes.items())),
-        _versions(walk.foreign, folder),
+        pinned_versions(walk.foreign, folder / PINS),
     )
 
 
 def direct_imports(module: str, folder: Path = Path()) -> set[str]:
     """The modules of ours that one module imports, in any function, without their packages."""
-    walk = _Walk(folder)
+    walk = _Walk(_modules(folder), frozenset())
     walk.add(module, "the roots")
     walk.follow(module)
-    found = {name for name in walk.sources if walk.files[name].name != "__init__.py"}
-    return found - {module}
+    return {n for n in walk.sources if walk.files[n].name != "__init__.py"} - {module}
 
 
 def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
@@ -125,20 +111,20 @@ def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
     InputError
         If the module has no such dict literal.
     """
-    path = _file(module, folder)
+    path = _modules(folder).get(module)
     found = table_of(parse(path.read_bytes()), name) if path else None
     if found is None:
         raise InputError(f"{module}: {name} must be a dict literal from names to modules")
     return found
 
 
-def _file(module: str, folder: Path) -> Path | None:
-    """The file of a module of ours; None if there is none."""
-    if module.partition(".")[0] not in OURS:
-        return None
-    base = folder.joinpath(*module.split("."))
-    candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+def _modules(folder: Path) -> dict[str, Path]:
+    """The file of each module of ours."""
+    found = {}
+    for path in (path for top in OURS for path in (folder / top).rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
 @dataclass(frozen=True)
@@ -257,9 +243,8 @@ class _Imports(ast.NodeVisitor):
 class _Walk:
     """The modules found so far, and those whose imports are yet to be followed."""
 
-    folder: Path
-    without: frozenset[str] = frozenset()
-    files: dict[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path]
+    without: frozenset[str]
     sources: dict[str, _Source] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     homes: dict[str, str] = field(default_factory=dict)
@@ -282,11 +267,13 @@ class _Walk:
     def _load(self, module: str, importer: str) -> None:
         if module in self.sources or module in self.without:
             return
-        path = _file(module, self.folder)
+        path = self.files.get(module)
         if path is None:
             raise InputError(f"{importer}: imports {module}, which is no module")
-        self.files[module] = path
-        self.sources[module] = _read(path.read_bytes(), module, path.name == "__init__.py")
+        try:
+            self.sources[module] = _read(path.read_bytes(), module, path.name == "__init__.py")
+        except SyntaxError as error:
+            raise InputError(f"{path}: line {error.lineno}: {error.msg}") from error
         self.waiting.append(module)
 
     def follow(self, module: str) -> None:
@@ -306,21 +293,19 @@ class _Walk:
     def _resolve(self, dotted: str) -> str | None:
         """Follow a dotted name as far as it leads through modules; the module if to the end."""
         module, *rest = dotted.split(".")
-        if module not in self.sources:
-            return None
         for name in rest:
+            if module not in self.sources:
+                return None
             inner = f"{module}.{name}"
             home = (self.sources[module].homes or {}).get(name)
             if home is not None:
                 self.homes[inner] = home
                 self.add(home, module)
-            if _file(inner, self.folder) is None:
+            if inner not in self.files:
                 return None
             self.add(inner, module)
-            if inner in self.without:
-                return None
             module = inner
-        return module
+        return module if module in self.sources else None
 
     def _use_all(self, module: str) -> None:
         """A package is passed on as an object: any of its names may be used."""
@@ -331,35 +316,3 @@ class _Walk:
             inner = self._resolve(f"{module}.{name}")
             if inner is not None:
                 self._use_all(inner)
-
-
-def _versions(foreign: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Pinned versions of the distributions of some top-level modules."""
-    pins = _pins((folder / PINS).read_text())
-    wanted: dict[str, str] = {}
-    for module, importer in foreign.items():
-        if module not in sys.stdlib_module_names:
-            name = _DISTRIBUTIONS.get(module, _canonical(module))
-            wanted |= dict.fromkeys((name, *_COMPANIONS.get(name, ())), importer)
-    for name, importer in wanted.items():
-        if name not in pins:
-            raise InputError(f"{PINS}: has no version of {name}, which {importer} imports")
-    return {name: pins[name] for name in sorted(wanted)}
-
-
-@cache
-def _pins(constraints: str) -> Mapping[str, str]:
-    """Version by canonical name, without local parts (``+cpu``); several where markers choose."""
-    pins: dict[str, str] = {}
-    for line in constraints.splitlines():
-        name, _, rest = line.partition("#")[0].partition("==")
-        version, semicolon, marker = rest.partition(";")
-        if rest:
-            pin = version.strip().partition("+")[0] + (f" if {marker.strip()}" if semicolon else "")
-            key = _canonical(name.strip())
-            pins[key] = f"{pins[key]}, {pin}" if key in pins else pin
-    return pins
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,7 +1,7 @@
 """What changed in a suite's results against committed ones, in one table.
 
-Per setting: means over seeds of accuracy, sparsity, bytes and compression ratio; then settings that
-only one side has, verdicts that changed, and other values that did.
+Verdicts that changed; per setting the means over seeds of accuracy, sparsity, bytes and compression
+ratio that changed, and settings that only one side has; then what else did in metrics.json.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def difference(root: Path, suite: str, rev: str = "HEAD") -> str:
     old, new = json.loads(metrics), read_runs(root, suite)
     claims = derived.read_verdicts(_at(root, rev, folder / derived.CLAIMS) or "")
     verdicts = derived.changed_verdicts(claims, derived.verdicts(root / folder), counts=False)
-    rows = [*_rows(old, new), *((d.setting, d.quantity, d.old, d.new, "") for d in verdicts)]
+    rows = [*((d.setting, d.quantity, d.old, d.new, "") for d in verdicts), *_rows(old, new)]
     parts = [_table(rows), *_other_values(old, new)]
     return "\n".join(part for part in parts if part) or (
         f"{suite}: the results are those of {rev}."
@@ -110,7 +110,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rows(old: Sequence[Run], new: Sequence[Run]) -> Iterator[tuple[str, ...]]:
-    """One row for each mean that changed, ordered by task and method."""
+    """One row for each mean or number of runs that changed, ordered by task and method."""
     # Results of an earlier form lack some keys: settings are matched by those of both.
     apart = {key for keys in keys_apart(old, new) for key in keys}
     keys = [key for key in SETTINGS if key not in apart]

@@ -129,7 +129,7 @@ def measure(work: Evaluation) -> dict[str, Any]:
     device = find_device(work.device)
     form = build_form(work.run["form"], work.run["form_settings"])
     model, data = work.task.build().to(device), work.task.load_data(device)
-    return score_file(work.path, form, model, data)
+    return score_file(work.path, form, model, data, work.run["own"].get("exclude", ()))
 
 
 def measure_full_precision(work: Evaluation) -> tuple[float, float]:

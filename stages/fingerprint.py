@@ -9,27 +9,24 @@ The settings of the whole suite are checked as well, before anything is computed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ecqx.errors import InputError
 from ecqx.files import write_text
+from stages import paths, suites
 from stages.closure import Closure, closure, table
 from stages.command import run_command_line, suite_of
-from stages.suites import params_path
 
 STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 # The script that starts each stage.
 STARTER = "stages/run"
-# What every training depends on, beside its method.
-TRAINING = ("ecqx.experiment.train",)
+# What every training runs, beside its method; by itself it is one in full precision.
+TRAINING = "ecqx.experiment.train"
 FULL_PRECISION = "full precision"
-REGISTRY = "ecqx.methods.registry"
-FORMS = "ecqx.coding.forms"
-# Methods of every sweep of bits and Λ, which need not be named.
-GRID = ("ECQ", "ECQx")
+REGISTRY, FORMS = "ecqx.methods.registry", "ecqx.coding.forms"
 
 
 def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, Any]]:
@@ -55,8 +52,7 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
     InputError
         If a module is missing, or a package has no pinned version.
     """
-    params = yaml.safe_load((folder / params_path(suite)).read_text())
-    methods = methods_in_use(params, table(REGISTRY, "METHODS", folder))
+    methods = methods_of(suite, folder)
     fingerprints = {}
     for stage in STAGES:
         code = closure([f"stages.{stage}"], folder, [STARTER])
@@ -67,70 +63,73 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
         }
         for part, closures in jobs(stage, methods, folder).items():
             fingerprint[part] = {name: found.digest for name, found in closures.items()}
-        if REGISTRY in code.modules:
+        if REGISTRY in code.contents:
             fingerprint["registered"] = [f"{name} = {place}" for name, place in methods.items()]
         fingerprints[stage] = fingerprint
     return fingerprints
 
 
-def jobs(stage: str, methods: Mapping[str, str], folder: Path) -> dict[str, dict[str, Closure]]:
-    """What single jobs of a stage depend on: modules that the stage imports by name."""
+def methods_of(suite: str, folder: Path = Path()) -> dict[str, str]:
+    """The methods that a suite's sweeps name, with their places, in the registry's order.
+
+    Raises
+    ------
+    InputError
+        If the settings have no sweeps.
+    """
+    path = suites.params_path(suite)
+    params: Any = suites.read_params(folder / path)
+    named: set[str] = set()
+    try:
+        for task in params["quantize"]["tasks"].values():
+            for sweep in task["sweeps"]:
+                method = sweep["method"]
+                named |= {method} if isinstance(method, str) else set(method)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: quantize.tasks must list sweeps, with a method each") from error
+    known = table(REGISTRY, "METHODS", folder)
+    return {name: place for name, place in known.items() if name in named}
+
+
+def jobs(
+    stage: str, methods: Mapping[str, str], folder: Path = Path()
+) -> dict[str, dict[str, Closure]]:
+    """What single jobs of a stage depend on: modules that it imports by names that it computes."""
     parts: dict[str, dict[str, Closure]] = {}
     if stage in ("pretrain", "quantize"):
-        parts["methods"] = {FULL_PRECISION: closure(TRAINING, folder)}
+        parts["methods"] = {FULL_PRECISION: closure([TRAINING], folder)}
     if stage == "quantize":
-        never_run = table(REGISTRY, "NEVER_RUN", folder)
+        never = table(REGISTRY, "NEVER_RUN", folder)
         for name, place in methods.items():
-            without = [never_run[name]] if name in never_run else []
-            parts["methods"][name] = closure([_module(place), *TRAINING], folder, without=without)
+            without = [never[name]] if name in never else []
+            parts["methods"][name] = _job(place, [TRAINING], folder, without)
     if stage in ("encode", "evaluate"):
         forms = table(FORMS, "FORMS", folder)
-        parts["forms"] = {name: closure([_module(place)], folder) for name, place in forms.items()}
+        parts["forms"] = {name: _job(place, [], folder) for name, place in forms.items()}
     return parts
 
 
-def methods_in_use(params: object, registered: Mapping[str, str]) -> dict[str, str]:
-    """The registered methods that a suite's settings name, with their places."""
-    named = {*GRID, *_words(params)}
-    return {name: place for name, place in registered.items() if name in named}
-
-
-def _words(params: object) -> Iterator[str]:
-    """All keys and texts of settings."""
-    if isinstance(params, str):
-        yield params
-    elif isinstance(params, Mapping):
-        for key, value in params.items():
-            yield str(key)
-            yield from _words(value)
-    elif isinstance(params, Sequence):
-        for value in params:
-            yield from _words(value)
-
-
-def _module(place: str) -> str:
-    return place.partition(":")[0]
-
-
-def path(suite: str, stage: str) -> Path:
-    """The file that a stage depends on."""
-    return Path("fingerprints") / suite / f"{stage}.json"
+def _job(place: str, roots: list[str], folder: Path, without: Sequence[str] = ()) -> Closure:
+    """What depends on ``module:class``: the module's closure, and which class it is."""
+    module, _, name = place.partition(":")
+    found = closure([module, *roots], folder, without=without)
+    return replace(found, homes={**found.homes, "its class": name})
 
 
 def text(fingerprint: Mapping[str, Any]) -> str:
-    """What that file says."""
+    """What the file says that a stage depends on."""
     return json.dumps(fingerprint, indent=1) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the fingerprints of all stages."""
-    # Imports torch, which who only asks for fingerprints need not.
+    # Imports torch, which those who only ask for fingerprints need not wait for.
     from stages.settings.suite import load_suite
 
     suite = suite_of(arguments)
     load_suite(suite)
     for stage, fingerprint in fingerprints_of(suite).items():
-        write_text(path(suite, stage), text(fingerprint))
+        write_text(paths.fingerprint(suite, stage), text(fingerprint))
     return 0
 
 

@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
-from ecqx.errors import InputError
-from stages import fingerprint, suites
-from stages.closure import closure, table
-from stages.command import run_command_line
+from stages import fingerprint, paths, suites
+from stages.closure import closure
+from stages.command import command, run_command_line
+
+NEVER_RUN = "has not been run"
 
 
 @dataclass(frozen=True)
@@ -39,35 +41,28 @@ class Stale:
         return f"{self.stage}: {self.reason}"
 
 
-def main(arguments: Sequence[str]) -> int:
+@command
+@click.option("--check", is_flag=True)
+@click.option("--modules", is_flag=True)
+@click.argument("named", metavar="[SUITE…]", nargs=-1)
+def main(check: bool, modules: bool, named: tuple[str, ...]) -> int:
     """Print what is stale."""
-    option = arguments[0] if arguments[:1] and arguments[0].startswith("-") else ""
-    names = list(arguments[bool(option) :])
-    _refuse_unknown(names)
-    if option == "--check":
-        return _check(names or list(published()))
-    if option not in ("", "--modules") or len(names) > 1:
-        raise InputError("usage: python -m stages.status [--modules] [SUITE] or --check [SUITE…]")
-    suite = names[0] if names else suites.names()[0]
-    if option:
-        _print_modules(suite)
-        return 0
-    stale = [*stale_code(suite), *stale_data(suite)]
-    print("\n".join(map(str, stale)) if stale else "nothing is stale")
+    for name in named:
+        suites.check_known(name)
+    if check:
+        return _check(named or tuple(published()))
+    for name in named or (suites.default(),):
+        if modules:
+            _print_modules(name)
+        else:
+            print("\n".join(map(str, _stale(name))) or "nothing is stale")
     return 0
-
-
-def _refuse_unknown(names: Sequence[str]) -> None:
-    known = suites.names()
-    for name in names:
-        if name not in known:
-            raise InputError(f"suite must be one of {', '.join(known)}, not {name!r}")
 
 
 def published() -> Iterator[str]:
     """The suites whose committed results are to be those of the code."""
     for name in suites.names():
-        if yaml.safe_load(suites.params_path(name).read_text()).get("published") is True:
+        if suites.read_params(suites.params_path(name)).get("published") is True:
             yield name
 
 
@@ -78,14 +73,21 @@ def _check(names: Sequence[str]) -> int:
     return 1 if stale else 0
 
 
+def _stale(suite: str) -> list[Stale]:
+    """All that is stale, each stage that was never run with that reason alone."""
+    code = list(stale_code(suite))
+    never_run = {found.stage for found in code if found.reason == NEVER_RUN}
+    return code + [found for found in stale_data(suite) if found.stage not in never_run]
+
+
 def stale_code(suite: str, folder: Path = Path()) -> Iterator[Stale]:
     """The stages that dvc.lock recorded with another fingerprint than that of the code."""
     recorded = _recorded(suite, folder)
     for stage, now in fingerprint.fingerprints_of(suite, folder).items():
         if stage not in recorded:
-            yield Stale(stage, "has not been run")
+            yield Stale(stage, NEVER_RUN)
         elif recorded[stage] != _md5(fingerprint.text(now).encode()):
-            then = _written(folder / fingerprint.path(suite, stage), recorded[stage])
+            then = _written(folder / paths.fingerprint(suite, stage), recorded[stage])
             what = "; ".join(_differences(then, now)) if then else "code or packages"
             yield Stale(stage, f"changed {what}")
 
@@ -94,7 +96,7 @@ def _recorded(suite: str, folder: Path) -> dict[str, str]:
     """MD5 of the fingerprint that each stage was last run with, as dvc.lock has it."""
     lock = folder / suites.lock_path(suite)
     content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
-    stages = {fingerprint.path(suite, stage).as_posix(): stage for stage in fingerprint.STAGES}
+    stages = {paths.fingerprint(suite, stage).as_posix(): stage for stage in fingerprint.STAGES}
     return {
         stages[entry["path"]]: entry["md5"]
         for recorded in content.get("stages", {}).values()
@@ -128,11 +130,10 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def stale_data(suite: str) -> Iterator[Stale]:
     """What DVC says of settings, data and results; it knows nothing of the code."""
-    pipeline = suites.lock_path(suite).with_name("dvc.yaml")
-    command = [sys.executable, "-m", "dvc", "status", "--json", str(pipeline)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    dvc = [sys.executable, "-m", "dvc", "status", "--json", str(suites.pipeline_path(suite))]
+    result = subprocess.run(dvc, stdout=subprocess.PIPE, check=True, text=True)
     for address, changes in json.loads(result.stdout).items():
-        stage = address.rpartition(":")[2].partition("@")[0]
+        stage = address.rpartition(":")[2]
         if stage == "fingerprint":
             continue
         for change in changes:
@@ -156,11 +157,10 @@ def _reasons(change: str | Mapping[str, Any]) -> Iterator[str]:
 
 def _print_modules(suite: str) -> None:
     """Number of modules by stage, method and form of file."""
-    params = yaml.safe_load(suites.params_path(suite).read_text())
-    methods = fingerprint.methods_in_use(params, table(fingerprint.REGISTRY, "METHODS"))
+    methods = fingerprint.methods_of(suite)
     for stage in fingerprint.STAGES:
         print(f"{stage:<12}{len(closure([f'stages.{stage}']).modules):>4}")
-        for closures in fingerprint.jobs(stage, methods, Path()).values():
+        for closures in fingerprint.jobs(stage, methods).values():
             for name, found in closures.items():
                 print(f"  {name:<20}{len(found.modules):>4}")
 

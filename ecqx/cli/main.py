@@ -40,7 +40,7 @@ def main() -> None:
     except _HELP_WANTED as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except (click.ClickException, ValueError, OSError) as error:
+    except (click.ClickException, InputError, OSError) as error:
         click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
         sys.exit(2)
     except click.Abort:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import torch
+from filelock import FileLock
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm import tqdm
 
@@ -30,7 +31,8 @@ SCHEDULER = "ECQX_DASK_SCHEDULER"
 SECONDS_TO_WAIT = 30
 # What the start of a process costs: imports.
 SECONDS_TO_START = 5.0
-RECORD = "record.json"
+# A result's record, and the state of a job that was interrupted.
+RECORD, PROGRESS = "record.json", "epoch.pt"
 # Ends the name of the list of results that an owner needs.
 _NEEDED = ".json"
 
@@ -45,10 +47,11 @@ class Job(Protocol):
     def key(self) -> str:
         """Hash of everything that the result depends on (`key_of`)."""
 
-    def run(self, folder: Path) -> dict[str, Any]:
+    def run(self, folder: Path, progress: Path) -> dict[str, Any]:
         """Write the result's files into ``folder``; returns its record, plain values.
 
-        A job that was interrupted finds there what it left.
+        ``progress`` is a file for what an interrupted job goes on from; it is removed once the
+        record is written.
         """
 
 
@@ -108,11 +111,19 @@ def _folder(kind: str, key: str) -> Path:
 
 
 def _run(work: tuple[Job, Path]) -> None:
-    """Run one job; its record, with the checksums of its files, is written last."""
+    """Run one job; its record, with the checksums of its files, is written last.
+
+    Another suite may need the same result at the same time: the second one waits for it.
+    """
     job, folder = work
-    record = job.run(folder)
-    files = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
-    write_text(folder / RECORD, json.dumps({"record": record, "files": files}))
+    with FileLock(folder / ".lock"):
+        if _is_finished(folder):
+            return
+        record = job.run(folder, folder / PROGRESS)
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        files = {name: checksum(folder / name) for name in names if name not in (RECORD, PROGRESS)}
+        write_text(folder / RECORD, json.dumps({"record": record, "files": files}))
+        (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _is_finished(folder: Path) -> bool:

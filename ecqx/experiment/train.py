@@ -21,7 +21,7 @@ from ecqx.training.trainer import Trainer
 if TYPE_CHECKING:
     from ecqx.methods.interface import Method
 
-RESULT, EPOCH = "network.safetensors", "epoch.pt"
+RESULT = "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Training:
     device: str
     key: str
 
-    def run(self, folder: Path) -> dict[str, Any]:
+    def run(self, folder: Path, progress: Path) -> dict[str, Any]:
         """Train, or finish from saved progress.
 
         Returns
@@ -63,12 +63,11 @@ class Training:
         device = find_device(self.device)
         data = self.task.load_data(device)
         trainer, constraint = self._trainer(data, device)
-        history = trainer.fit(resume=folder / EPOCH)
+        history = trainer.fit(resume=progress)
         if self.method is None or constraint is None:
             write_coded_state(folder / RESULT, trainer.model.state_dict(), {})
         else:
             self.method.save(folder / RESULT, trainer.model, constraint)
-        (folder / EPOCH).unlink(missing_ok=True)
         cost = self._relative_cost(data, device)
         return {"history": [asdict(epoch) for epoch in history], "cost": cost}
 
