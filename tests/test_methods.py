@@ -315,7 +315,7 @@ def test_first_step_is_that_of_the_paper() -> None:
         if p.ndim > 1
     }
     steps = LearnedSteps(model, bits=3)
-    assert {n: float(s) for n, s in steps.numbers.items()} == pytest.approx(expected)
+    assert {n: float(s.detach()) for n, s in steps.numbers.items()} == pytest.approx(expected)
 
 
 def test_a_step_stays_above_zero() -> None:
