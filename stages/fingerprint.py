@@ -55,7 +55,7 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
     methods = methods_of(suite, folder)
     fingerprints = {}
     for stage in STAGES:
-        code = closure([f"stages.{stage}"], folder, [STARTER])
+        code = stage_closure(stage, suite, folder)
         fingerprint: dict[str, Any] = {
             "code": code.contents,
             "names": code.homes,
@@ -67,6 +67,21 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
             fingerprint["registered"] = [f"{name} = {place}" for name, place in methods.items()]
         fingerprints[stage] = fingerprint
     return fingerprints
+
+
+def stage_closure(stage: str, suite: str, folder: Path = Path()) -> Closure:
+    """What a stage of a suite depends on by itself."""
+    return closure([f"stages.{stage}"], folder, [STARTER], _never_run(stage, suite, folder))
+
+
+def _never_run(stage: str, suite: str, folder: Path) -> list[str]:
+    """Modules that a stage imports for settings that the suite does not have."""
+    if stage != "download":
+        return []
+    tasks: Any = suites.read_params(folder / suites.params_path(suite)).get("tasks") or {}
+    starts = [str((task.get("start") or {}).get("checkpoint")) for task in tasks.values()]
+    # The coder is there for starts that are coded files.
+    return [] if any(start.endswith(".ecqx") for start in starts) else ["ecqx.coding.bitstream"]
 
 
 def methods_of(suite: str, folder: Path = Path()) -> dict[str, str]:

@@ -81,10 +81,9 @@ EDITS = {
         {"quantize", "evaluate"},
         {"ECQx", "EC2Tx", "FantastIC4x"},
     ),
-    # A task may start from an .ecqx file.
     "the coder": (
         ("ecqx/coding/entropy_coder.py", "(self.flags + 1)", "(self.flags + 2)"),
-        {"download", "encode", "evaluate"},
+        {"encode", "evaluate"},
         NOTHING,
     ),
     "a form of file": (

@@ -22,7 +22,7 @@ def load_data(settings: RunSettings) -> TensorData:
     Raises
     ------
     InputError
-        If it cannot be had, or a package that reads it is missing.
+        If it is not available, or a package that reads it is missing.
     """
     try:
         return _LOADERS[settings.dataset](settings)

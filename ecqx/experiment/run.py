@@ -12,13 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import ecqx
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
 from ecqx.experiment.places import new_folders_removed
 from ecqx.experiment.prepare import Prepared, prepare, split_weights
-from ecqx.experiment.result import Result, encoded_model, record_file, telling_settings
+from ecqx.experiment.result import Result, encoded_model, record_file, result_settings
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.experiment.tracking import (
@@ -36,6 +35,7 @@ from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
+from ecqx.version import __version__
 
 Say = Callable[[str], None]
 
@@ -60,8 +60,8 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
     Raises
     ------
     InputError
-        Before anything is trained or written, if settings, data, network and weights cannot be had
-        or do not fit.
+        Before anything is trained or written, if settings, data, network and weights are not
+        available or do not fit.
     """
     with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
         prepared = prepare(settings)
@@ -75,7 +75,7 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
 
 def _trackers(prepared: Prepared) -> Tracker:
-    settings, shown = prepared.settings, telling_settings(prepared.settings)
+    settings, shown = prepared.settings, result_settings(prepared.settings)
     if not settings.trackers or not is_first():
         return Trackers()
     resume = any(file.exists() for file in _progress_files(prepared))
@@ -90,7 +90,7 @@ def _trackers(prepared: Prepared) -> Tracker:
 
 @dataclass(frozen=True)
 class _Experiment:
-    """The course of an experiment, and where it is told."""
+    """The course of an experiment, and where it is reported."""
 
     prepared: Prepared
     tracker: Tracker
@@ -188,8 +188,8 @@ class _Experiment:
 
 def _progress_files(prepared: Prepared) -> list[Path]:
     """Files for the progress of both trainings, named after all that these depend on."""
-    settings = telling_settings(prepared.settings) | {"device": prepared.device.type}
-    known = [ecqx.__version__, settings]
+    settings = result_settings(prepared.settings) | {"device": prepared.device.type}
+    known = [__version__, settings]
     digest = hashlib.sha256(json.dumps(known).encode())
     splits = [getattr(prepared.loaded, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]

@@ -1,4 +1,4 @@
-"""What `ecqx run` can be told. Imports no torch: settings are checked in no time."""
+"""The settings of `ecqx run`. Imports no torch: settings are checked in no time."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def load_start(
     Raises
     ------
     InputError
-        If the weights do not fit or cannot be had.
+        If the weights do not fit or are not available.
     """
     if state is not None and settings.model_path is not None:
         return settings.model_path.name, load_weights(model, state, str(settings.model_path))

@@ -22,7 +22,7 @@ from ecqx.report.columns import (
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import GRID, GRID_METHODS, Setting
+from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
 from ecqx.report.selection import (
     flat,
     gain_at_equal_sparsity,
@@ -50,7 +50,6 @@ from ecqx.report.verdicts import (
 
 PAPER_RATIO = 103
 PAPER_BITS = range(2, 6)
-PAPER_METHOD = "ECQx"
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ecqx.report.columns import row, table
-from ecqx.report.comparison import CHAMPION, Comparison, Rules
+from ecqx.report.comparison import Comparison, Rules
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
 from ecqx.report.formats import Column, Table, markdown_body
-from ecqx.report.records import Record
+from ecqx.report.records import PAPER_METHOD, Record
 from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
 from ecqx.report.verdicts import Verdict, judge_against
 
@@ -98,18 +98,18 @@ class Judgement:
     def sentence(self) -> str:
         """The verdict in one line."""
         if not self.duels:
-            return f"{self.title}: there is nothing to compare {CHAMPION} with."
+            return f"{self.title}: there is nothing to compare {PAPER_METHOD} with."
         parts = [
             f"{words} {', '.join(r)}" for v, words in RELATIONS.items() if (r := self.rivals(v))
         ]
-        return f"{self.title}: {CHAMPION} {'; '.join(parts)}."
+        return f"{self.title}: {PAPER_METHOD} {'; '.join(parts)}."
 
     @property
     def size_sentence(self) -> str:
         """The same about the files within the loss; empty where there is nothing to compare."""
         rivals = {v: [d.rival for d in self.duels if d.size_verdict is v] for v in SIZES}
         parts = [f"{SIZES[v]} {', '.join(named)}" for v, named in rivals.items() if named]
-        return f"{CHAMPION}’s files there are {'; '.join(parts)}." if parts else ""
+        return f"{PAPER_METHOD}’s files there are {'; '.join(parts)}." if parts else ""
 
 
 def judge(comparison: Comparison) -> list[Judgement]:
@@ -122,11 +122,11 @@ def judge(comparison: Comparison) -> list[Judgement]:
 
 def _duels(comparison: Comparison, task: str) -> tuple[Duel, ...]:
     methods = comparison.methods(task)
-    if CHAMPION not in methods:
+    if PAPER_METHOD not in methods:
         return ()
-    rivals = [method for method in methods if method != CHAMPION]
+    rivals = [method for method in methods if method != PAPER_METHOD]
     loss, ratios = comparison.rules.loss, comparison.fairness(task).ratios
-    own, *theirs = (comparison.records(task, method) for method in (CHAMPION, *rivals))
+    own, *theirs = (comparison.records(task, method) for method in (PAPER_METHOD, *rivals))
     ours, *others = (kept(files, loss) for files in (own, *theirs))
     differences = with_pooled_spread([_difference(own, files, ratios) for files in theirs])
     common = with_pooled_spread([_common_difference(own, files, ratios) for files in theirs])
@@ -206,7 +206,7 @@ def rule(comparison: Comparison) -> str:
         "that fits is taken, and the test accuracies of these files are averaged, evenly over the "
         "logarithm of the ratio. Where none fits, accuracy counts as 0: how small its files get "
         "counts for a method, too, and one whose files are all larger has an area of 0. "
-        f"{CHAMPION} wins where the 95 % "
+        f"{PAPER_METHOD} wins where the 95 % "
         "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
         "where it lies below, and ties otherwise. Where the same difference, taken only up to the "
         "ratio that both methods reach with every seed, points the other way, the verdict is that "
@@ -232,7 +232,7 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     """The numbers of all duels."""
     loss = comparison.rules.loss_in_words
     columns = (
-        *(Column("rival", "other method"), Column("verdict", CHAMPION)),
+        *(Column("rival", "other method"), Column("verdict", PAPER_METHOD)),
         Column("area_points", "difference of areas (points)", "interval", 2, 100),
         Column("common_points", "the same where both have files (points)", "interval", 2, 100),
         Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
@@ -240,7 +240,7 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     )
     rows = [
         row(
-            [r for m in (CHAMPION, duel.rival) for r in comparison.records(judgement.task, m)],
+            [r for m in (PAPER_METHOD, duel.rival) for r in comparison.records(judgement.task, m)],
             *(duel.rival, duel.verdict.value),
             *(duel.area, duel.common, duel.factor, duel.coverage),
         )
@@ -248,12 +248,12 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
         for duel in judgement.duels
     ]
     caption = (
-        f"Area of {CHAMPION} minus that of the other method, over the whole range and over the "
+        f"Area of {PAPER_METHOD} minus that of the other method, over the whole range and over the "
         "part of it where both have files with every seed, and the size of the other’s smallest "
         f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
         "95 % intervals over seeds."
     )
-    title = f"{CHAMPION} against each other method"
+    title = f"{PAPER_METHOD} against each other method"
     return table(comparison.evidence, "verdict", title, caption, columns, rows)
 
 
@@ -261,7 +261,7 @@ def comparison_markdown(comparison: Comparison, judgements: Sequence[Judgement])
     """The verdict as a section of a Markdown document."""
     duels = duel_table(comparison, judgements)
     lines = [
-        f"## {CHAMPION} beside other methods",
+        f"## {PAPER_METHOD} beside other methods",
         "",
         *(f"- {judgement.sentence}" for judgement in judgements),
         "",

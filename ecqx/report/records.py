@@ -16,7 +16,8 @@ MISSING = "–"
 
 # All methods in the order in which they are shown: those that the paper compares, those whose
 # centroids are trained, what a user would pick instead, and what leaves nothing to choose.
-GRID_METHODS = ("ECQ", "ECQx")
+PAPER_METHOD = "ECQx"
+GRID_METHODS = ("ECQ", PAPER_METHOD)
 TRAINED_METHODS = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
 FAMILY = (*GRID_METHODS, *TRAINED_METHODS)
 FIXED = ("fp16", "int8")
