@@ -324,7 +324,7 @@ def test_a_step_stays_above_zero() -> None:
         for number in steps.numbers.values():
             number.fill_(-1.0)
     steps.update(*batch())
-    assert all(float(s) > 0 for s in steps.numbers.values())
+    assert all(float(s.detach()) > 0 for s in steps.numbers.values())
     assert all(torch.isfinite(w).all() for w in steps.weights.values())
 
 
