@@ -19,6 +19,7 @@ from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
 from ecqx.coding.tensor_files import write_tensors
+from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
@@ -128,7 +129,7 @@ def measure(work: Evaluation) -> dict[str, Any]:
     device = find_device(work.device)
     form = build_form(work.run["form"], work.run["form_settings"])
     model, data = work.task.build().to(device), work.task.load_data(device)
-    return score_file(work.path, form, model, data)
+    return score_file(work.path, form, model, data, work.run["own"].get("exclude", ()))
 
 
 def measure_full_precision(work: Evaluation) -> tuple[float, float]:
@@ -197,7 +198,7 @@ def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, An
         "model": task.network["name"],
         "metric": objective_of(data.test.targets).metric,
         "train_samples": len(data.train),
-        "data_checksum": checksum(task.data),
+        "data_checksum": TensorData.load(task.data).checksum(),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
     methods = methods_of(suite, folder)
     fingerprints = {}
     for stage in STAGES:
-        code = closure([f"stages.{stage}"], folder, [STARTER])
+        code = stage_closure(stage, suite, folder)
         fingerprint: dict[str, Any] = {
             "code": code.contents,
             "names": code.homes,
@@ -66,6 +67,21 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
             fingerprint["registered"] = [f"{name} = {place}" for name, place in methods.items()]
         fingerprints[stage] = fingerprint
     return fingerprints
+
+
+def stage_closure(stage: str, suite: str, folder: Path = Path()) -> Closure:
+    """What a stage of a suite depends on by itself."""
+    return closure([f"stages.{stage}"], folder, [STARTER], _never_run(stage, suite, folder))
+
+
+def _never_run(stage: str, suite: str, folder: Path) -> list[str]:
+    """Modules that a stage imports for settings that the suite does not have."""
+    if stage != "download":
+        return []
+    tasks: Any = suites.read_params(folder / suites.params_path(suite)).get("tasks") or {}
+    starts = [str((task.get("start") or {}).get("checkpoint")) for task in tasks.values()]
+    # The coder is there for starts that are coded files.
+    return [] if any(start.endswith(".ecqx") for start in starts) else ["ecqx.coding.bitstream"]
 
 
 def methods_of(suite: str, folder: Path = Path()) -> dict[str, str]:
@@ -101,15 +117,18 @@ def jobs(
         never = table(REGISTRY, "NEVER_RUN", folder)
         for name, place in methods.items():
             without = [never[name]] if name in never else []
-            parts["methods"][name] = closure([_module(place), TRAINING], folder, without=without)
+            parts["methods"][name] = _job(place, [TRAINING], folder, without)
     if stage in ("encode", "evaluate"):
         forms = table(FORMS, "FORMS", folder)
-        parts["forms"] = {name: closure([_module(place)], folder) for name, place in forms.items()}
+        parts["forms"] = {name: _job(place, [], folder) for name, place in forms.items()}
     return parts
 
 
-def _module(place: str) -> str:
-    return place.partition(":")[0]
+def _job(place: str, roots: list[str], folder: Path, without: Sequence[str] = ()) -> Closure:
+    """What depends on ``module:class``: the module's closure, and which class it is."""
+    module, _, name = place.partition(":")
+    found = closure([module, *roots], folder, without=without)
+    return replace(found, homes={**found.homes, "its class": name})
 
 
 def text(fingerprint: Mapping[str, Any]) -> str:

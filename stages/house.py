@@ -25,7 +25,7 @@ PAGE = """# The house
 
 The packages of `ecqx/` and what they import, drawn by `make house` from the code. Imports run
 downwards; every package may use the modules that lie in `ecqx/` itself. `stages/` are the commands
-of the pipeline; the library does not know them.
+of the pipeline; the library does not know them. An arrow is left out where others lead there.
 
 ![Packages and their imports](house.svg)
 

@@ -24,7 +24,6 @@ import click
 import yaml
 
 from stages import fingerprint, paths, suites
-from stages.closure import closure
 from stages.command import command, run_command_line
 
 NEVER_RUN = "has not been run"
@@ -159,7 +158,7 @@ def _print_modules(suite: str) -> None:
     """Number of modules by stage, method and form of file."""
     methods = fingerprint.methods_of(suite)
     for stage in fingerprint.STAGES:
-        print(f"{stage:<12}{len(closure([f'stages.{stage}']).modules):>4}")
+        print(f"{stage:<12}{len(fingerprint.stage_closure(stage, suite).modules):>4}")
         for closures in fingerprint.jobs(stage, methods).values():
             for name, found in closures.items():
                 print(f"  {name:<20}{len(found.modules):>4}")

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ecqx.errors import InputError
 from ecqx.experiment.jobs import key_of
 from ecqx.methods.interface import Method
 from ecqx.training.settings import FitSettings
 from stages.manifests import REFERENCE
+from stages.settings.base import Settings, checked
 from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
 
@@ -18,6 +20,12 @@ _COLUMNS = (
     *("bits", "lam", "p", "sparsity_band", "alpha", "gradient", "composite", "canonizer"),
     *("weight_rule", "output", "of", "every", "samples", "restart", "pmf", "lambda_max"),
 )
+
+
+class _Fit(Settings):
+    """How a run is trained, to be checked where a sweep replaces a part."""
+
+    fit: FitSettings
 
 
 @dataclass(frozen=True)
@@ -90,20 +98,24 @@ def runs_of(
 
     Raises
     ------
-    ValueError
-        If a method or a setting is wrong; the message names task and sweep.
+    InputError
+        If a method or a setting is wrong, or a run is there twice; the message names task and
+        sweep.
     """
     task = tasks[name]
     reference = _run(
         name, task, seed, REFERENCE, REFERENCE, None, quantize.tasks[name].fit, {}, None
     )
-    found = [replace(reference, sweep="reference")]
+    found = {reference.run_id: replace(reference, sweep="reference")}
     for number, sweep in enumerate(quantize.tasks[name].sweeps):
         try:
-            found += _runs_of_sweep(quantize, name, task, seed, sweep)
+            for run in _runs_of_sweep(quantize, name, task, seed, sweep):
+                if run.run_id in found:
+                    raise ValueError(f"{run.method_name}: twice at the same settings")
+                found[run.run_id] = run
         except ValueError as error:
-            raise ValueError(f"quantize.tasks.{name}.sweeps.{number}: {error}") from error
-    return found
+            raise InputError(f"quantize.tasks.{name}.sweeps.{number}: {error}") from error
+    return list(found.values())
 
 
 def _runs_of_sweep(
@@ -115,7 +127,7 @@ def _runs_of_sweep(
                 settings = combination | replaced
                 fit = quantize.tasks[name].fit
                 if "lr" in settings:
-                    fit = replace(fit, lr=settings.pop("lr"))
+                    fit = checked(_Fit, {"fit": asdict(fit) | {"lr": settings.pop("lr")}}).fit
                 method = quantize.method(method_name, settings)
                 form_settings = method.form_settings()
                 if method.form == "ecqx":
@@ -153,7 +165,6 @@ def _run(
         "method": method_name,
         "settings": {} if method is None else method.settings(),
         "form": form_settings,
-        "variant": variant,
     }
     return Run(
         task=name,

@@ -14,6 +14,9 @@ import re
 _OMITTED = frozenset({"kind", "type_comment", "type_ignores", "type_params"})
 # Decorators that read the annotations of the function below them.
 _READERS = frozenset({"register", "singledispatch", "singledispatchmethod", "validate_call"})
+# Tables from names to modules of the project whose entries count where they are used: public names
+# of packages, methods, forms of file.
+_TABLES = ("_HOMES", "METHODS", "NEVER_RUN", "FORMS")
 _PLACE = re.compile(r"(ecqx|stages)(\.\w+)+(:\w+)?")
 
 
@@ -27,17 +30,20 @@ def parse(source: bytes) -> ast.Module:
 def digest(tree: ast.Module) -> str:
     """Hash of what a tree of `parse` means; the tree is changed in place.
 
-    Tables of places (`is_table`) do not count: who reads them counts the entries in use. So a new
+    Tables from names to modules do not count: who reads them counts the entries in use. So a new
     public name or a new method leaves what exists alone. In the body of a class annotations count,
     since dataclasses and pydantic read them.
     """
-    tree.body = [
-        node for node in tree.body if not (is_table(node) or _is_assigned(node, "__all__"))
-    ]
+    tree.body = [node for node in tree.body if not _is_left_out(node)]
     return hashlib.sha256(_dump(_Meaning().visit(tree)).encode()).hexdigest()
 
 
-def is_table(node: ast.stmt) -> bool:
+def _is_left_out(node: ast.stmt) -> bool:
+    is_table = any(_is_assigned(node, name) for name in _TABLES) and _has_places(node)
+    return is_table or _is_assigned(node, "__all__")
+
+
+def _has_places(node: ast.stmt) -> bool:
     """Whether a statement assigns a dict literal from names to modules of the project.
 
     Its values are like ``"ecqx.models.networks"`` or ``"ecqx.methods.lsq:LSQ"``.
@@ -57,7 +63,7 @@ def is_table(node: ast.stmt) -> bool:
 def table_of(tree: ast.Module, name: str) -> dict[str, str] | None:
     """The table of places that a module assigns to ``name``; None if it has none."""
     for node in tree.body:
-        if _is_assigned(node, name) and is_table(node):
+        if _is_assigned(node, name) and _has_places(node):
             assert isinstance(node, ast.Assign | ast.AnnAssign)
             assert node.value is not None
             table: dict[str, str] = ast.literal_eval(node.value)

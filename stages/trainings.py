@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from ecqx.experiment.jobs import checksum, key_of
 from ecqx.experiment.train import Training
@@ -36,10 +37,10 @@ def training_of(
     """A training with its key: a hash of its settings, data, start, device and code."""
     key = key_of(
         task=[dict(task.network), task.enlarge],
-        data=_checksum(task.data),
+        data=_data_checksum(*_version(task.data)),
         fit=asdict(fit),
         seed=seed,
-        start=None if start is None else _checksum(start),
+        start=None if start is None else _checksum(*_version(start)),
         device=find_device(device).type,
         code=code,
         method=method_name,
@@ -48,15 +49,19 @@ def training_of(
     return Training(task, fit, seed, method, start, device, key)
 
 
-def _checksum(path: Path) -> str:
-    """Checksum of an input, which is the same for many trainings."""
-    state = path.stat()
-    return _known_checksum(path.resolve(), state.st_size, state.st_mtime_ns)
+def _version(path: Path) -> tuple[Path, int]:
+    """What tells a file from others and from an older one, at no cost."""
+    return path.resolve(), path.stat().st_mtime_ns
 
 
 @cache
-def _known_checksum(path: Path, _size: int, _modified: int) -> str:
+def _checksum(path: Path, changed: int) -> str:
     return checksum(path)
+
+
+@cache
+def _data_checksum(path: Path, changed: int) -> str:
+    return TensorData.load(path).checksum()
 
 
 def fingerprint(suite: str, stage: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import DESKTOP, PHONE, chromium, prefer, requests, resize
+from made_comparison import records, rules
 from made_runs import (
     MIXED_TASKS,
     make_inputs,
@@ -73,8 +74,10 @@ def small_suite() -> dict[str, Any]:
     grids = [
         make_mixed_grid(task, bits=bits, lambdas=(0.02, 0.1, 0.4)) for task, bits in widths.items()
     ]
+    compared = records(("mlp",), ("ECQ", "ECQx", "LSQ", "fp16"), seeds=(0, 1), trials=2)
     return make_mixed_suite() | {
-        "records": [run for grid in grids for run in grid],
+        "records": [run for grid in grids for run in grid] + compared,
+        "rules": rules(2),
         "layers": make_layers("mlp"),
         "samples": make_samples("deeplab", count=1) | make_inputs("mlp"),
         "published": (),
@@ -378,9 +381,9 @@ def test_the_chosen_point_lists_its_runs(page: Any) -> None:
         ]
         for r in own
     ]
-    told = page.find_element("css selector", "#point dl").text
-    assert "epochs" in told
-    assert "gradient" in told
+    shared = page.find_element("css selector", "#point dl").text
+    assert "epochs" in shared
+    assert "gradient" in shared
 
 
 @pytest.mark.parametrize("bits", [(2, 4), (4,)])
@@ -435,9 +438,11 @@ def test_without_script_the_tables_are_there(page: Any, address: str) -> None:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_content(page: Any) -> None:
+def test_the_first_stop_of_the_keyboard_skips_to_the_content(page: Any, address: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
+    # Some browsers begin where the page is scrolled to.
+    page.get(address)
     ActionChains(page).send_keys(Keys.TAB).perform()
     focused = page.switch_to.active_element
     assert focused.get_attribute("class") == "skip"

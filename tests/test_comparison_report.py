@@ -14,7 +14,6 @@ import made_comparison
 import matplotlib
 import numpy as np
 import pytest
-from ecqx.methods.family import fixed_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from made_comparison import RULES, TITLES, record, records, resized, rules
@@ -23,16 +22,18 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ecqx.errors import InputError
+from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
 from ecqx.report.comparison import Comparison, Fairness, Rules
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within
 from ecqx.report.comparison_figure import STYLES
 from ecqx.report.comparison_tables import WIDTHS, build_comparison_tables
-from ecqx.report.comparison_verdict import Outcome, comparison_markdown, judge
+from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.records import FAMILY, METHODS, Record, Setting, read_records
 from ecqx.report.selection import front
+from ecqx.report.verdicts import Verdict, judge_against
 
 PARAMETERS_OF_MLP = made_comparison.PARAMETERS["mlp"]
 PARAMETERS = 16_384  # 64 KiB in 32 bit.
@@ -229,7 +230,7 @@ def test_ecqx_wins_ties_and_loses(contest: Comparison) -> None:
     assert judgement.sentence == (
         "MLP_GSC: ECQx wins against pruning; ties with torchao; loses to LSQ."
     )
-    assert judgement.rivals(Outcome.OPEN) == []
+    assert judgement.rivals(Verdict.OPEN) == []
 
 
 def test_differences_have_the_interval_of_the_paired_t_test(contest: Comparison) -> None:
@@ -255,10 +256,10 @@ def test_a_method_that_wins_by_reach_alone_does_not_win() -> None:
         for row in rows
     ]
     (duel,) = judge(measure([*rows, *other]))[0].duels
-    assert Outcome.of(duel.area, 0) is Outcome.WINS
+    assert judge_against(duel.area, 0) is Verdict.WINS
     assert duel.common is not None
-    assert Outcome.of(duel.common, 0) is Outcome.LOSES
-    assert duel.outcome is Outcome.MIXED
+    assert judge_against(duel.common, 0) is Verdict.LOSES
+    assert duel.verdict is Verdict.MIXED
 
 
 def test_without_common_sizes_the_whole_range_decides() -> None:
@@ -267,7 +268,7 @@ def test_without_common_sizes_the_whole_range_decides() -> None:
     other = [resized(row, large) | {"method": "LSQ"} for row in rows]
     (duel,) = judge(measure([*rows, *other]))[0].duels
     assert duel.common is None
-    assert duel.outcome is Outcome.WINS
+    assert duel.verdict is Verdict.WINS
 
 
 def test_the_factor_is_the_geometric_mean_of_sizes() -> None:
@@ -283,31 +284,31 @@ def test_the_factor_is_the_geometric_mean_of_sizes() -> None:
     expected = (stats.gmean(sizes), *np.exp(logs))
     found = (duel.factor.mean, duel.factor.low, duel.factor.high)
     assert found == pytest.approx(expected, rel=1e-3)
-    assert duel.size_outcome is Outcome.WINS
+    assert duel.size_verdict is Verdict.WINS
     assert judgement.size_sentence == "ECQx’s files there are smaller than those of LSQ."
     bad = [row | {"accuracy_validation": 0.1} if row["seed"] == 2 else row for row in twins]
     (duel,) = judge(measure([*rows, *bad]))[0].duels
     assert (duel.factor, duel.coverage) == (None, "2 of 3")
-    assert duel.size_outcome is Outcome.OPEN
+    assert duel.size_verdict is Verdict.OPEN
 
 
 @pytest.mark.parametrize(
-    ("sizes", "outcome"),
+    ("sizes", "verdict"),
     [
-        ((2.0, 2.1, 1.9), Outcome.WINS),
-        ((0.5, 0.6, 0.5), Outcome.LOSES),
-        ((2, 1, 0.5), Outcome.TIES),
+        ((2.0, 2.1, 1.9), Verdict.WINS),
+        ((0.5, 0.6, 0.5), Verdict.LOSES),
+        ((2, 1, 0.5), Verdict.TIES),
     ],
 )
 def test_sizes_are_judged_by_the_interval_of_their_ratio(
-    sizes: Sequence[float], outcome: Outcome
+    sizes: Sequence[float], verdict: Verdict
 ) -> None:
     rows = records(("mlp",), ("ECQx",))
     other = [
         resized(row, int(row["bytes"] * sizes[row["seed"]])) | {"method": "LSQ"} for row in rows
     ]
     (duel,) = judge(measure([*rows, *other]))[0].duels
-    assert duel.size_outcome is outcome
+    assert duel.size_verdict is verdict
 
 
 def test_the_smallest_file_is_named(contest: Comparison) -> None:
@@ -336,13 +337,13 @@ def test_seeds_that_agree_are_no_certain_win() -> None:
     (duel,) = judge(measure([*equal, *worse]))[0].duels
     assert duel.area.mean > 0.2
     assert (duel.area.low, duel.area.high) == (None, None)
-    assert duel.outcome is duel.size_outcome is Outcome.OPEN
+    assert duel.verdict is duel.size_verdict is Verdict.OPEN
     # A rival whose seeds differ lends its deviation, so that the large difference is one.
     spread = [
         r | {"method": "pruning", "accuracy": r["accuracy"] - 0.01 * r["seed"]} for r in equal
     ]
     duels = {duel.rival: duel for duel in judge(measure([*equal, *worse, *spread]))[0].duels}
-    assert duels["LSQ"].outcome is Outcome.WINS
+    assert duels["LSQ"].verdict is Verdict.WINS
     assert duels["LSQ"].area.low is not None
     assert duels["LSQ"].area.low < duels["LSQ"].area.mean - 0.001
 
@@ -402,9 +403,7 @@ def test_costs_that_differ_show_their_range() -> None:
 
 def test_the_family_stands_at_its_bit_widths() -> None:
     assert {
-        bits: (name, f"{name}x")
-        for name in ("EC2T", "FantastIC4")
-        if (bits := fixed_bits(name)) is not None
+        method.width: (method.__name__, f"{method.__name__}x") for method in (EC2T, FantastIC4)
     } == WIDTHS
     measured = measure(records(("mlp",)))
     rows = table_of(measured, "family")

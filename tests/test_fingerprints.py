@@ -18,8 +18,9 @@ from stages import fingerprint, paths, status
 from stages.fingerprint import FULL_PRECISION, fingerprints_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+FAMILY = {"ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"}
 METHODS = (
-    *("ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"),
+    *sorted(FAMILY),
     *("NNCodec uniform", "NNCodec dependent", "pruning", "LSQ", "torchao", "fp16", "int8"),
 )
 TRAINED = {FULL_PRECISION, *METHODS}
@@ -86,7 +87,7 @@ EDITS = {
         NOTHING,
     ),
     "a form of file": (
-        ("ecqx/coding/nnc_file.py", "class NncFile", "OTHER = 1\n\n\nclass NncFile"),
+        ("ecqx/coding/nnc_file.py", '"nncodec.nnc"', '"nncodec.nn"'),
         {"encode", "evaluate"},
         NOTHING,
     ),
@@ -144,20 +145,30 @@ EDITS = {
         NOTHING,
         NOTHING,
     ),
+    "another class of a method": (
+        ("ecqx/methods/registry.py", "after_training:Float16", "after_training:Integer8"),
+        {"quantize"},
+        {"fp16"},
+    ),
+    "another class of a form of file": (
+        ("ecqx/coding/forms.py", "plain_files:Float16File", "plain_files:Integer8File"),
+        {"encode", "evaluate"},
+        NOTHING,
+    ),
     "the version of mkdocs": (("constraints.txt", "mkdocs==", "mkdocs==99."), NOTHING, NOTHING),
     "the version of numba": (
         ("constraints.txt", "numba==", "numba==99."),
-        {"quantize"},
-        {"ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"},
+        {"quantize", "evaluate"},
+        FAMILY,
     ),
     "the version of numba's compiler": (
         ("constraints.txt", "llvmlite==", "llvmlite==99."),
-        {"quantize"},
-        {"ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"},
+        {"quantize", "evaluate"},
+        FAMILY,
     ),
     "the version of torch": (
         ("constraints.txt", "torch==", "torch==99."),
-        set(fingerprint.STAGES),
+        set(fingerprint.STAGES) - {"report"},
         TRAINED,
     ),
 }

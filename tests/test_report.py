@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from made_runs import (
 )
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from safetensors.numpy import save_file
 from scipy import stats
 
 from ecqx.errors import InputError
@@ -49,6 +52,7 @@ from ecqx.report.statistics import (
 from ecqx.report.style import COLOURS, LINES, MARKERS, stretched_axis
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import Claim, Verdict, claims_markdown
+from stages import report as stage
 
 # Statistics
 
@@ -473,6 +477,32 @@ def test_cells_without_spread_and_without_value() -> None:
 
 
 # The whole
+
+
+def test_the_report_needs_nothing_that_computes() -> None:
+    """So a change of a network, a coder or a method does not make it stale."""
+    code = "import sys, ecqx.report.build; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    modules = done.stdout.split()
+    assert not {"torch", "nncodec", "zennit"} & set(modules)
+    others = {name for name in modules if name.startswith("ecqx.")}
+    roots = {"ecqx.errors", "ecqx.files", "ecqx.lazy", "ecqx.report"}
+    assert {name for name in others if not name.startswith("ecqx.report.")} <= roots
+
+
+def test_the_stage_reads_arrays_in_order(tmp_path: Path) -> None:
+    path, one = tmp_path / "relevance.safetensors", np.ones((2, 3), np.float32)
+    parts = ("weight", "relevance", "decoded weight", "decoded relevance")
+    arrays = {f"mlp/first/{part}": i * one for i, part in enumerate(parts)}
+    save_file(arrays, path, {"classes": "{}"})
+    read, metadata = stage._read(path)
+    assert metadata == {"classes": "{}"}
+    for kind, number in (("", 0), ("decoded ", 2)):
+        (weight, relevance) = stage._by_task(read, kind)["mlp"]["first"]
+        assert (weight == number * one).all()
+        assert (relevance == (number + 1) * one).all()
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file"):
+        stage._read(tmp_path / "none.safetensors")
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

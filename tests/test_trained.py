@@ -26,7 +26,8 @@ from ecqx.coding.coded_state import read_coded_state, write_coded_state
 from ecqx.coding.quantized import CodebookTensor
 from ecqx.data import Split
 from ecqx.errors import InputError
-from ecqx.methods import family
+from ecqx.methods.registry import build_method
+from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.quantizers.trained_centroids import EC2T, FantastIC4, TrainedQuantizer
 from ecqx.relevance import LRP
@@ -422,17 +423,20 @@ def test_inconsistent_files_are_refused(
 
 @pytest.mark.parametrize("name", ["ECQ", "EC2T", "FantastIC4"])
 def test_methods_are_built_by_name(name: str) -> None:
-    plain = family.build(name, network(), 3, None, lam=0.2)
-    relevant = family.build(f"{name}x", network(), 3, LRP(), lam=0.2)
+    bits = {"bits": 3} if name == "ECQ" else {}
+    plain = build_method(name, {"lam": 0.2, **bits}).constrain(network(), 1)
+    relevant = build_method(f"{name}x", {"lam": 0.2, "alpha": 0.3, **bits}).constrain(network(), 1)
+    assert isinstance(plain, Quantizer)
+    assert isinstance(relevant, Quantizer)
     assert type(plain) is type(relevant)
     assert plain.relevance is None
     assert relevant.relevance is not None
-    assert plain.settings.bits == (family.fixed_bits(name) or 3)
-    assert family.fixed_bits(f"{name}x") == family.fixed_bits(name)
-    with pytest.raises(ValueError, match=f"{name}x is {name} with relevance"):
-        family.build(name, network(), 3, LRP())
-    with pytest.raises(ValueError, match="method must be one of ECQ, EC2T, FantastIC4"):
-        family.build("ECQT", network(), 3, None)
+    assert relevant.relevance.lrp == LRP(alpha=0.3)
+    assert plain.settings.bits == relevant.settings.bits
+    with pytest.raises(ValueError, match=f"{name} has no setting 'alpha'"):
+        build_method(name, {"lam": 0.2, "alpha": 0.3, **bits})
+    with pytest.raises(ValueError, match="method must be one of ECQ, ECQx, EC2T"):
+        build_method("ECQT", {"lam": 0.2})
 
 
 def test_a_codebook_is_not_exported(tmp_path: Path) -> None:

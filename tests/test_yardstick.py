@@ -36,7 +36,7 @@ def scattered(size: float, accuracy: float, by: tuple[float, float]) -> BySeed:
 def test_a_measured_point_that_is_as_good() -> None:
     curve = one_seed((0.1, 120, 0.95), (0.2, 100, 0.90), (0.3, 90, 0.91))
     found = best_point(curve, SIZE, ACCURACY)
-    # Both latter points are as good; the more accurate one is told.
+    # Both latter points are as good; the more accurate one is reported.
     assert (found.grade, found.lam, found.between) == (Grade.AS_GOOD, 0.3, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -218,6 +219,18 @@ class TensorData:
     def enlarged(self, times: int) -> TensorData:
         """The data with each pixel, and its label, repeated ``times`` times each way."""
         return self if times == 1 else self.map(lambda split: _enlarged(split, times))
+
+    def checksum(self) -> str:
+        """BLAKE2b of samples and their preparation, 32 hexadecimal digits; words do not count."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in SPLITS:
+            split: Split = getattr(self, name)
+            tensors = (split.inputs, split.targets)
+            kinds = [(str(tensor.dtype), tensor.shape) for tensor in tensors]
+            digest.update(json.dumps([name, kinds, asdict(split.preparation)]).encode())
+            for tensor in tensors:
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the splits to one safetensors file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from ecqx.training.evaluation import scores
 from ecqx.training.objectives import objective_of
 
 
-def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> dict[str, Any]:
+def score_file(
+    path: Path,
+    form: Form,
+    model: nn.Module,
+    data: TensorData,
+    exclude: Sequence[str] = (),
+) -> dict[str, Any]:
     """Decode a file and measure the network.
 
     Parameters
@@ -27,6 +34,8 @@ def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> di
         The network; its weights are replaced by those of the file.
     data : TensorData
         On the model's device.
+    exclude : sequence of str
+        Parameters whose name contains one of these were not to be quantized.
 
     Returns
     -------
@@ -35,7 +44,7 @@ def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> di
         the task's metric), ``other_metrics`` (test split), ``sparsity`` (share of zeros among the
         weights, in [0, 1]), ``parameters`` (elements of all floating-point tensors), ``bytes``,
         ``compression_ratio`` and ``entropy_bits_per_weight``. Weights here are the parameters of
-        more than one dimension.
+        more than one dimension that are not excluded.
     """
     model.load_state_dict(form.read(path))
     validation, test = scores(model, data.validation), scores(model, data.test)
@@ -46,7 +55,7 @@ def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> di
         "accuracy_validation": validation[metric],
         "accuracy": test[metric],
         "other_metrics": {name: test[name] for name in others},
-        **_weight_statistics(model),
+        **_weight_statistics(model, exclude),
         "parameters": parameters,
         "bytes": size,
         "compression_ratio": 4 * parameters / size,
@@ -54,9 +63,13 @@ def score_file(path: Path, form: Form, model: nn.Module, data: TensorData) -> di
 
 
 @torch.no_grad()
-def _weight_statistics(model: nn.Module) -> dict[str, float]:
+def _weight_statistics(model: nn.Module, exclude: Sequence[str]) -> dict[str, float]:
     """Sparsity, and first-order entropy in bits per weight."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
+    weights = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not any(part in name for part in exclude)
+    ]
     elements = sum(w.numel() for w in weights)
     zeros = sum(int((w == 0).sum()) for w in weights)
     entropy = sum(first_order_entropy(w) * w.numel() for w in weights)

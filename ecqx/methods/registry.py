@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -48,6 +49,16 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
+def check_names(name: str, settings: Iterable[str]) -> None:
+    """Raise ``ValueError`` for the first setting that a method does not have."""
+    takes = method_class(name).takes()
+    for setting in settings:
+        if setting not in takes:
+            close = get_close_matches(setting, takes, n=1)
+            right = f"did you mean {close[0]!r}?" if close else f"only {', '.join(takes) or 'none'}"
+            raise ValueError(f"{name} has no setting {setting!r}, {right}")
+
+
 def build_method(name: str, settings: Mapping[str, Any]) -> Method:
     """A method with the settings of one run.
 
@@ -63,12 +74,8 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
     ValueError
         If there is no such method or setting, or a setting is missing or out of range.
     """
-    found = method_class(name)
-    if unknown := settings.keys() - set(found.takes()):
-        raise ValueError(
-            f"{name} has no setting {min(unknown)!r}, it takes {', '.join(found.takes()) or 'none'}"
-        )
+    check_names(name, settings)
     try:
-        return found.build(settings)
-    except TypeError as error:
+        return method_class(name).build(settings)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error

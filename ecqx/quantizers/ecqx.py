@@ -19,7 +19,7 @@ class ECQx(Quantizer):
     """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
 
     Every parameter with more than one dimension is quantized, input and output layers included;
-    `summary` tells what becomes of each. Its grid is fitted once, on the weights the model comes
+    `summary` shows what becomes of each. Its grid is fitted once, on the weights the model comes
     with, and the first assignment is ECQ.
 
     Parameters

@@ -15,14 +15,14 @@ from ecqx.report.columns import (
     METHOD,
     RATIO,
     SHARED_RANGE,
-    TASK,
     gain_cells,
+    row,
     table,
 )
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import GRID, GRID_METHODS, Setting
+from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
 from ecqx.report.selection import (
     flat,
     gain_at_equal_sparsity,
@@ -30,7 +30,6 @@ from ecqx.report.selection import (
     over_seeds,
     smallest_file,
 )
-from ecqx.report.sources import source_of
 from ecqx.report.statistics import Estimate, with_pooled_spread
 from ecqx.report.tables import relevance_and_magnitude
 from ecqx.report.verdicts import (
@@ -51,7 +50,6 @@ from ecqx.report.verdicts import (
 
 PAPER_RATIO = 103
 PAPER_BITS = range(2, 6)
-PAPER_METHOD = "ECQx"
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
@@ -109,10 +107,10 @@ def file_size(evidence: Evidence) -> Claim:
         row
         for task in evidence.tasks
         for method in GRID_METHODS
-        for row in _ratio_rows(evidence, [j for j in judged[task] if j.setting.method == method])
+        for row in _ratio_rows([one for one in judged[task] if one.setting.method == method])
     ]
     columns = (
-        *(TASK, METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
+        *(METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
         Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
@@ -177,7 +175,7 @@ def _ratio_text(one: Judged, where: str) -> str:
     return f"{RATIO.text(one.ratio)} ({where}), drop {in_points(one.drop)}."
 
 
-def _ratio_rows(evidence: Evidence, settings: Sequence[Judged]) -> list[Row]:
+def _ratio_rows(settings: Sequence[Judged]) -> list[Row]:
     if not settings:
         return []
     smallest = smallest_file([one.setting for one in settings])
@@ -186,15 +184,14 @@ def _ratio_rows(evidence: Evidence, settings: Sequence[Judged]) -> list[Row]:
         ("smallest file by validation", next(o for o in settings if o.setting is smallest)),
         ("largest ratio, any accuracy", _largest(settings)),
     )
-    task, method = smallest.task, smallest.method
-    source = source_of(flat(one.setting for one in settings))
+    records = flat(one.setting for one in settings)
     rows = []
     for words, one in choices:
         numbers: tuple[Cell, ...] = ("none", None, None, None, None)
         if one is not None:
             label = (one.setting.bits, one.setting.lam_in_words)
             numbers = (*label, one.ratio, one.drop, _overhead(one.setting))
-        rows.append(Row(task, (evidence.tasks[task], method, words, *numbers), source))
+        rows.append(row(records, smallest.method, words, *numbers))
     return rows
 
 
@@ -218,13 +215,10 @@ def low_bit_width(evidence: Evidence) -> Claim:
                 part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
                 if method == PAPER_METHOD:
                     parts.append(part)
-                cells = (
-                    *(evidence.tasks[task], bits, method, best.lam_in_words),
-                    *(over_seeds(best.records, "accuracy_fp32"), best.mean("accuracy")),
-                    *(drop, part.verdict.value),
-                )
-                rows.append(Row(task, cells, source_of(best.records)))
-    columns = (TASK, BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
+                cells = (over_seeds(best.records, "accuracy_fp32"), best.mean("accuracy"), drop)
+                label = (bits, method, best.lam_in_words)
+                rows.append(row(best.records, *label, *cells, part.verdict.value))
+    columns = (BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
     findings = [tally(parts, "tasks and bit widths with ECQx")]
     if parts:
         worst = max(parts, key=lambda part: part.value.mean if part.value else 0.0)
@@ -264,9 +258,8 @@ def equal_sparsity(evidence: Evidence) -> Claim:
             parts.append(Part(evidence.name(task), f"{bits} bit", difference, verdict))
             seeds = f"{gain.compared} of {gain.seeds}"
             shown = gain_cells(replace(gain, difference=difference))
-            cells = (evidence.tasks[task], bits, *shown, seeds, verdict.value)
-            rows.append(Row(task, cells, source_of(flat(chain(*pairs[bits])))))
-    columns = (TASK, BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
+            rows.append(row(flat(chain(*pairs[bits])), bits, *shown, seeds, verdict.value))
+    columns = (BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
     return Claim(
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",
@@ -315,8 +308,8 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
     ]
     shown = relevance_and_magnitude(evidence, correlations)
     rows = [
-        Row(row.task, (*row.cells, part.verdict.value), row.source)
-        for row, part in zip(shown.rows, parts, strict=True)
+        Row(one.task, (*one.cells[1:], part.verdict.value), one.source)
+        for one, part in zip(shown.rows, parts, strict=True)
     ]
     return Claim(
         key="relevance-is-not-magnitude",
@@ -329,7 +322,7 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
             f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
             "layers do, and does not hold if one does not."
         ),
-        table=_table(evidence, "claim_not_magnitude", (*shown.columns, VERDICT), rows),
+        table=_table(evidence, "claim_not_magnitude", (*shown.columns[1:], VERDICT), rows),
     )
 
 

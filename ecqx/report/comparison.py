@@ -11,8 +11,6 @@ from ecqx.report.records import COMPARISON, FIXED, METHODS, Record, Setting
 from ecqx.report.selection import flat
 from ecqx.report.statistics import Estimate
 
-CHAMPION = "ECQx"
-
 
 @dataclass(frozen=True)
 class Fairness:

@@ -14,11 +14,11 @@ from ecqx.report.columns import (
     SEEDS,
     SIZE,
     SPARSITY,
-    TASK,
     measures,
     other_columns,
     other_measures,
-    spread_in_words,
+    reading,
+    row,
     table,
 )
 from ecqx.report.comparison import Comparison
@@ -26,7 +26,6 @@ from ecqx.report.comparison_curves import areas, kept
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import GRID_METHODS, Setting
 from ecqx.report.selection import flat, front
-from ecqx.report.sources import source_of
 from ecqx.report.statistics import estimate
 
 VARIANT = Column("variant", "other settings")
@@ -45,17 +44,6 @@ def build_comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables that have rows, in the order in which they are shown."""
     tables = [methods(comparison), family(comparison), trials(comparison)]
     return [table for table in tables if table.rows]
-
-
-def reading(comparison: Comparison) -> str:
-    """How the numbers are read."""
-    return (
-        f"{spread_in_words(comparison.evidence)}, of the models decoded from their files. Accuracy "
-        "is the test value of the metric of the task that is named below; whatever is chosen is "
-        "chosen by its validation value. Drop is the accuracy of the same checkpoint trained as "
-        "long in full precision minus this one, paired per seed; negative is a gain. Ratio is the "
-        "size of all parameters in 32 bit over the size of the file."
-    )
 
 
 def cost(trials: Sequence[Setting]) -> Cell:
@@ -78,10 +66,10 @@ def methods(comparison: Comparison) -> Table:
         "that of full precision; where some seed has none, the seeds that have one are counted and "
         "nothing is averaged. On the front: trials that no trial of any method dominates in mean "
         "size and mean validation accuracy. Largest ratio: that of the method’s smallest trial, at "
-        f"whatever accuracy. {reading(comparison)} {COST_IN_WORDS}"
+        f"whatever accuracy. {reading(comparison.evidence)} {COST_IN_WORDS}"
     )
     columns = (
-        *(TASK, METHOD, Column("trials", "trials", "number")),
+        *(METHOD, Column("trials", "trials", "number")),
         Column("area_percent", "area (%)", "spread", 2, 100),
         Column("seeds_within", f"seeds within {loss}"),
         Column("size_within_kb", "size there (kB)", "spread", 2, 1e-3),
@@ -105,7 +93,7 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
         within = kept(files, comparison.rules.loss)
         smallest = front(own)[0]
         cells = (
-            *(comparison.tasks[task], method, len(own)),
+            *(method, len(own)),
             estimate(areas(files, comparison.fairness(task).ratios).values()),
             within.coverage,
             *(within.mean(name) for name in ("bytes", "compression_ratio", "drop")),
@@ -113,14 +101,14 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
             *(smallest.mean("compression_ratio"), smallest.mean("accuracy")),
             *(cost(own), within.chosen()),
         )
-        yield Row(task, cells, source_of(files))
+        yield row(files, *cells)
 
 
 def trials(comparison: Comparison) -> Table:
     """Every trial of every method."""
     evidence = comparison.evidence
     rows = []
-    for task, title in comparison.tasks.items():
+    for task in comparison.tasks:
         best = front(comparison.of(task))
         for method in comparison.methods(task):
             own = comparison.of(task, method)
@@ -128,19 +116,20 @@ def trials(comparison: Comparison) -> Table:
             for trial in own:
                 place = ON_ALL if trial in best else ON_OWN if trial in best_of_method else None
                 cells = (
-                    *(title, method, trial.bits, trial.lam_in_words, trial.variant),
+                    *(method, trial.bits, trial.lam_in_words, trial.variant),
                     *(trial.mean("accuracy_validation"), *measures(trial, MEASURES)),
                     *(*other_measures(evidence, trial), place, cost([trial]), len(trial.records)),
                 )
-                rows.append(Row(task, cells, source_of(trial.records)))
+                rows.append(row(trial.records, *cells))
     caption = (
         "All trials of all methods. On the front of the method are those that no other trial of "
         "the same method dominates in mean size and mean validation accuracy, on the front of all "
         "those that none of any method does; these are on the front of their method, too. "
-        f"{reading(comparison)} Sparsity is the share of zeros among the weights. {COST_IN_WORDS}"
+        f"{reading(comparison.evidence)} Sparsity is the share of zeros among the weights. "
+        f"{COST_IN_WORDS}"
     )
     columns = (
-        *(TASK, METHOD, BITS, LAMBDA, VARIANT),
+        *(METHOD, BITS, LAMBDA, VARIANT),
         Column("validation_percent", "validation (%)", "spread", 2, 100),
         *(*MEASURES, *other_columns(evidence)),
         *(Column("front", "on the front"), COST, SEEDS),
@@ -151,23 +140,22 @@ def trials(comparison: Comparison) -> Table:
 def family(comparison: Comparison) -> Table:
     """EC2T beside ECQ of 2 bit and FantastIC4 beside ECQ of 4 bit, each without and with LRP."""
     rows = []
-    for task, title in comparison.tasks.items():
+    for task in comparison.tasks:
         present = comparison.methods(task)
         for bits, others in WIDTHS.items():
             if not set(others) & set(present):
                 continue
             grid = [t for m in GRID_METHODS for t in comparison.of(task, m) if t.bits == bits]
             for trial in grid + [t for method in others for t in comparison.of(task, method)]:
-                label = (title, bits, trial.method, trial.lam_in_words, trial.variant)
-                cells = (*label, *measures(trial, MEASURES))
-                rows.append(Row(task, cells, source_of(trial.records)))
+                label = (bits, trial.method, trial.lam_in_words, trial.variant)
+                rows.append(row(trial.records, *label, *measures(trial, MEASURES)))
     caption = (
         "Quantizers of one bit width side by side: EC2T, whose values are zero and two trained "
         "ones, and ECQ with its grid of 2 bit; FantastIC4, whose values are the sums of four "
         "trained ones, and ECQ with its grid of 4 bit; an x marks the methods with relevance. Each "
         "method has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies "
-        f"at like sizes. {reading(comparison)}"
+        f"at like sizes. {reading(comparison.evidence)}"
     )
-    columns = (TASK, BITS, METHOD, LAMBDA, VARIANT, *MEASURES)
+    columns = (BITS, METHOD, LAMBDA, VARIANT, *MEASURES)
     title = "The family of quantizers"
     return table(comparison.evidence, "family", title, caption, columns, rows)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ecqx.report.charts import Chart, script_json
-from ecqx.report.comparison_verdict import RELATIONS, Judgement, Outcome
+from ecqx.report.comparison_verdict import RELATIONS, Judgement
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.sources import describe, source_of
@@ -29,15 +29,12 @@ FOLDED_ROWS = 40
 # Letters in a line of the packed library.
 LINE = 4096
 
-# How verdicts on claims and outcomes of the comparison look.
-MARKS: dict[str, str] = {
+# How verdicts look: a mark, and a class of the style sheet.
+MARKS = {
     **{Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"},
-    **{Outcome.WINS: "✓", Outcome.LOSES: "✗", Outcome.TIES: "=", Outcome.MIXED: "?"},
+    **{Verdict.WINS: "✓", Verdict.LOSES: "✗", Verdict.TIES: "=", Verdict.MIXED: "?"},
 }
-CLASSES: dict[str, str] = {
-    **{Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open"},
-    **{Outcome.WINS: "holds", Outcome.LOSES: "fails", Outcome.TIES: "open", Outcome.MIXED: "open"},
-}
+CLASSES = {v: {"✓": "holds", "✗": "fails"}.get(mark, "open") for v, mark in MARKS.items()}
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,6 @@ def render_page(evidence: Evidence, content: Content) -> str:
         licence=_licence(get_plotlyjs()),
         marks=MARKS,
         classes=CLASSES,
-        outcomes=list(Outcome),
         relations=RELATIONS,
         folded_rows=FOLDED_ROWS,
     )

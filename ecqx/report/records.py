@@ -16,7 +16,8 @@ MISSING = "–"
 
 # All methods in the order in which they are shown: those that the paper compares, those whose
 # centroids are trained, what a user would pick instead, and what leaves nothing to choose.
-GRID_METHODS = ("ECQ", "ECQx")
+PAPER_METHOD = "ECQx"
+GRID_METHODS = ("ECQ", PAPER_METHOD)
 TRAINED_METHODS = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
 FAMILY = (*GRID_METHODS, *TRAINED_METHODS)
 FIXED = ("fp16", "int8")
@@ -115,8 +116,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Setting:
-    """The records of one setting, which differ in their seed only, by ascending seed."""
+    """The records of one setting, which differ in their seed only, by ascending seed.
 
+    ``lam`` is NaN where the method has none, which only sweep "comparison" allows.
+    """
+
+    task: str
+    sweep: str
+    method: str
+    bits: int | None
+    variant: str | None
+    p: float | None
+    lam: float
     records: tuple[Record, ...]
 
     @property
@@ -125,44 +136,9 @@ class Setting:
         return self.records[0]
 
     @property
-    def task(self) -> str:
-        """Key of the task."""
-        return self.first.task
-
-    @property
-    def sweep(self) -> str:
-        """The sweep that it belongs to."""
-        return self.first.sweep
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.first.method
-
-    @property
-    def bits(self) -> int | None:
-        """Bit width; None where the method has none."""
-        return self.first.bits
-
-    @property
-    def variant(self) -> str | None:
-        """What else distinguishes it from other settings of its sweep."""
-        return self.first.variant
-
-    @property
-    def p(self) -> float | None:
-        """Bound of the sparsity that relevance may add."""
-        return self.first.p
-
-    @property
-    def lam(self) -> float:
-        """Λ; NaN where the method has none, which only sweep "comparison" allows."""
-        return math.nan if self.first.lam is None else self.first.lam
-
-    @property
     def lam_in_words(self) -> str | None:
         """Λ as tables show it; None where the method has none."""
-        return None if self.first.lam is None else f"{self.first.lam:g}"
+        return None if math.isnan(self.lam) else f"{self.lam:g}"
 
     def mean(self, name: str) -> Estimate:
         """Estimate of a numeric attribute of the records over seeds; NaN where one lacks it."""
@@ -244,10 +220,15 @@ def _natural(text: str) -> tuple[Any, ...]:
     return (re.sub(number, "", text), [float(found) for found in re.findall(number, text)], text)
 
 
+# What the records of a setting share.
+_Shared = tuple[str, str, str, int | None, str | None, float | None, float]
+
+
 def group_settings(records: Iterable[Record]) -> list[Setting]:
     """Settings in the order of their records, each with its records by ascending seed."""
-    groups: dict[Any, list[Record]] = {}
+    groups: dict[_Shared, list[Record]] = {}
     for record in records:
-        key = (record.task, record.sweep, record.method, record.variant)
-        groups.setdefault((*key, record.bits, record.p, record.lam), []).append(record)
-    return [Setting(tuple(group)) for group in groups.values()]
+        lam = math.nan if record.lam is None else record.lam
+        key = (record.task, record.sweep, record.method, record.bits, record.variant, record.p, lam)
+        groups.setdefault(key, []).append(record)
+    return [Setting(*key, tuple(group)) for key, group in groups.items()]

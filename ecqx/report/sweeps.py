@@ -14,11 +14,11 @@ from ecqx.report.columns import (
     METHOD,
     SEEDS,
     SHARED_RANGE,
-    TASK,
     P,
     gain_cells,
     measures,
     reading,
+    row,
     table,
 )
 from ecqx.report.evidence import Evidence
@@ -34,7 +34,7 @@ from ecqx.report.records import (
     Setting,
 )
 from ecqx.report.selection import flat, gain_at_equal_sparsity, over_seeds, smallest_file
-from ecqx.report.sources import join, source_of
+from ecqx.report.sources import join
 from ecqx.report.statistics import Estimate, paired_difference
 
 
@@ -56,14 +56,14 @@ def p_sweep(evidence: Evidence) -> Table:
         for p, settings in p_settings(evidence, task):
             for setting in settings:
                 words = "ECQ" if p is None else f"{p:g}"
-                label = (evidence.tasks[task], setting.bits, words, f"{setting.lam:g}")
+                label = (setting.bits, words, setting.lam_in_words)
                 cells = (*label, *measures(setting), len(setting.records))
-                rows.append(Row(task, cells, source_of(setting.records)))
+                rows.append(row(setting.records, *cells))
     caption = (
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
     )
-    columns = (TASK, BITS, P, LAMBDA, *MEASURES, SEEDS)
+    columns = (BITS, P, LAMBDA, *MEASURES, SEEDS)
     return table(evidence, "p_sweep", "All settings of the sweep over p", caption, columns, rows)
 
 
@@ -77,19 +77,18 @@ def influence_of_p(evidence: Evidence) -> Table:
             if p is None:
                 continue
             cells = (
-                evidence.tasks[task],
                 settings[0].bits,
                 f"{p:g}",
                 ", ".join(f"{setting.lam:g}" for setting in settings),
                 *gain_cells(gain_at_equal_sparsity(settings, reference)),
             )
-            rows.append(Row(task, cells, source_of(flat(settings))))
+            rows.append(row(flat(settings), *cells))
     caption = (
         "Accuracy of ECQx minus that of ECQ at equal sparsity: both interpolated linearly over "
         "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
         "with its 95 % interval."
     )
-    columns = (TASK, BITS, P, Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
+    columns = (BITS, P, Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
     return table(evidence, "influence_of_p", "Influence of p", caption, columns, rows)
 
 
@@ -108,10 +107,10 @@ def ablation(evidence: Evidence) -> Table:
             for setting in (*at, *sorted(here, key=lambda s: _variant_order(base, s))):
                 differing = [CONFIGURATION[i] for i in _differing(base, setting)]
                 words = ", ".join(differing).replace("_", " ") or MISSING
-                label = (evidence.tasks[task], bits, f"{lam:g}", words, setting.variant or "none")
+                label = (bits, f"{lam:g}", words, setting.variant or "none")
                 gain = None if setting in at or not at else _gain_over(at[0], setting)
                 cells = (*label, *measures(setting), gain, len(setting.records))
-                rows.append(Row(task, cells, source_of(setting.records)))
+                rows.append(row(setting.records, *cells))
     caption = (
         "ECQx with single settings replaced, at the same Λ, in the order of the settings. The gain "
         "is the accuracy minus that of the row without a replacement, paired per seed, with its "
@@ -119,7 +118,7 @@ def ablation(evidence: Evidence) -> Table:
         f"cost. {reading(evidence)}"
     )
     columns = (
-        *(TASK, BITS, LAMBDA, Column("setting", "setting"), Column("replaced", "replaced")),
+        *(BITS, LAMBDA, Column("setting", "setting"), Column("replaced", "replaced")),
         *(*MEASURES, Column("gain_points", "gain (points)", "interval", 2, 100), SEEDS),
     )
     return table(evidence, "ablation", "Ablation", caption, columns, rows)
@@ -178,7 +177,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
         f"(mean over seeds with its 95 % interval). {reading(evidence)}"
     )
     columns = (
-        *(TASK, Column("batchnorm", "BatchNorm"), BITS, METHOD, LAMBDA),
+        *(Column("batchnorm", "BatchNorm"), BITS, METHOD, LAMBDA),
         *(FULL_PRECISION, *MEASURES, GAIN),
     )
     title = "Influence of BatchNorm"
@@ -192,16 +191,15 @@ def _batchnorm_row(
     reference = evidence.of(task, GRID, "ECQ", bits)
     gain = gain_at_equal_sparsity(settings, reference).difference if method == "ECQx" else None
     cells = (
-        evidence.tasks[task],
         "with" if task.endswith("_bn") else "without",
         bits,
         method,
-        f"{chosen.lam:g}",
+        chosen.lam_in_words,
         over_seeds(flat(settings), "accuracy_fp32"),
         *measures(chosen),
         gain,
     )
-    return Row(task, cells, source_of(chosen.records))
+    return row(chosen.records, *cells)
 
 
 # -- trained centroids ----------------------------------------------------------------------------
@@ -212,7 +210,7 @@ LAMBDA_MAX = "lambda_max"
 def trained_centroids(evidence: Evidence) -> Table:
     """Every setting with trained centroids, after those of the grid at the same bit width."""
     rows = [
-        _row(evidence, setting)
+        _trained_row(setting)
         for task in evidence.tasks
         for bits in evidence.bits(task, TRAINED)
         for setting in (*evidence.of(task, bits=bits), *evidence.of(task, TRAINED, bits=bits))
@@ -226,17 +224,17 @@ def trained_centroids(evidence: Evidence) -> Table:
         f"size or sparsity, not rows of the same Λ. {reading(evidence)}"
     )
     columns = (
-        *(TASK, BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, LAMBDA_MAX.replace("_", " "))),
+        *(BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, LAMBDA_MAX.replace("_", " "))),
         *(*MEASURES, SEEDS),
     )
     return table(evidence, "trained_centroids", "Trained centroids", caption, columns, rows)
 
 
-def _row(evidence: Evidence, setting: Setting) -> Row:
+def _trained_row(setting: Setting) -> Row:
     place = CONFIGURATION.index(LAMBDA_MAX)
     cells = (
-        *(evidence.tasks[setting.task], setting.bits, setting.method, f"{setting.lam:g}"),
+        *(setting.bits, setting.method, setting.lam_in_words),
         join(run.configuration[place] for run in setting.records),
         *(*measures(setting), len(setting.records)),
     )
-    return Row(setting.task, cells, source_of(setting.records))
+    return row(setting.records, *cells)

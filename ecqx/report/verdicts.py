@@ -1,4 +1,4 @@
-"""How a claim is judged: parts, each by an interval against a margin, and the verdict over all."""
+"""How claims and methods are judged: by intervals against a bound, and claims over all parts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ RANK_BOUND = 0.9
 
 
 class Verdict(StrEnum):
-    """What the runs say about a claim."""
+    """What the records say about a claim, or about ECQx against another method."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
+    WINS = "wins"
+    TIES = "ties"
+    LOSES = "loses"
+    MIXED = "depends on the size"
     OPEN = "inconclusive"
 
 
@@ -101,6 +105,15 @@ def judge_drop(drop: Estimate) -> Verdict:
 def judge_gain(gain: Estimate | None) -> Verdict:
     """Whether a method is at least as accurate: what it loses lies below the margin."""
     return judge_below(None if gain is None else gain.negated(), MARGIN)
+
+
+def judge_against(value: Estimate | None, neutral: float) -> Verdict:
+    """Verdict by the interval of a value that is above ``neutral`` where ECQx is better."""
+    if value is None or value.low is None:
+        return Verdict.OPEN
+    if value.lies_above(neutral):
+        return Verdict.WINS
+    return Verdict.LOSES if value.lies_below(neutral) else Verdict.TIES
 
 
 def combine(parts: Sequence[Part]) -> Verdict:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.report.columns import BITS, LAMBDA, METHOD, TASK, spread_in_words, table
+from ecqx.report.columns import BITS, LAMBDA, METHOD, row, spread_in_words, table
 from ecqx.report.dominance import BySeed, Grade, Point, best_point
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import ABLATION, GRID, Setting
 from ecqx.report.selection import flat
-from ecqx.report.sources import source_of
 
 VERDICTS = {
     Grade.AS_GOOD: "yes",
@@ -129,7 +128,7 @@ def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> 
         f"the smallest. {SIZES}"
     )
     columns = (
-        *(TASK, METHOD, BITS, LAMBDA, Column("ours", "ours")),
+        *(METHOD, BITS, LAMBDA, Column("ours", "ours")),
         Column("published_accuracy_percent", "accuracy, published (%)", "number", 2, 100),
         Column("accuracy_percent", "accuracy (%)", "spread", 2, 100),
         Column("published_sparsity_percent", "sparsity, published (%)", "number", 1, 100),
@@ -142,22 +141,22 @@ def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> 
         Column("point_accuracy_percent", "its accuracy (%)", "spread", 2, 100),
         Column("point_size_kb", "its size (kB)", "spread", 2, 1e-3),
     )
-    rows = [_row(evidence, counterpart) for counterpart in counterparts]
+    rows = [_row(counterpart) for counterpart in counterparts]
     title = "Beside the published algorithm"
     return table(evidence, "yardstick", title, caption, columns, rows)
 
 
-def _row(evidence: Evidence, counterpart: Counterpart) -> Row:
+def _row(counterpart: Counterpart) -> Row:
     theirs, same, best = counterpart.yardstick, counterpart.same, counterpart.best
     names = ("accuracy", "sparsity", "bytes", "bytes_integers")
     ours: list[Cell] = [None] * len(names) if same is None else [same.mean(name) for name in names]
     cells = (
-        *(evidence.tasks[theirs.task], theirs.method, theirs.bits, f"{theirs.lam:g}"),
+        *(theirs.method, theirs.bits, f"{theirs.lam:g}"),
         *(counterpart.ours, theirs.accuracy, ours[0], theirs.sparsity, ours[1]),
         *(theirs.bytes, ours[2], ours[3]),
         *(VERDICTS[best.grade], point_in_words(best), best.accuracy, best.size),
     )
-    return Row(theirs.task, cells, source_of(flat(counterpart.settings)))
+    return row(flat(counterpart.settings), *cells)
 
 
 def point_in_words(point: Point) -> str:

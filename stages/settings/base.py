@@ -41,7 +41,7 @@ def _all_different(values: list[Any]) -> list[Any]:
 Different = (Field(min_length=1), AfterValidator(_all_different))
 
 
-def load(suite: str, section: type[Section]) -> Section:
+def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
     """Read and check the settings that a stage uses.
 
     Parameters
@@ -50,6 +50,8 @@ def load(suite: str, section: type[Section]) -> Section:
         Name of the suite.
     section : type of Settings
         Its fields are the sections of the suite's params.yaml that are read.
+    is_whole : bool
+        Whether there must be no other sections.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def load(suite: str, section: type[Section]) -> Section:
     """
     path = suites.params_path(suite)
     content = suites.read_params(path)
-    wanted = {name: content[name] for name in section.model_fields if name in content}
+    wanted = {k: v for k, v in content.items() if is_whole or k in section.model_fields}
     try:
         return checked(section, wanted)
     except ValueError as error:
@@ -68,17 +70,22 @@ def load(suite: str, section: type[Section]) -> Section:
 def checked(section: type[Section], content: dict[str, Any]) -> Section:
     """Settings of plain values, or ``ValueError`` with one line about the first that is wrong."""
     try:
-        # As JSON, where a list may be a tuple and strictness is about kinds of values alone.
-        return section.model_validate_json(json.dumps(content))
+        # As JSON, where a list may be a tuple and strictness is about kinds of values alone. YAML
+        # has kinds of its own, dates, which no setting is: as texts they are refused like others.
+        return section.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise ValueError(_first(error.errors(), section)) from error
 
 
+# What pydantic calls an unknown name, in its own models and in the library's dataclasses.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def _first(errors: Iterable[ErrorDetails], section: type[Settings]) -> str:
     """Where the first thing is wrong, and what; a misspelt name comes before what it leaves out."""
-    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    first = min(errors, key=lambda error: error["type"] not in _UNKNOWN)
     where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    if first["type"] in _UNKNOWN:
         name = str(first["loc"][-1])
         close = get_close_matches(name, _names(section), n=1)
         return f"{where}: no such setting" + (f", did you mean {close[0]!r}?" if close else "")

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, model_validator
 
+from ecqx.errors import InputError
 from ecqx.methods.registry import method_class
 from ecqx.models import networks
 from ecqx.training.settings import FitSettings
+from stages import suites
+from stages.command import command, run_command_line, suite_argument
 from stages.settings.base import Settings, load
 from stages.settings.data import Data
 from stages.settings.quantize import Quantize
@@ -104,4 +107,22 @@ def load_suite(name: str) -> Suite:
     InputError
         One line that names the file, the setting and what would be right.
     """
-    return load(name, Suite)
+    settings, path = load(name, Suite, is_whole=True), suites.params_path(name)
+    up = "/".join(".." for _ in path.parent.parts) or "."
+    for setting, right in (("suite", name), ("root", up), ("params", path.as_posix())):
+        if (value := getattr(settings, setting)) != right:
+            # Of a copied folder: its runs would replace another suite's results.
+            raise InputError(f"{path}: {setting} must be {right!r} here, not {value!r}")
+    return settings
+
+
+@command
+@suite_argument
+def main(suite: str) -> int:
+    """Say nothing of settings that are right."""
+    load_suite(suite)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command_line(main))
