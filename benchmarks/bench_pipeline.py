@@ -33,9 +33,16 @@ def test_worker(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["overhead"] = "start and imports of a worker process of a sweep"
 
 
+def test_fingerprints(benchmark: BenchmarkFixture) -> None:
+    """What the code of every stage of the default suite amounts to."""
+    command = [sys.executable, "-c", f"from stages import *; {FINGERPRINTS}"]
+    benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=3, warmup_rounds=1)
+    benchmark.extra_info["overhead"] = "fingerprints of a suite"
+
+
 @pytest.mark.skipif(not DVC.exists(), reason="needs dvc beside this Python")
 def test_dvc(benchmark: BenchmarkFixture) -> None:
     """What DVC takes to see that all stages of a suite are up to date, or not."""
-    command = [str(DVC), "status", "--quiet"]
+    command = [str(DVC), "status", "--quiet", "dvc.yaml"]
     benchmark.pedantic(lambda: subprocess.run(command, check=False), rounds=3, warmup_rounds=1)
     benchmark.extra_info["overhead"] = "dvc: looks at all stages of a suite once"

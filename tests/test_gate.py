@@ -39,8 +39,8 @@ def test_a_mistake_in_the_code_is_caught(
     quantities = {difference.quantity for difference in here}
     if mistake == "a seed lost":
         assert quantities == {"run"}
-        # One of two seeds, with two methods.
-        assert len(here) == len(elsewhere) == 2
+        # One of two seeds, with four methods.
+        assert len(here) == len(elsewhere) == 4
     elif mistake == "a float stored twice":
         # Seven layers, four bytes each; the coded integers are the same.
         assert {d.difference for d in here if d.quantity == "bytes_other"} == {28}

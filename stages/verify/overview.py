@@ -66,6 +66,8 @@ _FAULTS = (
         "killed stages end as undisturbed ones, no finished epoch is repeated, nothing "
         "half-written is taken for whole",
         "test_faults.py::test_a_killed_stage_goes_on_after_its_last_epoch "
+        "test_faults.py::test_a_training_that_was_killed_at_its_end_repeats_no_epoch "
+        "test_faults.py::test_an_interrupted_training_drops_what_an_undisturbed_one_does "
         "test_run_resumed.py::test_an_interrupted_run_ends_like_an_uninterrupted_one",
         "kills",
     ),
@@ -102,8 +104,9 @@ _FAULTS = (
         "",
     ),
     (
-        "two pipelines at once in one clone",
-        "test_suite_switch.py::test_a_second_run_is_refused",
+        "two suites at once in one clone",
+        "test_pipeline.py::test_two_suites_at_once "
+        "test_faults.py::test_suites_that_need_the_same_training_at_once_share_it",
         "concurrency",
     ),
 )
