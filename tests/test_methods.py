@@ -20,6 +20,7 @@ from ecqx.coding.nnc_file import NncFile
 from ecqx.coding.packed_integers import pack_nibbles, unpack_nibbles
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.data import Split
+from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.interface import Method
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.methods.pruning import RAMP, PrunedUniform
@@ -421,8 +422,8 @@ def test_methods_are_found_by_name_and_know_their_settings() -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "LSQ: bits must lie between 2 and 8, not 1": ("LSQ", {"bits": 1}),
-    "bits must lie between 2 and 8, not 9": ("pruning", {"bits": 9, "sparsity": 0.5}),
+    "LSQ: bits must be an integer from 2 to 8, not 1": ("LSQ", {"bits": 1}),
+    "bits must be an integer from 2 to 8, not 9": ("pruning", {"bits": 9, "sparsity": 0.5}),
     "pruning: sparsity must lie in": ("pruning", {"bits": 4, "sparsity": 1.0}),
     "torchao: bits must be 4 or 8": ("torchao", {"bits": 3, "group": 0}),
     "torchao: group must be at least 0": ("torchao", {"bits": 4, "group": -1}),
@@ -456,3 +457,10 @@ def test_only_relevance_costs_more_than_a_plain_step() -> None:
     plain = cost(ALL["fp16"])
     assert all(cost(TRAINED[name]) == plain for name in (*BASELINES, "ECQ"))
     assert cost(ALL["ECQx"]) > 1.5 * plain
+
+
+def test_a_method_has_the_defaults_of_its_quantizer() -> None:
+    for name, formula in (("EC2T", "derived"), ("EC2Tx", "derived"), ("FantastIC4", "published")):
+        method = build_method(name, {"lam": 0.1})
+        assert isinstance(method, EntropyConstrained)
+        assert method.quantizer.lambda_max == formula

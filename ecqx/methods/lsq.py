@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment.centroids import check_bits
 from ecqx.methods.interface import Method
+from ecqx.quantizers.integer_weights import IntegerWeights
 from ecqx.quantizers.straight_through import rounded
-from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
 
 SMALLEST_STEP = 1e-8
 

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.centroids import CentroidGrid, check_bits
 from ecqx.methods.interface import Method
+from ecqx.quantizers.integer_weights import IntegerWeights
 from ecqx.quantizers.straight_through import rounded
-from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
 from ecqx.training.settings import Selection
 
 # Share of the training in which the sparsity rises; the rest is left for recovery.

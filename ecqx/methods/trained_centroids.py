@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -16,6 +17,11 @@ class _TrainedCentroids(EntropyConstrained):
     """A quantizer that trains its centroids beside the weights."""
 
     quantizer_class: ClassVar[type[trained_centroids.TrainedQuantizer]]
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any]) -> Self:
+        """The method with these settings, and the quantizer's own defaults for the others."""
+        return super().build({**cls.quantizer_class.defaults, **settings})
 
     def constrain(self, model: nn.Module, steps: int) -> Quantizer:
         """Attach the quantizer."""

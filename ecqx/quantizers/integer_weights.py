@@ -1,4 +1,4 @@
-"""Weights ``k * step`` with straight-through training: what the coded baselines have in common."""
+"""Weights ``k * step`` with straight-through training, as LSQ and pruning have them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
 from ecqx.coding.quantized import Quantized, QuantizedTensor
 from ecqx.quantizers.straight_through import StraightThrough
 
@@ -31,9 +30,3 @@ class IntegerWeights(StraightThrough):
             integers = (weight.to(step.dtype) / step).round().to(torch.int16)
             coded[name] = QuantizedTensor(integers, float(step), self.bits)
         return self.model.state_dict(), self._by_every_name(coded)
-
-
-def check_bits(bits: int) -> None:
-    """Raise ``ValueError`` for a bit width that files of the suite do not have."""
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(f"bits must lie between {MIN_BITS} and {MAX_BITS}, not {bits}")
