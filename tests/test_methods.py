@@ -3,59 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ecqx.methods.torchao_weights import FakeQuantized, pack_nibbles, unpack_nibbles
 from hypothesis import given
 from hypothesis import strategies as st
-from test_quantizer import batch, network
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ecqx.assignment.centroids import CentroidGrid
+from ecqx.coding.forms import build_form
+from ecqx.coding.nnc_file import NncFile
+from ecqx.coding.packed_integers import pack_nibbles, unpack_nibbles
+from ecqx.coding.tensor_files import read_tensors
 from ecqx.data import Split
-from ecqx.methods import (
-    LSQ,
-    EntropyConstrained,
-    Float16,
-    Integer8,
-    Method,
-    NNCodec,
-    Pruning,
-    TorchaoWeights,
-)
+from ecqx.methods.interface import Method
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.methods.pruning import RAMP, PrunedUniform
+from ecqx.methods.registry import METHODS, build_method
+from ecqx.methods.torchao import FakeQuantized, TorchaoWeights
 from ecqx.quantizers.straight_through import StraightThrough
-from ecqx.relevance import LRP
 from ecqx.training.settings import FitSettings
 from ecqx.training.step_cost import step_cost
 from ecqx.training.trainer import Trainer
 
 STEPS = 8
-TRAINED: dict[str, Method] = {
-    "LSQ": LSQ(bits=3),
-    "pruning": Pruning(bits=4, sparsity=0.6),
-    "torchao int4": TorchaoWeights(bits=4, group=0),
-    "torchao int8": TorchaoWeights(bits=8, group=4),
-    "ECQ": EntropyConstrained("ECQ", lam=0.1, bits=3),
-    "EC2Tx": EntropyConstrained("EC2Tx", lam=0.1, relevance=LRP()),
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ECQ": ("ECQ", {"bits": 3, "lam": 0.1}),
+    "ECQx": ("ECQx", {"bits": 3, "lam": 0.1}),
+    "EC2Tx": ("EC2Tx", {"lam": 0.1}),
+    "FantastIC4": ("FantastIC4", {"lam": 0.1}),
+    "LSQ": ("LSQ", {"bits": 3}),
+    "pruning": ("pruning", {"bits": 4, "sparsity": 0.6}),
+    "torchao int4": ("torchao", {"bits": 4, "group": 0}),
+    "torchao int8": ("torchao", {"bits": 8, "group": 4}),
+    "NNCodec uniform": ("NNCodec uniform", {"qp": -20}),
+    "NNCodec dependent": ("NNCodec dependent", {"qp": -20}),
+    "fp16": ("fp16", {}),
+    "int8": ("int8", {}),
 }
-AFTERWARDS: dict[str, Method] = {
-    "NNCodec uniform": NNCodec(qp=-20, dependent=False),
-    "NNCodec dependent": NNCodec(qp=-20, dependent=True),
-    "fp16": Float16(),
-    "int8": Integer8(),
-}
-ALL = {**TRAINED, **AFTERWARDS}
+ALL = {name: build_method(*settings) for name, settings in SETTINGS.items()}
+TRAINED = {name: method for name, method in ALL.items() if method.is_trained}
+AFTERWARDS = {name: method for name, method in ALL.items() if not method.is_trained}
 BASELINES = ("LSQ", "pruning", "torchao int4", "torchao int8")
 every_baseline = pytest.mark.parametrize("name", BASELINES)
+
+
+def network() -> nn.Sequential:
+    """A convolution with BatchNorm and two linear layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(4 * 36, 12), nn.ReLU(), nn.Linear(12, 4)),
+    )
 
 
 def split() -> Split:
@@ -64,12 +67,24 @@ def split() -> Split:
     return Split(inputs, torch.arange(64) % 4)
 
 
-def trained(method: Method, model: nn.Module | None = None) -> Trainer:
+def batch() -> tuple[Tensor, Tensor]:
+    return next(split().batches(16))
+
+
+def trained(method: Method) -> Trainer:
     """A trainer after one epoch of eight steps."""
-    model = network() if model is None else model
-    trainer = trainer_of(method, model, epochs=1)
+    trainer = trainer_of(method, network(), epochs=1)
     trainer.fit()
     return trainer
+
+
+def written(method: Method, trainer: Trainer, path: Path) -> dict[str, Tensor]:
+    """What a file of the trained model decodes to; what training left lies beside it."""
+    form = build_form(method.form, method.form_settings())
+    left = path.with_suffix(".left")
+    method.save(left, trainer.model, trainer.quantizer)
+    form.write(left, path)
+    return form.read(path)
 
 
 def trainer_of(method: Method, model: nn.Module, epochs: int) -> Trainer:
@@ -88,25 +103,22 @@ def attached(name: str) -> StraightThrough:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_file_holds_the_weights_that_were_trained(name: str, tmp_path: Path) -> None:
-    method, trainer = TRAINED[name], trained(TRAINED[name])
-    path = tmp_path / f"model.{method.suffix}"
-    method.write(path, trainer.model, trainer.quantizer)
-    decoded = method.read(path)
-    for key, tensor in trainer.model.state_dict().items():
-        if tensor.ndim > 1:
-            torch.testing.assert_close(decoded[key], tensor, rtol=0, atol=0)
-        else:  # NNCodec's step of one-dimensional tensors, half of it on either side
-            torch.testing.assert_close(decoded[key], tensor, rtol=0, atol=5e-6)
-    network().load_state_dict(decoded)
+def test_the_file_holds_the_weights_that_were_trained_bit_for_bit(
+    name: str, tmp_path: Path
+) -> None:
+    trainer = trained(TRAINED[name])
+    decoded = written(TRAINED[name], trainer, tmp_path / "file")
+    state = trainer.model.state_dict()
+    assert set(decoded) == set(state)
+    for key, tensor in state.items():
+        assert decoded[key].device.type == "cpu"
+        torch.testing.assert_close(decoded[key], tensor, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", AFTERWARDS)
 def test_compression_after_training_is_as_near_as_its_step(name: str, tmp_path: Path) -> None:
-    method, model = AFTERWARDS[name], network()
-    path = tmp_path / "model"
-    method.write(path, model, method.constrain(model, STEPS))
-    decoded = method.read(path)
+    model = network()
+    decoded = written(AFTERWARDS[name], trainer_of(AFTERWARDS[name], model, 1), tmp_path / "file")
     largest = max(float(w.abs().max()) for w in model.state_dict().values() if w.ndim > 1)
     # NNCodec, qp -20: steps of 2^-5; dependent quantization uses every second value at a time.
     near = {
@@ -123,18 +135,19 @@ def test_compression_after_training_is_as_near_as_its_step(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_file_is_the_same_when_it_is_written_again(name: str, tmp_path: Path) -> None:
-    method, trainer = ALL[name], trained(ALL[name])
+    trainer = trained(ALL[name])
     for path in (tmp_path / "a", tmp_path / "b"):
-        method.write(path, trainer.model, trainer.quantizer)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+        written(ALL[name], trainer, path)
+    for ending in ("", ".left"):
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_integers_of_eight_bits_may_all_be_zero(tmp_path: Path) -> None:
-    model = nn.Linear(3, 2)
-    nn.init.zeros_(model.weight)
-    Integer8().write(tmp_path / "model", model, None)
-    assert not Integer8().read(tmp_path / "model")["weight"].any()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    nn.init.zeros_(model.get_parameter("1.weight"))
+    int8 = ALL["int8"]
+    assert not written(int8, trainer_of(int8, model, 1), tmp_path / "file")["1.weight"].any()
 
 
 @given(st.lists(st.integers(-8, 7), min_size=1, max_size=33))
@@ -145,18 +158,75 @@ def test_nibbles_come_back(values: list[int]) -> None:
     assert unpack_nibbles(packed, len(values)).tolist() == values
 
 
+@pytest.mark.parametrize("call", ["compress", "decompress"])
 def test_nncodec_giving_up_does_not_end_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nncodec import nnc
 
     def give_up(*_: Any, **__: Any) -> None:
         raise SystemExit("no")
 
-    monkeypatch.setattr(nnc, "compress", give_up)
-    with pytest.raises(RuntimeError, match="gave up"):
-        NNCodec(-20, dependent=True).write(tmp_path / "model", network(), None)
-    assert not list(tmp_path.iterdir())
+    left, path = tmp_path / "left", tmp_path / "file"
+    ALL["fp16"].save(left, network(), None)
+    form = NncFile(-20, dependent=True)
+    monkeypatch.setattr(nnc, call, give_up)
+    refused = form.write if call == "compress" else lambda _, path: form.read(path)
+    with pytest.raises(RuntimeError, match=f"{path}: NNCodec gave up: no"):
+        refused(left, path)
+    assert list(tmp_path.iterdir()) == [left]
+
+
+# -- parameters that are left as they are ----------------------------------------------------------
+
+
+every_method_with_exclude = pytest.mark.parametrize("name", [*BASELINES, "ECQ"])
+
+
+def excluding(name: str, part: str) -> Method:
+    method, settings = SETTINGS[name]
+    return build_method(method, settings | {"exclude": (part,)})
+
+
+class WithSpare(nn.Module):
+    """A network, and beside it a layer that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+        self.spare = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.body(inputs)
+        return result
+
+
+@every_method_with_exclude
+def test_excluded_layers_are_trained_in_full_precision(name: str) -> None:
+    """Other methods than ECQ's family took no `exclude` once."""
+    plain = WithSpare()
+    Trainer(plain, split(), split(), FitSettings(epochs=1, lr=1e-2, batch_size=8)).fit()
+    model = WithSpare()
+    spare = model.spare.weight.detach().clone()
+    trainer_of(excluding(name, "body"), model, epochs=1).fit()
+    assert not torch.equal(model.spare.weight, spare)
+    for key, tensor in plain.body.state_dict().items():
+        torch.testing.assert_close(model.body.state_dict()[key], tensor, rtol=0, atol=0)
+
+
+@every_method_with_exclude
+def test_an_excluded_layer_is_kept_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    first = next(key for key, p in network().named_parameters() if p.ndim > 1)
+    method = excluding(name, first)
+    trainer = trained(method)
+    decoded = written(method, trainer, tmp_path / "file")
+    for key, tensor in trainer.model.state_dict().items():
+        torch.testing.assert_close(decoded[key], tensor, rtol=0, atol=0)
+    # Not among the integers, and with hardly two equal values.
+    left, _ = read_tensors(tmp_path / "file.left")
+    integers = {key.removeprefix("integers.") for key in left if key.startswith("integers.")}
+    assert integers == {k for k, p in network().named_parameters() if p.ndim > 1} - {first}
+    assert decoded[first].unique().numel() > 0.9 * decoded[first].numel()
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -245,7 +315,7 @@ def test_first_step_is_that_of_the_paper() -> None:
         if p.ndim > 1
     }
     steps = LearnedSteps(model, bits=3)
-    assert {n: float(s) for n, s in steps.numbers.items()} == pytest.approx(expected)
+    assert {n: float(s.detach()) for n, s in steps.numbers.items()} == pytest.approx(expected)
 
 
 def test_a_step_stays_above_zero() -> None:
@@ -254,7 +324,7 @@ def test_a_step_stays_above_zero() -> None:
         for number in steps.numbers.values():
             number.fill_(-1.0)
     steps.update(*batch())
-    assert all(float(s) > 0 for s in steps.numbers.values())
+    assert all(float(s.detach()) > 0 for s in steps.numbers.values())
     assert all(torch.isfinite(w).all() for w in steps.weights.values())
 
 
@@ -314,8 +384,7 @@ def test_integers_of_a_row_are_the_nearest_of_its_scale(bits: int, tmp_path: Pat
     model = network()
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim > 1}
     method = TorchaoWeights(bits, group=0)
-    method.write(tmp_path / "model", model, method.constrain(model, STEPS))
-    decoded = method.read(tmp_path / "model")
+    decoded = written(method, trainer_of(method, model, 1), tmp_path / "file")
     for name, weight in before.items():
         rows, read = weight.flatten(1), decoded[name].flatten(1)
         # Symmetric: the largest magnitude of a row over half the number of integers.
@@ -336,21 +405,38 @@ def test_groups_have_scales_of_their_own() -> None:
     torch.testing.assert_close(model.weight[:, :4], first[:, :4], rtol=0, atol=1e-4)
 
 
-# -- settings and cost -----------------------------------------------------------------------------
+# -- settings, selection and cost -----------------------------------------------------------------
 
-REFUSED: dict[str, Callable[[], Method]] = {
-    "bits must lie between 2 and 8": lambda: LSQ(bits=1),
-    "bits must lie between 2 and 8, not 9": lambda: Pruning(bits=9, sparsity=0.5),
-    "sparsity must lie in": lambda: Pruning(bits=4, sparsity=1.0),
-    "bits must be 4 or 8": lambda: TorchaoWeights(bits=3, group=0),
-    "group must be at least 0": lambda: TorchaoWeights(bits=4, group=-1),
+
+def test_methods_are_found_by_name_and_know_their_settings() -> None:
+    assert {name for name, _ in SETTINGS.values()} <= set(METHODS)
+    for name, settings in SETTINGS.values():
+        method = build_method(name, settings)
+        assert settings.items() <= method.settings().items()
+        assert set(method.settings()) == set(method.takes())
+        assert build_method(name, method.settings()) == method
+        assert method.is_tunable() == (name not in ("fp16", "int8"))
+    assert build_method("EC2T", {"lam": 0.1}).bit_width == 2
+    assert build_method("FantastIC4x", {"lam": 0.1}).bit_width == 4
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "LSQ: bits must lie between 2 and 8, not 1": ("LSQ", {"bits": 1}),
+    "bits must lie between 2 and 8, not 9": ("pruning", {"bits": 9, "sparsity": 0.5}),
+    "pruning: sparsity must lie in": ("pruning", {"bits": 4, "sparsity": 1.0}),
+    "torchao: bits must be 4 or 8": ("torchao", {"bits": 3, "group": 0}),
+    "torchao: group must be at least 0": ("torchao", {"bits": 4, "group": -1}),
+    "ECQ: lam is missing": ("ECQ", {"bits": 4}),
+    "LSQ has no setting 'bit', did you mean 'bits'": ("LSQ", {"bit": 4}),
+    "EC2T has no setting 'p', only lam, gradient, ": ("EC2T", {"lam": 0.1, "p": 0.1}),
+    "method must be one of ECQ, ECQx": ("magic", {}),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_settings_out_of_range_are_refused(message: str) -> None:
+def test_wrong_settings_are_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        REFUSED[message]()
+        build_method(*REFUSED[message])
 
 
 def cost(method: Method) -> int:
@@ -367,18 +453,6 @@ def test_cost_of_a_plain_step_is_counted_by_hand() -> None:
 
 
 def test_only_relevance_costs_more_than_a_plain_step() -> None:
-    plain = cost(Float16())
-    ecqx = EntropyConstrained("ECQx", lam=0.1, relevance=LRP())
+    plain = cost(ALL["fp16"])
     assert all(cost(TRAINED[name]) == plain for name in (*BASELINES, "ECQ"))
-    assert cost(ecqx) > 1.5 * plain
-    seldom = replace(ecqx, relevance=LRP(every=8))
-    assert plain < cost(seldom) <= cost(ecqx)
-
-
-def test_tensors_are_on_the_processor_after_reading(tmp_path: Path) -> None:
-    for name, method in ALL.items():
-        trainer = trained(method)
-        method.write(tmp_path / name, trainer.model, trainer.quantizer)
-        state: dict[str, Tensor] = method.read(tmp_path / name)
-        assert all(tensor.device.type == "cpu" for tensor in state.values())
-        assert set(state) == set(network().state_dict())
+    assert cost(ALL["ECQx"]) > 1.5 * plain
