@@ -58,6 +58,8 @@ KEYS = [
 ]
 # Bits of the methods that have no other.
 OWN_BITS = {"EC2T": 2, "FantastIC4x": 4, "fp16": 16, "int8": 8}
+# Methods whose files are not of the suite's own form.
+OTHER_FORMS = ("NNCodec uniform", "NNCodec dependent", "fp16", "int8")
 
 pytestmark = [
     pytest.mark.skipif(not (PROGRAMS / "dvc").exists(), reason="dvc is not installed"),
@@ -94,7 +96,7 @@ class Copy:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1500,
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -324,8 +326,7 @@ def expected_runs(settings: dict[str, Any]) -> Counter[tuple[Any, ...]]:
                     paper = sweep.get("sparsity_band") == "[0, p]"
                     band = (0.0, p) if paper else (-default, 0.0)
                 own = {"qp": qp, "sparsity": sparsity}
-                form = {"NNCodec uniform": None, "fp16": None}
-                floats = form.get(method, sweep.get("floats", "raw"))
+                floats = None if method in OTHER_FORMS else sweep.get("floats", "raw")
                 columns = (method, bits or OWN_BITS.get(method), lam, band, floats)
                 shown = json.dumps({k: v for k, v in own.items() if v is not None})
                 found.append((task, seed, sweep["sweep"], *columns, shown))
@@ -379,7 +380,7 @@ def test_a_setting_is_trained_once_whatever_sweeps_it_is_in(finished: Copy) -> N
         for ids in trainings.values()
     ]
     assert {("ECQx", "grid"), ("ECQx", "comparison")} in together
-    untrained = {("NNCodec uniform", "comparison"), ("fp16", "comparison")}
+    untrained = {(method, "comparison") for method in OTHER_FORMS}
     assert {("fp32", "reference"), *untrained} in together
 
 
@@ -565,38 +566,29 @@ def change_settings(copy: Copy, change: Callable[[dict[str, Any]], None]) -> Non
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def another_lambda(copy: Copy) -> None:
-    def change(settings: dict[str, Any]) -> None:
-        settings["quantize"]["tasks"]["mlp"]["sweeps"][0]["lam"] = [0.2, 0.3]
-
-    change_settings(copy, change)
+def another_lambda(settings: dict[str, Any]) -> None:
+    settings["quantize"]["tasks"]["mlp"]["sweeps"][0]["lam"] = [0.15, 0.3]
 
 
-def another_pruning(copy: Copy) -> None:
-    copy.edit("ecqx/methods/pruning.py", "RAMP = 0.5", "RAMP = 0.25")
+def another_title(settings: dict[str, Any]) -> None:
+    settings["report"]["titles"]["mlp"] = "Another"
 
 
-@pytest.mark.parametrize(
-    ("edit", "is_new"),
-    [
-        (another_lambda, lambda run: run["settings"]["lam"] == 0.2),
-        (another_pruning, lambda run: run["method"] == "pruning"),
-    ],
-)
-def test_an_edit_trains_its_own_runs_alone(
-    finished: Copy,
-    copy: Copy,
-    edit: Callable[[Copy], None],
-    is_new: Callable[[dict[str, Any]], bool],
-) -> None:
+def test_edits_train_their_own_runs_alone(finished: Copy, copy: Copy) -> None:
+    """Another Λ in the settings, and another line in the code of one method."""
     before = copy.progress()
     assert before == finished.progress()
-    edit(copy)
+    change_settings(copy, another_lambda)
+    copy.edit("ecqx/methods/pruning.py", "RAMP = 0.5", "RAMP = 0.25")
     assert copy.repro("quantize") == ["fingerprint", "quantize"]
     after = copy.progress()
     assert {name: after[name] for name in before} == before
-    new = {run["training_id"] for run in copy.planned.values() if is_new(run)}
-    # For each training its record and its network.
+    new = {
+        run["training_id"]
+        for run in copy.planned.values()
+        if run["settings"]["lam"] == 0.15 or run["method"] == "pruning"
+    }
+    # Of each training its record and its network.
     assert len(after) - len(before) == 2 * len(new) > 0
     for path in (copy.root / "quantized" / "smoke").glob("*.safetensors"):
         former = finished.root / path.relative_to(copy.root)
@@ -619,17 +611,13 @@ def test_edits_make_stale_what_they_can_change_and_nothing_else(copy: Copy) -> N
     assert copy.changed() == {"fingerprint"}
     assert copy.stale() == set()
     assert copy.repro() == ["fingerprint"]
-    # A title is words for people.
-    change_settings(copy, lambda settings: settings["report"]["titles"].update(mlp="Another"))
-    assert copy.repro() == ["fingerprint", "report"]
-    assert "Another" in (copy.root / "results" / "smoke" / "claims.md").read_text()
     copy.edit("ecqx/data/tensors.py", "2 * padding + 1", "2 * padding")
     assert copy.stale() == {"download", "pretrain", "quantize", "evaluate"}
 
 
 def test_two_suites_at_once(copy: Copy) -> None:
     """One of them hashes a large output while it has DVC's lock; `make verify` has gigabytes."""
-    change_settings(copy, lambda settings: settings["report"]["titles"].update(mlp="Another"))
+    change_settings(copy, another_title)
     write_settings(copy.root, copy.settings | {"suite": "embedded"})
     add_large_output(copy.root / "dvc.yaml", 200 << 20)
     before = states(copy.root)
@@ -637,7 +625,9 @@ def test_two_suites_at_once(copy: Copy) -> None:
     done = at_once(copy.root, [*repro, "large", "pretrain"], [*repro, PIPELINE])
     assert [process.returncode for process in done] == [0, 0], [each.stdout for each in done]
     assert set(executed(done[0].stdout)) == {"fingerprint", "download", "pretrain", "large"}
+    # Titles are words for people.
     assert executed(done[1].stdout) == ["fingerprint", "report"]
+    assert "Another" in (copy.root / "results" / "smoke" / "claims.md").read_text()
     assert states(copy.root) == before
     assert copy.changed() == set()
     assert json.loads(copy.run("dvc", "status", "--json", "large", "pretrain")) == {}
