@@ -59,6 +59,13 @@ SETTINGS = {
 }
 
 
+# What is measured of each run, in the order of a record.
+MEASURES = (
+    *("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes"),
+    *("bytes_integers", "bytes_other", "compression_ratio", "entropy_bits_per_weight"),
+)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One network to evaluate: the file of a run or, without a run, a trained network."""
@@ -212,9 +219,8 @@ def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> s
 
 def _measures(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
     """What a run gave, with the parts of its file's size behind the whole."""
-    sizes = {name: file[name] for name in ("bytes_integers", "bytes_other")}
-    names = ("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes")
-    return {**{name: result[name] for name in names}, **sizes, **result}
+    measures = result | {name: file[name] for name in ("bytes_integers", "bytes_other")}
+    return {name: measures[name] for name in MEASURES}
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
