@@ -42,7 +42,8 @@ def concurrency(root: Path, suite: str) -> Section:
             ("no params.yaml was written to", states(clone) == before),
             *_what_dvc_says(clone, default, suite),
         ]
-    table = tabulate([(name, "yes" if good else "**no**") for name, good in rows], (), "github")
+    shown = [(name, "yes" if good else "**no**") for name, good in rows]
+    table = tabulate(shown, ("what", "holds"), "github")
     text = (
         f"`make paper-results` and `make paper-results SUITE={suite}` at the same moment in one "
         f"clone, from nothing. The default suite has the settings of `{suite}` under its own name, "
