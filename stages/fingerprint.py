@@ -23,8 +23,9 @@ from stages.command import run_command_line, suite_of
 STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 # The script that starts each stage.
 STARTER = "stages/run"
-# What every training runs, beside its method; by itself it is one in full precision.
-TRAINING = "ecqx.experiment.train"
+# What every training, and the count of its cost, runs beside its method; by itself a training is
+# one in full precision.
+TRAINING, COST = "ecqx.experiment.train", "ecqx.experiment.cost"
 FULL_PRECISION = "full precision"
 REGISTRY, FORMS = "ecqx.methods.registry", "ecqx.coding.forms"
 
@@ -42,8 +43,9 @@ def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, dict[str, An
     -------
     dict
         By stage. ``code``: digest by module and file; ``names``: modules of the names that are
-        taken from packages; ``packages``: versions. ``methods`` (pretrain, quantize): digest of
-        what each method's training depends on; ``forms`` (encode, evaluate): of what each form of
+        taken from packages; ``packages``: versions. ``methods`` (pretrain, quantize) and
+        ``costs`` (quantize): digest of what each method's training, and the count of its cost,
+        depends on; ``forms`` (encode, evaluate): of what each form of
         file depends on. ``registered``: the suite's methods, in their order, where a stage reads
         the registry.
 
@@ -114,10 +116,12 @@ def jobs(
     if stage in ("pretrain", "quantize"):
         parts["methods"] = {FULL_PRECISION: closure([TRAINING], folder)}
     if stage == "quantize":
+        parts["costs"] = {}
         never = table(REGISTRY, "NEVER_RUN", folder)
         for name, place in methods.items():
             without = [never[name]] if name in never else []
             parts["methods"][name] = _job(place, [TRAINING], folder, without)
+            parts["costs"][name] = _job(place, [COST], folder, without)
     if stage in ("encode", "evaluate"):
         forms = table(FORMS, "FORMS", folder)
         parts["forms"] = {name: _job(place, [], folder) for name, place in forms.items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
+from ecqx.experiment.cost import Cost
 from ecqx.experiment.jobs import checksum, key_of
 from ecqx.experiment.train import Training
 from ecqx.training.device import find_device
@@ -36,17 +37,30 @@ def training_of(
 ) -> Training:
     """A training with its key: a hash of its settings, data, start, device and code."""
     key = key_of(
-        task=[dict(task.network), task.enlarge],
-        data=_data_checksum(*_version(task.data)),
+        **_common(task, code, method, method_name),
         fit=asdict(fit),
         seed=seed,
         start=None if start is None else _checksum(*_version(start)),
         device=find_device(device).type,
-        code=code,
-        method=method_name,
-        settings={} if method is None else method.settings(),
     )
     return Training(task, fit, seed, method, start, device, key)
+
+
+def cost_of(training: Training, code: str, method_name: str) -> Cost:
+    """The count of a training's cost, with its key."""
+    common = _common(training.task, code, training.method, method_name)
+    return Cost(training, key_of(**common, batch_size=training.fit.batch_size))
+
+
+def _common(task: Task, code: str, method: Method | None, method_name: str) -> dict[str, Any]:
+    """What training and cost depend on alike."""
+    return {
+        "task": [dict(task.network), task.enlarge],
+        "data": _data_checksum(*_version(task.data)),
+        "code": code,
+        "method": method_name,
+        "settings": {} if method is None else method.settings(),
+    }
 
 
 def _version(path: Path) -> tuple[Path, int]:

@@ -260,7 +260,7 @@ def test_results_of_another_machine_stay_its_own(repository: Path) -> None:
 def test_nothing_to_compare_is_one_line(repository: Path) -> None:
     with pytest.raises(InputError, match="no baseline yet: `make baseline SUITE=smoke`"):
         check.main([])
-    with pytest.raises(InputError, match="there is no suite 'nonsense'"):
+    with pytest.raises(InputError, match="suite must be one of smoke, other, not 'nonsense'"):
         check.main(["nonsense"])
     with pytest.raises(InputError, match="is missing: `make paper-results SUITE=other`"):
         accept(repository, "other")

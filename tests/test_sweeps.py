@@ -21,7 +21,7 @@ from stages.manifests import REFERENCE
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
-from stages.trainings import training_of
+from stages.trainings import cost_of, training_of
 
 PRUNING = {"sweep": "comparison", "method": "pruning", "bits": 4, "sparsity": [0.5, 0.8]}
 
@@ -280,6 +280,13 @@ def test_keys_depend_on_what_a_training_depends_on_and_on_no_words(
     monkeypatch.setattr(trainings, "find_device", lambda _: torch.device("cuda"))
     assert key(device="auto") != first
     monkeypatch.undo()
+    # One count of the cost stands for all seeds and starts.
+    costs = [
+        cost_of(training_of(**plain | changes), "0", "pruning").key
+        for changes in ({}, {"seed": 1}, {"start": None}, {"fit": FitSettings(batch_size=32)})
+    ]
+    assert len(set(costs[:3])) == 1
+    assert costs[3] != costs[0]
     # Places and labels do not; a file that is another one now does.
     labelled = data(folder / "elsewhere.safetensors", label="my digits")
     assert key(task=replace(task, data=labelled)) == first
@@ -317,7 +324,7 @@ def test_a_training_depends_on_the_fingerprint_of_its_own_method(folder: Path) -
 
     def keys(**codes: str) -> list[str]:
         known = {"ECQ": "0", "ECQx": "0", trainings.FULL_PRECISION: "0"} | codes
-        return [quantize._training("smoke", settings, run, known).key for run in found]
+        return [quantize._training("smoke", settings, run, {"methods": known}).key for run in found]
 
     plain = keys()
     assert [run.method_name for run in found] == [REFERENCE, "ECQ", "ECQx", "fp16"]

@@ -143,12 +143,12 @@ def test_the_version(run: Run) -> None:
 def test_stages_say_what_they_do(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stages import suite
+    from stages import pipeline
 
-    monkeypatch.setattr(sys, "argv", ["suite", word])
-    assert stages_command.run_command_line(suite.main) == 0
+    monkeypatch.setattr(sys, "argv", ["pipeline", word])
+    assert stages_command.run_command_line(pipeline.main) == 0
     out, error = capsys.readouterr()
-    assert "python -m stages.suite SUITE -- …" in out
+    assert "python -m stages.pipeline [SUITE]" in out
     assert "Exit codes: 0 done; 1" in out
     assert error == ""
 

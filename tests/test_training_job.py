@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ecqx.coding.coded_state import read_coded_state, write_coded_state
 from ecqx.coding.forms import build_form
 from ecqx.data import Split, TensorData
+from ecqx.experiment.cost import Cost
 from ecqx.experiment.jobs import PROGRESS
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
@@ -118,39 +119,30 @@ def test_training_starts_from_the_checkpoint_or_from_the_seed(task: Task, tmp_pa
     nothing = replace(FIT, epochs=0)
     for given, seed, expected in ((tmp_path / "start", 1, start), (None, 7, start)):
         training = Training(task, nothing, seed, None, given, "cpu", "key")
-        assert training.run(tmp_path, tmp_path / PROGRESS) == {"history": [], "cost": 1.0}
+        assert training.run(tmp_path, tmp_path / PROGRESS) == {"history": []}
         assert equal(read_coded_state(tmp_path / RESULT).state, expected)
 
 
-@dataclass(frozen=True)
-class Counted(Split):
-    """A split that counts the batches that are taken from it."""
+def test_the_cost_is_counted_on_one_batch(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All batches of an epoch were held in memory for it once, three times a job."""
+    taken, batches = list[int](), Split.batches
 
-    def batches(
-        self, size: int, generator: torch.Generator | None = None
+    def counted(
+        split: Split, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in super().batches(size, generator):
-            TAKEN.append(len(batch[1]))
+        for batch in batches(split, size, generator):
+            taken.append(len(batch[1]))
             yield batch
 
-
-TAKEN: list[int] = []
-
-
-def test_the_cost_is_counted_on_one_batch(task: Task) -> None:
-    """All batches of an epoch were held in memory for it once, three times a job."""
-    data = some_data()
-    counted = replace(data, train=Counted(data.train.inputs, data.train.targets))
-    TAKEN.clear()
+    monkeypatch.setattr(Split, "batches", counted)
     training = Training(task, FIT, 1, ECQX, None, "cpu", "key")
-    assert 1.5 < training._relative_cost(counted, CPU) < 3
-    assert [FIT.batch_size] == TAKEN
-    # Without relevance a step costs what it costs in full precision, and that need not be counted.
-    assert replace(training, method=LSQ)._relative_cost(counted, CPU) == 1.0
-    TAKEN.clear()
-    for method in (None, build_method("fp16", {})):
-        assert replace(training, method=method)._relative_cost(counted, CPU) == 1.0
-    assert TAKEN == []
+    assert 1.5 < Cost(training, "key").run(tmp_path, tmp_path / PROGRESS)["cost"] < 3
+    assert [FIT.batch_size] == taken
+    # Without relevance a step costs what it costs in full precision.
+    plain = replace(training, method=LSQ)
+    assert Cost(plain, "key").run(tmp_path, tmp_path / PROGRESS) == {"cost": 1.0}
 
 
 # -- scores ----------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from ecqx.models.loading import load_weights
 from ecqx.training.constraint import Constraint
 from ecqx.training.device import find_device
 from ecqx.training.settings import FitSettings, steps_per_epoch
-from ecqx.training.step_cost import step_cost
 from ecqx.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -57,21 +56,20 @@ class Training:
         Returns
         -------
         dict
-            ``history``: a record an epoch; ``cost``: floating-point operations of a training step
-            over those of a step in full precision.
+            ``history``: a record an epoch.
         """
         device = find_device(self.device)
         data = self.task.load_data(device)
-        trainer, constraint = self._trainer(data, device)
+        trainer, constraint = self.prepare(data, device)
         history = trainer.fit(resume=progress)
         if self.method is None or constraint is None:
             write_coded_state(folder / RESULT, trainer.model.state_dict(), {})
         else:
             self.method.save(folder / RESULT, trainer.model, constraint)
-        cost = self._relative_cost(data, device)
-        return {"history": [asdict(epoch) for epoch in history], "cost": cost}
+        return {"history": [asdict(epoch) for epoch in history]}
 
-    def _trainer(self, data: TensorData, device: torch.device) -> tuple[Trainer, Constraint | None]:
+    def prepare(self, data: TensorData, device: torch.device) -> tuple[Trainer, Constraint | None]:
+        """The trainer at its start, and what holds the weights to the method's form."""
         model = self.task.build(self.seed)
         if self.start is not None:
             load_weights(model, read_coded_state(self.start).state, str(self.start))
@@ -84,12 +82,3 @@ class Training:
             if self.method.selection == "last":
                 fit = replace(fit, selection="last")
         return Trainer(model, data.train, data.validation, fit, self.seed, constraint), constraint
-
-    def _relative_cost(self, data: TensorData, device: torch.device) -> float:
-        """Work of a training step over that of a step in full precision."""
-        if self.method is None or not self.method.is_trained:
-            return 1.0
-        batch = next(data.train.batches(self.fit.batch_size))
-        constrained, _ = self._trainer(data, device)
-        plain, _ = replace(self, method=None)._trainer(data, device)
-        return step_cost(constrained, *batch) / step_cost(plain, *batch)
