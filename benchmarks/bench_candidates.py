@@ -18,7 +18,8 @@ from ecqx.data.digit_images import digits
 from ecqx.models import build
 from ecqx.relevance import LRP, rules, weights
 from ecqx.relevance.weights import Attributor
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 ROUNDS = 7
 

@@ -11,6 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from stages.verify.workplace import STAGES
 
+FINGERPRINTS = "from stages.fingerprint import fingerprints_of; fingerprints_of('embedded')"
 DVC = Path(sys.executable).with_name("dvc")
 
 
@@ -33,9 +34,16 @@ def test_worker(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["overhead"] = "start and imports of a worker process of a sweep"
 
 
+def test_fingerprints(benchmark: BenchmarkFixture) -> None:
+    """What the code of every stage of the default suite amounts to."""
+    command = [sys.executable, "-c", FINGERPRINTS]
+    benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=3, warmup_rounds=1)
+    benchmark.extra_info["overhead"] = "fingerprints of a suite"
+
+
 @pytest.mark.skipif(not DVC.exists(), reason="needs dvc beside this Python")
 def test_dvc(benchmark: BenchmarkFixture) -> None:
     """What DVC takes to see that all stages of a suite are up to date, or not."""
-    command = [str(DVC), "status", "--quiet"]
+    command = [str(DVC), "status", "--quiet", "dvc.yaml"]
     benchmark.pedantic(lambda: subprocess.run(command, check=False), rounds=3, warmup_rounds=1)
     benchmark.extra_info["overhead"] = "dvc: looks at all stages of a suite once"

@@ -16,7 +16,8 @@ from ecqx.models import build
 from ecqx.quantizers import base as constrained
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 BATCH, ROUNDS = 64, 9
 RECOMMENDED = LRP(every=8)

@@ -11,11 +11,12 @@ import torch
 from conftest import Ratio
 
 from ecqx.data import Split
+from ecqx.experiment.jobs import PROCESSES, run_all
 from ecqx.models import build
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
-from ecqx.training.trainer import FitSettings, Trainer
-from stages.parallel import PROCESSES, run_all
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 JOBS, STEPS = 8, 30
 

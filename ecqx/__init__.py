@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
     from ecqx.relevance.settings import LRP
     from ecqx.relevance.weights import weight_relevance
-
-__version__ = "0.1.0"
+    from ecqx.version import __version__
 
 _HOMES = {
     "CentroidGrid": "ecqx.assignment.centroids",
@@ -34,6 +33,7 @@ _HOMES = {
     "load": "ecqx.coding.bitstream",
     "models": "ecqx.models",
     "save": "ecqx.coding.bitstream",
+    "__version__": "ecqx.version",
     "weight_relevance": "ecqx.relevance.weights",
 }
 
@@ -43,6 +43,7 @@ __all__ = [
     "CentroidGrid",
     "ECQx",
     "FantastIC4",
+    "__version__",
     "assign",
     "export_onnx",
     "load",

@@ -89,4 +89,4 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        write_atomically(target, lambda path: shutil.copyfile(source, path))

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import ecqx
 from ecqx.data import TensorData, digits
-from ecqx.training.trainer import evaluate
+from ecqx.training.evaluation import evaluate
 
 
 class Depthwise(nn.Module):

@@ -22,8 +22,11 @@ from ecqx.coding.checkpoint import read_state
 from ecqx.data import TensorData, image_folder
 from ecqx.data.archives import names
 from ecqx.data.folder import IMAGES
-from ecqx.models.weights import imagenet_weights, load_weights
-from ecqx.training.trainer import FitSettings, Trainer, evaluate
+from ecqx.models.loading import load_weights
+from ecqx.models.weights import imagenet_weights
+from ecqx.training.evaluation import evaluate
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 # Of the pictures that torchvision's weights were trained on.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

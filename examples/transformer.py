@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 import ecqx
 from ecqx.data import TensorData, digits
-from ecqx.training.trainer import FitSettings, Trainer, evaluate
+from ecqx.training.evaluation import evaluate
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 
 class RowTransformer(nn.Module):

@@ -1,142 +1,112 @@
-"""The regression gate of a suite: ``python -m stages.check [SUITE] [--junit FILE]``.
+"""The regression gate of a suite: are its results worse than the baseline allows?
 
-Exit code 0 where the results are as good as the baseline, 1 where they are worse, 2 where there is
-nothing to compare.
+On the machine and packages of the baseline every run and every derived file (claims.md,
+summary.json, curves.csv, layers.json, tables/) must be the accepted one. Elsewhere the means over
+seeds are compared, with a tolerance; there a verdict of claims.md may change with the runs, but not
+where the runs are the accepted ones.
+
+The table says of each difference whether it is worse, different or better; the last line sums up.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 from tabulate import tabulate
 
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.report.regression import Difference, Run, compare, count_judged
-from stages import paths
-from stages.command import run_command_line
+from ecqx.report.regression import (
+    Difference,
+    Kind,
+    Run,
+    compare,
+    count_judged,
+    in_order,
+    keys_apart,
+)
+from stages import derived, paths
+from stages.command import command, run_command_line, suite_argument
 from stages.provenance import machine, packages
-from stages.suite import selected
 
 SHOWN_ROWS = 40
-_HEADERS = ("setting", "quantity", "old", "new", "difference", "tolerance")
+_HEADERS = ("change", "setting", "quantity", "old", "new", "difference", "tolerance")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Compare the suite's results with its baseline; 1 if they are worse."""
-    suite, junit = _options(arguments)
-    root = Path()
-    suite = selected(root, suite)
-    verdicts = [check(root, part) for part in parts_of(root, suite)]
-    print("\n\n".join(verdict.text() for verdict in verdicts))
+@command
+@suite_argument
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the outcome as JUnit XML, too.",
+)
+def main(suite: str, junit: Path | None) -> int:
+    """Compare the suite's results with its baseline; 1 if the check fails."""
+    outcome = check(Path(), suite)
+    click.echo(outcome.text())
     if junit:
-        write_junit(Path(junit), verdicts)
-    return int(any(verdict.failed for verdict in verdicts))
-
-
-def _options(arguments: Sequence[str]) -> tuple[str, str]:
-    words = list(arguments)
-    junit = ""
-    if "--junit" in words:
-        at = words.index("--junit")
-        junit = "".join(words[at + 1 : at + 2])
-        del words[at : at + 2]
-        if not junit:
-            raise InputError("--junit needs the name of the file to write")
-    if len(words) > 1 or any(word.startswith("-") for word in words):
-        raise InputError("usage: python -m stages.check [SUITE] [--junit FILE]")
-    return "".join(words), junit
+        write_junit(junit, outcome)
+    return int(outcome.failed)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A list of runs that has a baseline of its own: a suite's, or that of its comparison."""
-
-    suite: str
-    is_comparison: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the gate calls it."""
-        return f"{self.suite}, comparison" if self.is_comparison else self.suite
-
-    @property
-    def metrics(self) -> Path:
-        """Where its runs lie, below the repository."""
-        folder = paths.comparison(self.suite) if self.is_comparison else paths.results(self.suite)
-        return folder / "metrics.json"
-
-    @property
-    def baseline(self) -> Path:
-        """Where its baseline lies; never in a folder that is a stage's output."""
-        name = "comparison_baseline.json" if self.is_comparison else "baseline.json"
-        return paths.results(self.suite) / name
-
-
-def parts_of(root: Path, suite: str) -> list[Part]:
-    """The suite's own runs, and those of its comparison where it has any or should have."""
-    comparison = Part(suite, is_comparison=True)
-    known = [comparison.metrics, comparison.baseline]
-    return [Part(suite), *([comparison] if any((root / path).exists() for path in known) else [])]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the check of a part came to.
+class Outcome:
+    """What the check of a suite came to.
 
     Attributes
     ----------
-    name : str
-        Of the part.
+    suite : str
     same_machine : bool
         Whether machine and packages are the baseline's.
     judged : int
         Number of runs that could be judged.
     differences : list of Difference
+        In order.
+    notes : tuple of str
+        What else there is to say, in lines.
     """
 
-    name: str
+    suite: str
     same_machine: bool
     judged: int
     differences: list[Difference]
+    notes: tuple[str, ...] = ()
 
     @property
-    def worse(self) -> list[Difference]:
-        """What counts."""
-        return [difference for difference in self.differences if difference.worse]
-
-    @property
-    def not_judged(self) -> list[Difference]:
-        """What is only told."""
-        return [difference for difference in self.differences if not difference.worse]
+    def shown(self) -> list[Difference]:
+        """What the table shows: all but runs that are not judged."""
+        return [d for d in self.differences if d.kind is not Kind.NOT_JUDGED]
 
     @property
     def failed(self) -> bool:
         """Whether the gate is closed."""
-        return bool(self.worse) or not self.judged
+        return any(difference.counts for difference in self.differences) or not self.judged
 
     def text(self) -> str:
-        """The table, worst first, what was not judged, and the verdict in the last line."""
-        parts = [self._table(), self._told(), self._line()]
+        """The table, worst first, what else there is to say, and the outcome in the last line."""
+        parts = [self._table(), *self.notes, self._not_judged(), self._line()]
         return "\n\n".join(part for part in parts if part)
 
     def _table(self) -> str:
-        rows = [_row(difference) for difference in self.worse[:SHOWN_ROWS]]
-        table = tabulate(rows, _HEADERS, "simple", disable_numparse=True) if rows else ""
-        more = len(self.worse) - len(rows)
+        rows = self.shown[:SHOWN_ROWS]
+        more = len(self.shown) - len(rows)
+        table = _table(rows) if rows else ""
         return f"{table}\n… and {more} more" if more else table
 
-    def _told(self) -> str:
-        if not self.not_judged:
+    def _not_judged(self) -> str:
+        found = [d for d in self.differences if d.kind is Kind.NOT_JUDGED]
+        if not found:
             return ""
-        settings = len({difference.setting for difference in self.not_judged})
-        keys = ", ".join(sorted({difference.quantity for difference in self.not_judged} - {"run"}))
+        settings = len({difference.setting for difference in found})
+        keys = ", ".join(sorted({difference.quantity for difference in found} - {"run"}))
         return (
             f"{settings} runs are not judged: they were made with other data or another start "
             f"than the baseline's ({keys or 'no run of their task has the same'})."
@@ -148,108 +118,60 @@ class Verdict:
             if self.same_machine
             else "by means over seeds, as machine or packages are not the baseline's"
         )
-        if self.worse:
-            return f"{self.name}: WORSE than the baseline, {len(self.worse)} rows ({where})."
+        found = _counted(self.shown)
+        if any(difference.kind is Kind.WORSE for difference in self.shown):
+            return f"{self.suite}: WORSE than the baseline: {found} ({where})."
         if not self.judged:
-            return f"{self.name}: no run could be judged against the baseline."
-        return f"{self.name}: no worse than the baseline in {self.judged} runs ({where})."
+            return f"{self.suite}: no run could be judged against the baseline."
+        if self.failed:
+            return f"{self.suite}: NOT THE SAME as the baseline: {found} ({where})."
+        also = f": {found}" if found else ""
+        return f"{self.suite}: no worse than the baseline in {self.judged} runs{also} ({where})."
 
     def junit(self) -> ElementTree.Element:
         """The same for CI, one test case per setting or run that has something to say."""
         cases: dict[str, list[Difference]] = {f"{self.judged} runs": []}
         for difference in self.differences:
             cases.setdefault(difference.setting, []).append(difference)
-        failing = sum(any(d.worse for d in found) for found in cases.values())
+        failing = sum(any(d.counts for d in found) for found in cases.values())
         suite = ElementTree.Element(
             "testsuite",
-            name=f"check.{self.name}",
+            name=f"check.{self.suite}",
             tests=str(len(cases)),
             failures=str(failing or int(self.failed)),
         )
         for name, found in cases.items():
-            self._junit_case(suite, name, found)
+            _add_case(suite, name, found)
         if not self.judged:
             ElementTree.SubElement(suite[0], "failure", message=self._line())
         return suite
 
-    def _junit_case(
-        self, suite: ElementTree.Element, name: str, found: Sequence[Difference]
-    ) -> None:
-        case = ElementTree.SubElement(suite, "testcase", classname=suite.attrib["name"], name=name)
-        worse = [difference for difference in found if difference.worse]
-        if worse:
-            table = tabulate([_row(d) for d in worse], _HEADERS, "simple", disable_numparse=True)
-            failure = ElementTree.SubElement(case, "failure", message=f"{len(worse)} worse")
-            failure.text = f"\n{table}\n"
-        elif found:
-            ElementTree.SubElement(case, "skipped", message="other data or another start")
+
+def _counted(differences: Sequence[Difference]) -> str:
+    """How many differences there are of each kind, in words."""
+    counts = Counter(difference.kind for difference in differences)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in Kind if counts[kind])
 
 
-def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Write all verdicts to one file."""
-    suites = ElementTree.Element("testsuites")
-    suites.extend(verdict.junit() for verdict in verdicts)
-    ElementTree.indent(suites)
-    tree = ElementTree.ElementTree(suites)
-    write_atomically(path, lambda p: tree.write(p, encoding="utf-8", xml_declaration=True))
+def _add_case(suite: ElementTree.Element, name: str, found: Sequence[Difference]) -> None:
+    case = ElementTree.SubElement(suite, "testcase", classname=suite.attrib["name"], name=name)
+    if any(difference.counts for difference in found):
+        failure = ElementTree.SubElement(case, "failure", message=_counted(found))
+        failure.text = f"\n{_table(found)}\n"
+    elif any(difference.kind is Kind.NOT_JUDGED for difference in found):
+        ElementTree.SubElement(case, "skipped", message="other data or another start")
+    elif found:
+        ElementTree.SubElement(case, "system-out").text = f"\n{_table(found)}\n"
 
 
-def check(root: Path, part: Part) -> Verdict:
-    """Compare the results of a part with its baseline.
-
-    Raises
-    ------
-    InputError
-        If there is no baseline or no result.
-    """
-    baseline = read_baseline(root, part)
-    if baseline is None:
-        raise InputError(
-            f"suite {part.name} has no baseline yet: `make baseline SUITE={part.suite}` accepts "
-            "the present results as one"
-        )
-    present = read_runs(root, part)
-    same = (baseline["machine"], baseline["packages"]) == (machine(), packages())
-    accepted = baseline["runs"]
-    judged = count_judged(accepted, present)
-    return Verdict(part.name, same, judged, compare(accepted, present, same))
-
-
-def read_runs(root: Path, part: Part) -> list[Run]:
-    """The runs of a part."""
-    path = root / part.metrics
-    runs = _read_json(path)
-    if runs is None:
-        raise InputError(f"{path} is missing: `make paper-results SUITE={part.suite}` makes it")
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise InputError(f"{path} holds no list of runs")
-    return runs
-
-
-def read_baseline(root: Path, part: Part) -> Mapping[str, Any] | None:
-    """The baseline of a part; None where there is none."""
-    path = root / part.baseline
-    baseline = _read_json(path)
-    if baseline is None:
-        return None
-    if not isinstance(baseline, dict) or not {"machine", "packages", "runs"} <= baseline.keys():
-        raise InputError(
-            f"{path} is no baseline: `make baseline SUITE={part.suite}` makes a new one"
-        )
-    return baseline
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+def _table(differences: Sequence[Difference]) -> str:
+    rows = [_row(difference) for difference in differences]
+    return tabulate(rows, _HEADERS, "simple", disable_numparse=True)
 
 
 def _row(difference: Difference) -> list[str]:
     return [
+        difference.kind,
         difference.setting,
         difference.quantity,
         _shown(difference.old),
@@ -263,5 +185,86 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def write_junit(path: Path, outcome: Outcome) -> None:
+    """Write the outcome to a file."""
+    suites = ElementTree.Element("testsuites")
+    suites.append(outcome.junit())
+    ElementTree.indent(suites)
+    tree = ElementTree.ElementTree(suites)
+    write_atomically(path, lambda p: tree.write(p, encoding="utf-8", xml_declaration=True))
+
+
+def check(root: Path, suite: str) -> Outcome:
+    """Compare the results of a suite with its baseline.
+
+    Raises
+    ------
+    InputError
+        If there is no baseline or no result.
+    """
+    baseline = read_baseline(root, suite)
+    if baseline is None:
+        raise InputError(
+            f"suite {suite} has no baseline yet: `make baseline SUITE={suite}` accepts "
+            "the present results as one"
+        )
+    accepted, present = baseline["runs"], read_runs(root, suite)
+    same = (baseline["machine"], baseline["packages"]) == (machine(), packages())
+    found = compare(accepted, present, same)
+    notes = []
+    _, new = keys_apart(accepted, present)
+    if new:
+        notes.append(f"New in metrics.json: {', '.join(new)}.")
+    if "files" in baseline:
+        found += _compare_derived(root / paths.results(suite), baseline, present, same)
+    else:
+        notes.append("The baseline covers no derived files: it was accepted before it could.")
+    judged = count_judged(accepted, present)
+    return Outcome(suite, same, judged, in_order(found), tuple(notes))
+
+
+def _compare_derived(
+    results: Path, baseline: Mapping[str, Any], present: Sequence[Run], same_machine: bool
+) -> list[Difference]:
+    """What is derived from the runs, as far as it has to be, or can be, the same here."""
+    files = derived.changed_files(baseline["files"], derived.checksums(results))
+    same_runs = not compare(baseline["runs"], present, same_machine=True)
+    verdicts = derived.changed_verdicts(
+        baseline["verdicts"], derived.verdicts(results), counts=same_machine or same_runs
+    )
+    return [*verdicts, *(files if same_machine else [])]
+
+
+def read_runs(root: Path, suite: str) -> list[Run]:
+    """The runs of a suite."""
+    path = root / paths.results(suite) / "metrics.json"
+    runs = _read_json(path)
+    if runs is None:
+        raise InputError(f"{path} is missing: `make paper-results SUITE={suite}` makes it")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise InputError(f"{path} holds no list of runs")
+    return runs
+
+
+def read_baseline(root: Path, suite: str) -> Mapping[str, Any] | None:
+    """The baseline of a suite; None where there is none."""
+    path = root / paths.results(suite) / "baseline.json"
+    baseline = _read_json(path)
+    if baseline is None:
+        return None
+    if not isinstance(baseline, dict) or not {"machine", "packages", "runs"} <= baseline.keys():
+        raise InputError(f"{path} is no baseline: `make baseline SUITE={suite}` makes a new one")
+    return baseline
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
 if __name__ == "__main__":
-    sys.exit(run_command_line(main))
+    raise SystemExit(run_command_line(main))

@@ -1,18 +1,60 @@
-"""How the commands of this folder begin and end: help, an exit code, one line for bad input."""
+"""How the commands of this folder begin and end: arguments, help, exit code, errors in one line."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
 
 from ecqx.errors import InputError
+from stages import suites
 
 BAD_INPUT = 2
+INTERRUPTED = 130
 HELP = ("-h", "--help")
 EXIT_CODES = """
 Exit codes: 0 done; 1 what was checked is worse, or an error in the program, with a traceback;
 2 bad input or a file that cannot be read or written, with one line; 130 interrupted."""
-INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that other code can call: it takes a list of arguments and returns its exit code.
+
+    Wrong arguments raise InputError. Its help is the docstring of the module that defines it.
+    """
+
+    def __call__(self, *args: Any, **_: Any) -> int:
+        """Run with one list of arguments, those after the program's name."""
+        try:
+            return self.main(list(*args), standalone_mode=False) or 0
+        except click.UsageError as error:
+            raise InputError(error.format_message()) from error
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
+
+
+def command(function: Callable[..., int | None]) -> Command:
+    """Decorate a function, below click's decorators for its arguments, to be a command."""
+    return click.command(
+        cls=Command,
+        help=sys.modules[function.__module__].__doc__,
+        epilog=EXIT_CODES,
+        context_settings={"help_option_names": HELP},
+    )(function)
+
+
+def suite_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument SUITE: the name of a suite, the default one if left out."""
+    return click.argument("suite", required=False, callback=_known)(function)
+
+
+def _known(_: click.Context, __: click.Parameter, name: str | None) -> str:
+    # `make` passes an empty name where it was given none.
+    chosen = name or suites.default()
+    suites.check_known(chosen)
+    return chosen
 
 
 def suite_of(arguments: Sequence[str]) -> str:
@@ -29,12 +71,13 @@ def suite_of(arguments: Sequence[str]) -> str:
 
 
 def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
-    """Call ``main`` with the command line's arguments; for ``--help`` print its module's docstring.
+    """Call ``main`` with the command line's arguments.
 
     Parameters
     ----------
     main : callable
-        Takes the arguments without the program's name and returns the exit code.
+        A `Command`, or a function that takes the arguments and returns the exit code; for the
+        latter ``--help`` prints its module's docstring.
 
     Returns
     -------
@@ -43,7 +86,7 @@ def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
         interrupt from the keyboard.
     """
     arguments = sys.argv[1:]
-    if arguments[:1] and arguments[0] in HELP:
+    if not isinstance(main, Command) and arguments[:1] and arguments[0] in HELP:
         print(sys.modules[main.__module__].__doc__, EXIT_CODES, sep="")
         return 0
     try:

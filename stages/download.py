@@ -12,30 +12,32 @@ from pathlib import Path
 from torch import Tensor
 
 from ecqx.coding.checkpoint import read_state
-from ecqx.coding.tensor_files import write_tensors
-from stages import paths, settings
+from ecqx.coding.coded_state import write_coded_state
+from ecqx.experiment.jobs import processes
+from stages import paths
 from stages.command import run_command_line, suite_of
-from stages.data_settings import DataSet
-from stages.parallel import processes
 from stages.roots import IMAGENET, choose, data_roots, find_checkpoint
-from stages.settings import TaskSettings
+from stages.settings.base import load
+from stages.settings.data import DataSet
+from stages.settings.download import DownloadSettings
+from stages.settings.tasks import TaskSettings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write data/SUITE/NAME.safetensors and data/SUITE/starts/TASK.safetensors."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite)
-    roots = data_roots()
+    settings = load(suite, DownloadSettings)
+    roots = data_roots(settings.data.root)
     # First, since data sets take minutes to read: a checkpoint that is missing is told at once.
-    starts = {name: _starting_weights(task, roots) for name, task in wanted.tasks.items()}
-    for name, candidates in wanted.data.items():
+    starts = {name: _starting_weights(name, task, roots) for name, task in settings.tasks.items()}
+    for name, candidates in settings.data.sets.items():
         _write_data(suite, name, candidates, roots)
     for name, state in starts.items():
         path = paths.start(suite, name)
         if state is None:
             path.unlink(missing_ok=True)
         else:
-            write_tensors(path, state)
+            write_coded_state(path, state, {})
     return 0
 
 
@@ -48,7 +50,9 @@ def _write_data(
     data.save(paths.data(suite, name))
 
 
-def _starting_weights(task: TaskSettings, roots: Sequence[Path]) -> dict[str, Tensor] | None:
+def _starting_weights(
+    name: str, task: TaskSettings, roots: Sequence[Path]
+) -> dict[str, Tensor] | None:
     """The state_dict that a task's pre-training starts from; None for random weights."""
     if task.start is None:
         return None
@@ -59,7 +63,7 @@ def _starting_weights(task: TaskSettings, roots: Sequence[Path]) -> dict[str, Te
         return imagenet_weights(task.model["name"], roots[0])
     path = find_checkpoint(task.start, roots)
     if path is None:
-        print(f"{task.title}: no {task.start.checkpoint}, starts at random", file=sys.stderr)
+        print(f"{name}: no {task.start.checkpoint}, starts at random", file=sys.stderr)
         return None
     return read_state(path)
 

@@ -9,143 +9,174 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from ecqx.coding.bitstream import FileInfo, inspect, load
+from ecqx.coding.bitstream import inspect
+from ecqx.coding.coded_state import read_coded_state
+from ecqx.coding.forms import build_form
 from ecqx.coding.tensor_files import write_tensors
+from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
+from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
+from ecqx.experiment.score import score_file
+from ecqx.experiment.task import Task
 from ecqx.files import write_text
+from ecqx.training.device import find_device
+from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import evaluate, scores
-from stages import exhibits, paths, settings
+from stages import exhibits, paths
 from stages.command import run_command_line, suite_of
-from stages.encode import file_checksum
-from stages.parallel import SECONDS_TO_START, run_all
-from stages.quantize import load_full_precision, load_runs
-from stages.records import about, start_of
-from stages.runs import MEASURED_EVERYWHERE
-from stages.settings import LayerSettings, Suite, TaskSettings
-from stages.tasks import device, load_data, network
+from stages.manifests import REFERENCE, read_files, read_runs
+from stages.settings.base import load
+from stages.settings.evaluate import EvaluateSettings
+from stages.settings.report import LayerSettings
+from stages.tasks import task_of
 
 # What summary.json and the CSV for `dvc plots` show, means over seeds, of runs that task, method,
 # bits and Λ tell apart: no method is in both sweeps.
 SUMMARIZED_SWEEPS = ("grid", "trained")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
+# Keys of a record for settings of quantizer and relevance, by the names they have there.
+SETTINGS = {
+    "lam": "lam",
+    "p": "p",
+    "sparsity_band": "sparsity_band",
+    "alpha": "alpha",
+    "gradient": "gradient",
+    "composite": "composite",
+    "canonizer": "canonizer",
+    "weight_rule": "weight_rule",
+    "lrp_output": "output",
+    "relevance_of": "of",
+    "relevance_every": "every",
+    "relevance_samples": "samples",
+    "pmf": "pmf",
+    "lambda_max": "lambda_max",
+}
+
+
+# What is measured of each run, in the order of a record.
+MEASURES = (
+    *("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes"),
+    *("bytes_integers", "bytes_other", "compression_ratio", "entropy_bits_per_weight"),
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One network to evaluate: a file of a run, or a checkpoint in full precision."""
+class Evaluation:
+    """One network to evaluate: the file of a run or, without a run, a trained network."""
 
-    suite: str
-    task: TaskSettings
+    task: Task
     path: Path
-    device: torch.device
+    device: str
+    run: Mapping[str, Any] | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write metrics.json, summary.json, curves.csv, layers.json and the relevances."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite)
-    runs = load_runs(suite)
-    files = _checked_files(suite)
-    reference = _reference_accuracies(suite, wanted, runs)
-    quantized = [run for run in runs if run["method"] != "fp32"]
-    jobs = [
-        Job(suite, wanted.tasks[r["task"]], paths.bitstream(suite, r["run_id"]), device(wanted))
-        for r in quantized
+    settings = load(suite, EvaluateSettings)
+    runs, files = read_runs(suite), _checked_files(suite)
+    coded = [run for run in runs if run["form"] is not None]
+    references = _references(suite, settings, runs)
+    work = [
+        Evaluation(
+            task_of(suite, settings.tasks[run["task"]]),
+            paths.bitstreams(suite) / files[run["run_id"]]["file"],
+            settings.device,
+            run,
+        )
+        for run in coded
     ]
-    measured = run_all(measure, jobs, "evaluate", alone=SECONDS_TO_START)
-    described = {name: about(suite, wanted, name) for name in wanted.tasks}
+    measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
+    described = {name: _describe(suite, settings, name) for name in settings.tasks}
     records = [
         {
             **_settings(run),
             **described[run["task"]],
-            "start": start_of(suite, wanted, run["task"], run["seed"]),
+            "start": _start_of(suite, settings, run["task"], run["seed"]),
+            **references[run["task"], run["seed"]],
             **_measures(result, files[run["run_id"]]),
-            **reference[run["task"], run["seed"]],
         }
-        for run, result in zip(quantized, measured, strict=True)
+        for run, result in zip(coded, measured, strict=True)
     ]
     out = paths.results(suite)
     write_text(out / "metrics.json", json.dumps(records, indent=1) + "\n")
     summary = _means(records)
     write_text(out / "summary.json", json.dumps(_nested(summary), indent=1) + "\n")
     write_text(out / "curves.csv", _curves(summary))
-    layers = _layers(quantized, measured, wanted.report.layers)
+    shown = shown_runs(coded, settings.evaluate.layers)
+    layers = [layer for run in shown for layer in _layers(run, work[coded.index(run)].path)]
     write_text(out / "layers.json", json.dumps(layers, indent=1) + "\n")
-    write_tensors(paths.relevance(suite), exhibits.relevances(suite, wanted, quantized))
-    samples, classes = exhibits.samples(suite, wanted, quantized)
+    networks = exhibits.networks(suite, settings, shown, files)
+    relevance = settings.quantize.relevance
+    write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
+    samples, classes = exhibits.samples(networks, relevance.canonizer)
     write_tensors(paths.samples(suite), samples, {"classes": json.dumps(classes)})
     return 0
 
 
 def _checked_files(suite: str) -> dict[str, dict[str, Any]]:
-    """Sizes of the files, after comparing their checksums with those of the encode stage."""
-    folder = paths.bitstreams(suite)
-    records = json.loads((folder / "files.json").read_text())
-    for record in records:
-        path = folder / f"{record['run_id']}.ecqx"
-        if file_checksum(path) != record["checksum"]:
+    """The files, after comparing their checksums with those of the encode stage."""
+    files = read_files(suite)
+    for file in files.values():
+        path = paths.bitstreams(suite) / file["file"]
+        if checksum(path) != file["checksum"]:
             raise InputError(f"{path}: not the file that the encode stage wrote; run it again")
-    return {record["run_id"]: record for record in records}
+    return files
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Metrics of one file's decoded model, and what its tensors are like."""
-    model = network(job.task)
-    model.load_state_dict(load(job.path))
-    model.to(job.device)
-    data = load_data(job.suite, job.task)
-    validation = scores(model, data.validation.to(job.device))
-    test = scores(model, data.test.to(job.device))
-    metric, *others = objective_of(data.test.targets).metrics
-    return {
-        "accuracy_validation": validation[metric],
-        "accuracy": test[metric],
-        "other_metrics": {name: test[name] for name in others},
-        "info": inspect(job.path),
-    }
+def measure(work: Evaluation) -> dict[str, Any]:
+    """Metrics of one file's decoded model, and what its weights are like."""
+    assert work.run is not None
+    device = find_device(work.device)
+    form = build_form(work.run["form"], work.run["form_settings"])
+    model, data = work.task.build().to(device), work.task.load_data(device)
+    return score_file(work.path, form, model, data, work.run["own"].get("exclude", ()))
 
 
-def measure_full_precision(job: Job) -> float:
-    """Test accuracy of one checkpoint."""
-    model = load_full_precision(job.suite, job.task, job.path).to(job.device)
-    return evaluate(model, load_data(job.suite, job.task).test.to(job.device))
+def measure_full_precision(work: Evaluation) -> tuple[float, float]:
+    """Validation and test accuracy of one trained network."""
+    device = find_device(work.device)
+    model, data = work.task.build(), work.task.load_data(device)
+    model.load_state_dict(read_coded_state(work.path).state)
+    model.to(device)
+    return evaluate(model, data.validation), evaluate(model, data.test)
 
 
-def _reference_accuracies(
-    suite: str, wanted: Suite, runs: Sequence[dict[str, Any]]
+def _references(
+    suite: str, settings: EvaluateSettings, runs: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Test accuracies by task and seed: of the start, and of the start trained on."""
-    further = [run for run in runs if run["method"] == "fp32"]
-    jobs = []
-    for run in further:
-        task, where = wanted.tasks[run["task"]], device(wanted)
+    """Accuracies by task and seed: of the start, and of the start trained on."""
+    references = [run for run in runs if run["method"] == REFERENCE]
+    work = []
+    for run in references:
+        task = task_of(suite, settings.tasks[run["task"]])
         start = paths.checkpoint(suite, run["task"], run["seed"])
-        trained_on = paths.quantized(suite) / f"{run['run_id']}.safetensors"
-        jobs += [Job(suite, task, start, where), Job(suite, task, trained_on, where)]
-    accuracies = run_all(measure_full_precision, jobs, "full precision", alone=SECONDS_TO_START)
+        trained_on = paths.trained(suite, run["training_id"])
+        work += [Evaluation(task, path, settings.device) for path in (start, trained_on)]
+    accuracies = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
     return {
-        (run["task"], run["seed"]): {"accuracy_start": start, "accuracy_fp32": fp32}
-        for run, start, fp32 in zip(further, accuracies[::2], accuracies[1::2], strict=True)
+        (run["task"], run["seed"]): {
+            "accuracy_start": start[1],
+            "accuracy_fp32": trained_on[1],
+            "accuracy_fp32_validation": trained_on[0],
+        }
+        for run, start, trained_on in zip(
+            references, accuracies[::2], accuracies[1::2], strict=True
+        )
     }
 
 
 # An entry of metrics.json has the names of the contract; its parts follow.
 
 
-def _settings(run: dict[str, Any]) -> dict[str, Any]:
-    """What one run was told, and how long it took in steps."""
-    relevance: dict[str, Any] = defaultdict(lambda: None)
-    if run["relevance"] is not None:
-        relevance |= {**MEASURED_EVERYWHERE, **run["relevance"]}
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one run, and how long it trained in steps."""
     return {
         "run_id": run["run_id"],
         "task": run["task"],
@@ -153,42 +184,43 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
         "sweep": run["sweep"],
         "variant": run["variant"],
         "bits": run["bits"],
-        "lam": run["lam"],
-        "p": run["p"],
-        "sparsity_band": run["sparsity_band"],
-        "alpha": relevance["alpha"],
-        "gradient": run["quantizer"]["gradient"],
-        "composite": relevance["composite"],
-        "canonizer": relevance["canonizer"],
-        "weight_rule": relevance["weight_rule"],
-        "lrp_output": relevance["output"],
-        "relevance_of": relevance["of"],
-        "relevance_every": relevance["every"],
-        "relevance_samples": relevance["samples"],
-        "pmf": run["quantizer"]["pmf"],
-        "lambda_max": run["quantizer"]["lambda_max"],
+        **{key: run["settings"][name] for key, name in SETTINGS.items()},
+        "floats": run["form_settings"].get("floats"),
+        "settings": run["own"],
+        "lr": run["fit"]["lr"],
+        "batch_size": run["fit"]["batch_size"],
         "seed": run["seed"],
         "epochs": len(run["history"]),
         "steps": sum(epoch["steps"] for epoch in run["history"]),
-        "batch_size": run["fit"]["batch_size"],
+        "cost": run["cost"],
     }
 
 
-def _measures(result: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
-    """What one run gave."""
-    info: FileInfo = result["info"]
+def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, Any]:
+    """A task's data, network and metric."""
+    task = task_of(suite, settings.tasks[name])
+    data = task.load_data(find_device("cpu"))
     return {
-        "accuracy_validation": result["accuracy_validation"],
-        "accuracy": result["accuracy"],
-        "other_metrics": result["other_metrics"],
-        "sparsity": info.sparsity,
-        "parameters": info.float_elements,
-        "bytes": file["bytes"],
-        "bytes_integers": file["bytes_integers"],
-        "bytes_other": file["bytes_other"],
-        "compression_ratio": info.compression_ratio,
-        "entropy_bits_per_weight": info.entropy,
+        "dataset": data.label,
+        "model": task.network["name"],
+        "metric": objective_of(data.test.targets).metric,
+        "train_samples": len(data.train),
+        "data_checksum": TensorData.load(task.data).checksum(),
     }
+
+
+def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> str:
+    """What a run started from: a pre-training by its settings, whose bits vary by machine."""
+    network = settings.tasks[task].model_dump()
+    pretraining = "pretrain " + key_of(task=network, fit=asdict(settings.pretrain[task]), seed=seed)
+    given = paths.start(suite, task)
+    return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
+
+
+def _measures(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run gave, with the parts of its file's size behind the whole."""
+    measures = result | {name: file[name] for name in ("bytes_integers", "bytes_other")}
+    return {name: measures[name] for name in MEASURES}
 
 
 def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -228,22 +260,30 @@ def _curves(summary: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _layers(
-    runs: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]], shown: LayerSettings
-) -> list[dict[str, Any]]:
-    """Sparsity, entropy and size of each layer of the runs that the settings name."""
+def shown_runs(runs: Sequence[dict[str, Any]], shown: LayerSettings) -> list[dict[str, Any]]:
+    """The runs of the grid that are looked at layer by layer."""
+    return [
+        run
+        for run in runs
+        if run["sweep"] == "grid"
+        and (run["bits"], run["settings"]["lam"], run["seed"])
+        == (shown.bits, shown.lam, shown.seed)
+    ]
+
+
+def _layers(run: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Sparsity, entropy and size of each layer of a run."""
     return [
         {
-            **{key: run[key] for key in ("task", "method", "bits", "lam")},
+            **{key: run[key] for key in ("task", "method", "bits")},
+            "lam": run["settings"]["lam"],
             "layer": record.name,
             "elements": record.elements,
             "sparsity": record.sparsity,
             "entropy_bits_per_weight": record.entropy,
             "bytes": record.coded_bytes,
         }
-        for run, result in zip(runs, measured, strict=True)
-        if run["sweep"] == "grid" and all(run[k] == v for k, v in shown.model_dump().items())
-        for record in result["info"].tensors
+        for record in inspect(path).tensors
         if record.kind == "quantized"
     ]
 

@@ -6,15 +6,16 @@ name under ``report.layers``, and the one in full precision that this run starte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ecqx.coding.bitstream import load
-from ecqx.data.tensors import Split
+from ecqx.coding.coded_state import read_coded_state
+from ecqx.data.tensors import Split, TensorData
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance import (
     build_canonizer,
@@ -23,11 +24,11 @@ from ecqx.relevance import (
     weight_relevance,
     with_weight_relevance,
 )
+from ecqx.relevance.settings import LRP
 from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
-from stages.quantize import load_full_precision
-from stages.settings import Suite, TaskSettings
-from stages.tasks import load_data, network
+from stages.settings.evaluate import EvaluateSettings
+from stages.tasks import task_of
 
 Run = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -41,19 +42,40 @@ INPUT_COMPOSITE = "epsilon_plus"
 BEFORE, AFTER = "full precision", "decoded"
 
 
-def shown_runs(wanted: Suite, runs: Sequence[Run]) -> dict[str, Run]:
-    """The run of ECQx of each task that has one with the settings of ``report.layers``."""
-    shown = wanted.report.layers.model_dump()
-    return {
-        run["task"]: run
-        for run in runs
-        if run["method"] == "ECQx"
-        and run["sweep"] == "grid"
-        and all(run[key] == value for key, value in shown.items())
-    }
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a task by kind: in full precision and, if a run is shown, decoded."""
+
+    task: str
+    data: TensorData
+    models: dict[str, nn.Module]
 
 
-def relevances(suite: str, wanted: Suite, runs: Sequence[Run]) -> Tensors:
+def networks(
+    suite: str,
+    settings: EvaluateSettings,
+    shown: Sequence[Run],
+    files: Mapping[str, Mapping[str, Any]],
+) -> list[Networks]:
+    """The networks of each task; the decoded one is that of the run of ECQx which is shown."""
+    decoded = {run["task"]: run for run in shown if run["method"] == "ECQx"}
+    found = []
+    for name, task_settings in settings.tasks.items():
+        task = task_of(suite, task_settings)
+        run = decoded.get(name)
+        seed = settings.seeds[0] if run is None else run["seed"]
+        models = {BEFORE: task.build()}
+        models[BEFORE].load_state_dict(read_coded_state(paths.checkpoint(suite, name, seed)).state)
+        if run is not None:
+            models[AFTER] = task.build()
+            models[AFTER].load_state_dict(
+                load(paths.bitstreams(suite) / files[run["run_id"]]["file"])
+            )
+        found.append(Networks(name, task.load_data(torch.device("cpu")), models))
+    return found
+
+
+def relevances(networks: Sequence[Networks], lrp: LRP) -> Tensors:
     """Weights and relevances of first and last layer, before and after, on validation data.
 
     Returns
@@ -62,25 +84,24 @@ def relevances(suite: str, wanted: Suite, runs: Sequence[Run]) -> Tensors:
         ``TASK/LAYER/weight`` and ``TASK/LAYER/relevance`` in full precision, and the same with
         ``decoded`` in front of the last word where a run is shown.
     """
-    lrp = wanted.quantize.relevance.build()
     tensors: Tensors = {}
-    for name, task, models in _networks(suite, wanted, runs):
-        split = load_data(suite, task).validation
+    for shown in networks:
+        split = shown.data.validation
         count = min(RELEVANCE_SAMPLES, RELEVANCE_ELEMENTS // split.inputs[0].numel())
         inputs, targets = next(split.batches(max(1, count)))
-        for kind, model in models.items():
+        for kind, model in shown.models.items():
             relevance = weight_relevance(
                 model, inputs, targets, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
             )
             weights, prefix = dict(model.named_parameters()), "" if kind == BEFORE else f"{kind} "
             for layer in (list(relevance)[0], list(relevance)[-1]):  # noqa: RUF015
-                tensors[f"{name}/{layer}/{prefix}weight"] = weights[layer]
-                tensors[f"{name}/{layer}/{prefix}relevance"] = relevance[layer]
+                tensors[f"{shown.task}/{layer}/{prefix}weight"] = weights[layer]
+                tensors[f"{shown.task}/{layer}/{prefix}relevance"] = relevance[layer]
     return tensors
 
 
 def samples(
-    suite: str, wanted: Suite, runs: Sequence[Run]
+    networks: Sequence[Networks], canonizer: str
 ) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
     """Test samples with the relevance of their inputs and, in segmentation, their masks.
 
@@ -92,11 +113,10 @@ def samples(
         ``TASK/truth`` and ``TASK/KIND`` in segmentation. KIND is "full precision" or "decoded".
         And the names of each task's classes.
     """
-    canonizer = wanted.quantize.relevance.build().canonizer
     tensors: Tensors = {}
     classes: dict[str, tuple[str, ...]] = {}
-    for name, task, models in _networks(suite, wanted, runs):
-        data = load_data(suite, task)
+    for shown in networks:
+        name, data, models = shown.task, shown.data, shown.models
         split = _few(data.test)
         classes[name] = data.classes
         tensors[f"{name}/input"] = _pictures(split)
@@ -147,23 +167,6 @@ def input_relevance(model: nn.Module, split: Split, canonizer: str) -> tuple[Ten
     if relevance.ndim == 4:
         relevance = relevance.sum(1)
     return relevance.reshape(len(split), -1, relevance.shape[-1]), torch.cat(labels)
-
-
-def _networks(
-    suite: str, wanted: Suite, runs: Sequence[Run]
-) -> list[tuple[str, TaskSettings, dict[str, nn.Module]]]:
-    """Name, settings and networks of each task: in full precision and, if one is shown, decoded."""
-    decoded = shown_runs(wanted, runs)
-    found = []
-    for name, task in wanted.tasks.items():
-        seed = decoded[name]["seed"] if name in decoded else wanted.seeds[0]
-        start = paths.checkpoint(suite, name, seed)
-        models = {BEFORE: load_full_precision(suite, task, start)}
-        if name in decoded:
-            models[AFTER] = network(task)
-            models[AFTER].load_state_dict(load(paths.bitstream(suite, decoded[name]["run_id"])))
-        found.append((name, task, models))
-    return found
 
 
 def _few(split: Split) -> Split:

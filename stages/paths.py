@@ -31,18 +31,18 @@ def checkpoint(suite: str, task: str, seed: int) -> Path:
 
 
 def quantized(suite: str) -> Path:
-    """Trained networks, ``RUN_ID.safetensors``, and ``runs.json``."""
+    """Trained networks, ``TRAINING_ID.safetensors``, and ``runs.json``."""
     return Path("quantized") / suite
 
 
+def trained(suite: str, training_id: str) -> Path:
+    """What one training left, uncoded."""
+    return quantized(suite) / f"{training_id}.safetensors"
+
+
 def bitstreams(suite: str) -> Path:
-    """Coded networks, ``RUN_ID.ecqx``, and ``files.json``."""
+    """Coded networks, one file a run, and ``files.json``."""
     return Path("bitstreams") / suite
-
-
-def bitstream(suite: str, run_id: str) -> Path:
-    """One coded network."""
-    return bitstreams(suite) / f"{run_id}.ecqx"
 
 
 def relevance(suite: str) -> Path:
@@ -55,19 +55,9 @@ def samples(suite: str) -> Path:
     return Path("samples") / f"{suite}.safetensors"
 
 
-def compared(suite: str) -> Path:
-    """The files of all methods that are compared, ``RUN_ID.*``."""
-    return Path("compared") / suite
-
-
-def compared_metrics(suite: str) -> Path:
-    """What was measured of them."""
-    return compared(suite) / "metrics.json"
-
-
-def comparison(suite: str) -> Path:
-    """What came of the comparison: metrics, tables, figures, verdict and a page."""
-    return results(suite) / "comparison"
+def fingerprint(suite: str, stage: str) -> Path:
+    """Fingerprint of the code that a stage runs."""
+    return Path("fingerprints") / suite / f"{stage}.json"
 
 
 def results(suite: str) -> Path:

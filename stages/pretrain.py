@@ -4,66 +4,41 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
-from ecqx.coding.tensor_files import read_tensors, write_tensors
-from ecqx.models.weights import load_weights
-from ecqx.training.trainer import FitSettings, Trainer
-from stages import paths, settings
+from ecqx.experiment.jobs import run_jobs
+from ecqx.experiment.train import RESULT
+from ecqx.files import link_or_copy
+from stages import paths
 from stages.command import run_command_line, suite_of
-from stages.parallel import checksum, key_of, progress_folder, run_all
-from stages.settings import Suite, TaskSettings
-from stages.tasks import device, load_data, network, training_inputs
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network to train."""
-
-    suite: str
-    wanted: Suite
-    name: str
-    task: TaskSettings
-    fit: FitSettings
-    seed: int
-    key: str
+from stages.settings.base import load
+from stages.settings.pretrain import PretrainSettings
+from stages.tasks import task_of
+from stages.trainings import FULL_PRECISION, fingerprint, training_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write checkpoints/SUITE/TASK-SEED.safetensors."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite)
-    jobs = []
-    for name, task in wanted.tasks.items():
-        fit = wanted.pretrain[name].build()
-        inputs = training_inputs(suite, wanted, name, quantized=False)
-        common = {**inputs, "start": _start(suite, name)}
-        for seed in wanted.seeds:
-            key = key_of(task=task.model_dump(), fit=asdict(fit), seed=seed, common=common)
-            jobs.append(Job(suite, wanted, name, task, fit, seed, key))
+    settings = load(suite, PretrainSettings)
+    code = fingerprint(suite, "pretrain")["methods"][FULL_PRECISION]
+    trainings = {}
+    for name, task in settings.tasks.items():
+        start = paths.start(suite, name)
+        for seed in settings.seeds:
+            trainings[name, seed] = training_of(
+                task_of(suite, task),
+                settings.pretrain[name],
+                seed,
+                start if start.exists() else None,
+                settings.device,
+                code,
+            )
+    folders = run_jobs("pretrain", suite, list(trainings.values()))
     shutil.rmtree(paths.checkpoints(suite), ignore_errors=True)
-    run_all(train, jobs, "pretrain")
+    paths.checkpoints(suite).mkdir(parents=True)
+    for (name, seed), training in trainings.items():
+        link_or_copy(folders[training.key] / RESULT, paths.checkpoint(suite, name, seed))
     return 0
-
-
-def _start(suite: str, task: str) -> str | None:
-    """Checksum of the weights that a task starts from; None for random ones."""
-    path = paths.start(suite, task)
-    return checksum(path) if path.exists() else None
-
-
-def train(job: Job) -> None:
-    """Train one network, or finish it from saved progress, and write its checkpoint."""
-    model = network(job.task, job.seed)
-    start = paths.start(job.suite, job.name)
-    if start.exists():
-        load_weights(model, read_tensors(start)[0], str(start))
-    where = device(job.wanted)
-    data = load_data(job.suite, job.task)
-    train_split, validation = data.train.to(where), data.validation.to(where)
-    trainer = Trainer(model.to(where), train_split, validation, job.fit, job.seed)
-    trainer.fit(resume=progress_folder("pretrain", job.key) / "epoch.pt")
-    write_tensors(paths.checkpoint(job.suite, job.name, job.seed), model.state_dict())
 
 
 if __name__ == "__main__":

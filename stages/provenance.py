@@ -1,6 +1,6 @@
-"""What machine and which packages made the results: ``python -m stages.provenance [SUITE]``.
+"""Records which commit, machine and packages made the results, in results/SUITE/provenance.json.
 
-Neither paths nor the machine's name are part of it: it is told to others.
+Neither paths nor the machine's name are part of it: others will read it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import os
 import platform
 import re
 import subprocess
-import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ecqx.errors import InputError
 from ecqx.files import write_text
-from stages.command import run_command_line
-from stages.suite import selected
+from stages import paths
+from stages.command import command, run_command_line, suite_argument
 
 _DISTRIBUTION, _EXTRA = "ecqx", "pipeline"
 # This repository itself, and what only installs.
@@ -31,18 +30,20 @@ _LEFT_OUT = {_DISTRIBUTION, "setuptools"}
 _SIMD = re.compile(r"avx\w*|fma|sse4_\d|amx\w*|asimd\w*|sve\w*")
 
 
-def main(arguments: Sequence[str]) -> int:
+@command
+@suite_argument
+def main(suite: str) -> None:
     """Write results/SUITE/provenance.json and say where the results are."""
-    suite = selected(Path(), *arguments[:1])
     write(Path(), suite)
-    print(f"The results of suite {suite} are in results/{suite}/, all on one page: report.html")
-    return 0
+    click.echo(
+        f"The results of suite {suite} are in results/{suite}/, all on one page: report.html"
+    )
 
 
 def write(root: Path, suite: str) -> None:
     """Write ``provenance.json`` beside the suite's results: commit, machine and packages."""
     content = {**_commit(root), "machine": machine(), "packages": packages()}
-    path = root / "results" / suite / "provenance.json"
+    path = root / paths.results(suite) / "provenance.json"
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -59,7 +60,9 @@ def changes(root: Path) -> list[str]:
     """Files that differ from the last commit, apart from what a run of the pipeline writes."""
     status = git(root, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
     files = [entry[3:] for entry in status.split("\0") if entry]
-    return [name for name in files if name != "dvc.lock" and not name.startswith("results/")]
+    return [
+        name for name in files if Path(name).name != "dvc.lock" and not name.startswith("results/")
+    ]
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -152,4 +155,4 @@ def _requirements(distribution: metadata.Distribution, extras: set[str]) -> list
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main))
+    raise SystemExit(run_command_line(main))

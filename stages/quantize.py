@@ -1,123 +1,98 @@
-"""Third stage: quantized training of all runs, ``python -m stages.quantize SUITE``."""
+"""Third stage: the trainings of all runs, ``python -m stages.quantize SUITE``."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from ecqx.coding.tensor_files import read_tensors, write_tensors
+from ecqx.experiment.jobs import read_record, run_jobs
+from ecqx.experiment.train import RESULT, Training
 from ecqx.files import link_or_copy, write_text
-from ecqx.training.trainer import Trainer
-from stages import paths, settings
+from stages import paths
 from stages.command import run_command_line, suite_of
-from stages.parallel import checksum, key_of, progress_folder, run_all
-from stages.runs import Run, all_runs, run_id
-from stages.settings import Suite, TaskSettings
-from stages.tasks import device, load_data, network, training_inputs
-
-RESULT, HISTORY, EPOCH = "result.safetensors", "history.json", "epoch.pt"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to train, with the hash of all it depends on."""
-
-    suite: str
-    wanted: Suite
-    task: TaskSettings
-    run: Run
-    run_id: str
-    key: str
+from stages.manifests import REFERENCE
+from stages.settings.base import load
+from stages.settings.quantize import QuantizeSettings
+from stages.sweeps import Run, all_runs
+from stages.tasks import task_of
+from stages.trainings import FULL_PRECISION, cost_of, fingerprint, training_of
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write quantized/SUITE/RUN_ID.safetensors and runs.json."""
+    """Write quantized/SUITE/TRAINING_ID.safetensors and runs.json."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite)
-    common = {n: training_inputs(suite, wanted, n, quantized=True) for n in wanted.tasks}
-    jobs = []
-    for run in all_runs(wanted):
-        start = checksum(paths.checkpoint(suite, run.task, run.seed))
-        task = wanted.tasks[run.task]
-        key = key_of(run=run.record, task=task.model_dump(), start=start, common=common[run.task])
-        jobs.append(Job(suite, wanted, task, run, run_id(run, wanted), key))
-    folders = run_all(train, sorted(jobs, key=_expected_cost, reverse=True), "quantize")
-    _collect(suite, jobs, {folder.name: folder for folder in folders})
+    settings = load(suite, QuantizeSettings)
+    runs = all_runs(settings.quantize, settings.tasks, settings.seeds)
+    codes = fingerprint(suite, "quantize")
+    trainings: dict[str, Training] = {}
+    for run in runs:
+        if run.training_id not in trainings:
+            trainings[run.training_id] = _training(suite, settings, run, codes)
+    longest_first = sorted(trainings.values(), key=_expected_cost, reverse=True)
+    folders = run_jobs("quantize", suite, longest_first)
+    costs = _costs(suite, runs, trainings, codes["costs"])
+    _collect(suite, runs, {name: folders[job.key] for name, job in trainings.items()}, costs)
     return 0
 
 
-def _expected_cost(job: Job) -> tuple[bool, bool]:
-    """Long runs come first, so that no process waits long for the last one."""
-    return job.run.relevance is not None, job.task.model["name"] != "mlp_gsc"
-
-
-def train(job: Job) -> Path:
-    """Train one run, or finish it from saved progress; returns the folder of its result."""
-    folder = progress_folder("quantize", job.key)
-    if _is_finished(folder):
-        return folder
-    model = network(job.task)
-    state, _ = read_tensors(paths.checkpoint(job.suite, job.run.task, job.run.seed))
-    model.load_state_dict(state)
-    where = device(job.wanted)
-    model.to(where)
-    data = load_data(job.suite, job.task)
-    train_split, validation = data.train.to(where), data.validation.to(where)
-    quantizer = None if job.run.method == "fp32" else job.run.build_quantizer(model)
-    trainer = Trainer(
-        model, train_split, validation, job.run.fit, job.run.seed, quantizer=quantizer
+def _training(
+    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, Any]
+) -> Training:
+    is_trained = run.training is not None
+    return training_of(
+        task_of(suite, settings.tasks[run.task]),
+        run.fit,
+        run.seed,
+        paths.checkpoint(suite, run.task, run.seed),
+        settings.device,
+        codes["methods"][run.method_name if is_trained else FULL_PRECISION],
+        run.training,
+        run.method_name if is_trained else REFERENCE,
     )
-    history = trainer.fit(resume=folder / EPOCH)
-    if quantizer is None:
-        write_tensors(folder / RESULT, model.state_dict())
-    else:
-        quantizer.save_checkpoint(folder / RESULT)
-    # The history is written last: where it stands, the result is whole.
-    write_text(folder / HISTORY, json.dumps([asdict(epoch) for epoch in history]))
-    (folder / EPOCH).unlink(missing_ok=True)
-    return folder
 
 
-def _is_finished(folder: Path) -> bool:
-    """Whether the result of a run is there, and whole; a damaged one is trained again."""
-    try:
-        json.loads((folder / HISTORY).read_text())
-        read_tensors(folder / RESULT)
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+def _expected_cost(training: Training) -> tuple[bool, bool]:
+    """Long trainings come first, so that no process waits long for the last one."""
+    settings = {} if training.method is None else training.method.settings()
+    return "composite" in settings, training.task.network["name"] != "mlp_gsc"
 
 
-def _collect(suite: str, jobs: Sequence[Job], folders: dict[str, Path]) -> None:
-    """Put the results of all runs into the stage's output."""
+def _costs(
+    suite: str, runs: Sequence[Run], trainings: Mapping[str, Training], codes: Mapping[str, str]
+) -> dict[str, float]:
+    """Work of a training step over that of a step in full precision, by training."""
+    jobs = {
+        run.training_id: cost_of(
+            trainings[run.training_id], codes[run.method_name], run.method_name
+        )
+        for run in runs
+        if run.training is not None
+    }
+    folders = run_jobs("cost", suite, list(jobs.values()))
+    counted = {name: read_record(folders[job.key])["cost"] for name, job in jobs.items()}
+    return dict.fromkeys(trainings, 1.0) | counted
+
+
+def _collect(
+    suite: str,
+    runs: Sequence[Run],
+    folders: Mapping[str, Path],
+    costs: Mapping[str, float],
+) -> None:
+    """Put the results of all trainings, and the runs that need them, into the stage's output."""
     out = paths.quantized(suite)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    records = []
-    for job in jobs:
-        link_or_copy(folders[job.key] / RESULT, out / f"{job.run_id}.safetensors")
-        history = json.loads((folders[job.key] / HISTORY).read_text())
-        records.append({"run_id": job.run_id, **job.run.record, "history": history})
+    for training_id, folder in folders.items():
+        link_or_copy(folder / RESULT, paths.trained(suite, training_id))
+    records = [
+        run.record | read_record(folders[run.training_id]) | {"cost": costs[run.training_id]}
+        for run in runs
+    ]
     write_text(out / "runs.json", json.dumps(records, indent=1) + "\n")
-
-
-def load_runs(suite: str) -> list[dict[str, Any]]:
-    """The records that this stage wrote."""
-    records: list[dict[str, Any]] = json.loads((paths.quantized(suite) / "runs.json").read_text())
-    return records
-
-
-def load_full_precision(suite: str, task: TaskSettings, path: Path) -> nn.Module:
-    """A network with the weights of a checkpoint."""
-    model = network(task)
-    model.load_state_dict(read_tensors(path)[0])
-    return model
 
 
 if __name__ == "__main__":

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
-from ecqx import report
-from ecqx.coding.tensor_files import read_tensors
+from ecqx.errors import InputError
 from ecqx.progress import sign
+from ecqx.report.build import build
+from ecqx.report.comparison import Fairness, Rules
 from ecqx.report.correlations import Relevance
-from stages import paths, settings
+from ecqx.report.page import Origin
+from stages import paths, suites
 from stages.command import run_command_line, suite_of
+from stages.settings.base import load
+from stages.settings.report import Comparison, ReportSettings
 
-CONSTRAINTS = Path("constraints.txt")
+# What the page shows of the settings; the stage depends on these sections.
+SECTIONS = ("seeds", "device", "data", "tasks", "pretrain", "quantize", "evaluate", "report")
 # Metadata of the samples: names of the classes by task.
 CLASSES = "classes"
 
@@ -26,26 +33,52 @@ CLASSES = "classes"
 def main(arguments: Sequence[str]) -> int:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
     suite = suite_of(arguments)
-    wanted = settings.load(suite)
+    settings = load(suite, ReportSettings)
     out = paths.results(suite)
-    samples, classes = read_tensors(paths.samples(suite), CLASSES)
-    runs = json.loads((out / "metrics.json").read_text())
-    report.build(
-        runs=runs,
-        relevance=_read_relevance(paths.relevance(suite), list(wanted.tasks)),
-        decoded=_read_relevance(paths.relevance(suite), list(wanted.tasks), "decoded "),
-        origin=origin_of(wanted, runs),
-        out=out,
-        suite=suite,
-        tasks={name: task.title for name, task in wanted.tasks.items()},
-        layers=_read_layers(out / "layers.json", wanted.report.layers.seed),
-        published=[setup.model_dump() for setup in wanted.report.published],
-        yardsticks=[yardstick.model_dump() for yardstick in wanted.report.yardsticks],
-        samples={name: tensor.numpy() for name, tensor in samples.items()},
-        classes=json.loads(classes),
-        pages={"Other methods": "comparison/report.html"} if wanted.comparison else {},
+    records = json.loads((out / "metrics.json").read_text())
+    relevance, _ = _read(paths.relevance(suite))
+    samples, metadata = _read(paths.samples(suite))
+    build(
+        records,
+        out,
+        suite,
+        tasks=settings.report.titles,
+        rules=_rules(settings.report.comparison),
+        published=[setup.model_dump() for setup in settings.report.published],
+        yardsticks=[yardstick.model_dump() for yardstick in settings.report.yardsticks],
+        layers=_read_layers(out / "layers.json", settings.evaluate.layers.seed),
+        relevance=_by_task(relevance, ""),
+        decoded=_by_task(relevance, "decoded "),
+        samples=samples,
+        classes=json.loads(metadata[CLASSES]),
+        origin=_origin(suite, records),
     )
     return 0
+
+
+def _rules(comparison: Comparison | None) -> Rules | None:
+    """What the methods are compared by."""
+    if comparison is None:
+        return None
+    tasks = {
+        name: Fairness((task.ratios[0], task.ratios[1]), task.trials)
+        for name, task in comparison.tasks.items()
+    }
+    return Rules(comparison.loss, tasks)
+
+
+def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:
+    """What the results were made from: settings as they stand in the file, and data."""
+    content = suites.read_params(suites.params_path(suite))
+    shown = {name: content[name] for name in SECTIONS if name in content}
+    data = content.get("data")
+    if isinstance(data, dict):
+        # Where data lie is no part of a result.
+        shown["data"] = {"sets": data.get("sets")}
+    return Origin(
+        settings=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
+        data={record["dataset"]: record["data_checksum"] for record in records},
+    )
 
 
 def _read_layers(path: Path, seed: int) -> list[dict[str, Any]]:
@@ -53,33 +86,27 @@ def _read_layers(path: Path, seed: int) -> list[dict[str, Any]]:
     return [{**layer, "seed": seed} for layer in json.loads(path.read_text())]
 
 
-def _read_relevance(path: Path, tasks: Sequence[str], kind: str = "") -> Relevance:
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Arrays of a safetensors file in the order of the file, and its metadata."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return {name: np.asarray(file.get_tensor(name)) for name in names}, file.metadata()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run the stage evaluate") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _by_task(arrays: Mapping[str, NDArray[Any]], kind: str) -> Relevance:
     """Task → layer → (weight, relevance), the first layer of the network first."""
-    tensors, _ = read_tensors(path)
-    found = {
-        task: [key.split("/") for key in tensors if key.startswith(f"{task}/")] for task in tasks
-    }
-    return {
-        task: {
-            layer: (
-                tensors[f"{task}/{layer}/{kind}weight"].numpy(),
-                tensors[f"{task}/{layer}/{kind}relevance"].numpy(),
-            )
-            for _, layer, what in keys
-            if what == f"{kind}weight"
-        }
-        for task, keys in found.items()
-    }
-
-
-def origin_of(wanted: settings.Suite, runs: Sequence[Mapping[str, Any]]) -> report.Origin:
-    """What the results were made from; the order is that of settings and runs."""
-    described = yaml.safe_dump(wanted.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return report.Origin(
-        settings=described,
-        data={run["dataset"]: run["data_checksum"] for run in runs},
-        constraints=hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest(),
-    )
+    found: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]] = {}
+    for name, weight in arrays.items():
+        task, layer, what = name.split("/")
+        if what == f"{kind}weight":
+            relevance = arrays[f"{task}/{layer}/{kind}relevance"]
+            found.setdefault(task, {})[layer] = (weight, relevance)
+    return found
 
 
 if __name__ == "__main__":

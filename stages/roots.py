@@ -5,41 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ecqx.errors import InputError
-from stages.data_settings import DataSet
-from stages.settings import PARAMS, Start
+from stages.settings.data import DataSet
+from stages.settings.tasks import Start
 
 VARIABLE = "ECQX_DATA"
 IMAGENET = "imagenet"
 
 
-def data_roots(path: Path = PARAMS) -> list[Path]:
+def data_roots(named: Sequence[str]) -> list[Path]:
     """The folders that are searched; downloads go to the first.
 
     Parameters
     ----------
-    path : Path
-        Settings that `stages.settings.load` accepts.
+    named : sequence of str
+        The folders of ``data.root``.
 
     Raises
     ------
     InputError
-        If ECQX_DATA names no folder, or the settings have no ``data.root``.
+        If ECQX_DATA names no folder.
     """
     if folder := os.environ.get(VARIABLE):
         if not Path(folder).is_dir():
             raise InputError(f"{VARIABLE}: {folder} is no folder with data sets")
         return [Path(folder)]
-    data = yaml.safe_load(path.read_text()).get("data")
-    named = data.get("root") if isinstance(data, dict) else None
-    roots: list[Any] = named if isinstance(named, list) else [named]
-    if not roots or not all(isinstance(root, str) and root for root in roots):
-        raise InputError(f"{path}: data.root must be a folder, or a list of folders")
-    return [Path(root).expanduser() for root in roots]
+    return [Path(root).expanduser() for root in named]
 
 
 def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSet, Path]:

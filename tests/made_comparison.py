@@ -1,13 +1,14 @@
-"""Made records of the comparison, as its stage writes them."""
+"""Made records of the comparison of all methods."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from made_runs import make_run
 
 from ecqx.report.comparison import Fairness, Rules
-from ecqx.report.comparison_records import METHODS
+from ecqx.report.records import FAMILY, METHODS
 
 TITLES = {"mlp": "MLP_GSC", "resnet20": "ResNet20", "vgg": "slim VGG16"}
 PARAMETERS = {"mlp": 710_924, "resnet20": 271_098, "vgg": 531_490}
@@ -79,21 +80,19 @@ def record(
     lost = loss + 0.004 * noise.standard_normal()
     accuracy = float(np.clip(full - lost, 0.1, 1))
     size = int(4 * parameters / ratio)
+    coded = method in FAMILY
     made = {
         "run_id": f"{task}-{method}-{index}-{seed}",
         "task": task,
         "method": method,
+        "sweep": "comparison",
         **own,
-        "seed": seed,
+        "floats": "published" if coded else None,
+        "cost": cost,
         "dataset": DATA[task],
-        "model": task,
-        "data_checksum": "0123abcd",
-        "start": f"pretrain 0{seed}",
-        "metric": "top-1 accuracy",
         "train_samples": 3714,
         "epochs": 10,
         "steps": 580,
-        "batch_size": 64,
         "accuracy_start": float(full - 0.004),
         "accuracy_fp32": float(full),
         "accuracy_fp32_validation": float(validation),
@@ -101,14 +100,21 @@ def record(
             np.clip(validation - lost + 0.002 * noise.standard_normal(), 0, 1)
         ),
         "accuracy": accuracy,
-        "other_metrics": {},
         "sparsity": float(min(0.98, 0.3 + 0.1 * index)),
         "parameters": parameters,
         "bytes": size,
         "compression_ratio": 4 * parameters / size,
-        "cost": cost,
     }
-    return made | changes
+    if not coded:
+        made |= dict.fromkeys(("bytes_integers", "bytes_other", "entropy_bits_per_weight"))
+        made |= dict.fromkeys(("gradient", "pmf", "lambda_max"))
+    like = "ECQx" if method in ("ECQx", "EC2Tx", "FantastIC4x") else "ECQ"
+    return make_run(task, like, 4, 0.0, seed) | made | changes
+
+
+def resized(row: dict[str, Any], size: int) -> dict[str, Any]:
+    """The same record with a file of another size."""
+    return row | {"bytes": size, "compression_ratio": 4 * row["parameters"] / size}
 
 
 def records(

@@ -62,12 +62,17 @@ def make_run(
         "gradient": "magnitude",
         "pmf": "published",
         "lambda_max": "published",
+        "floats": "raw",
+        "settings": {},
+        "lr": 0.001,
+        "cost": 2.1 if method == "ECQx" else 1.0,
         "seed": seed,
         "epochs": 12,
         "metric": "top-1 accuracy",
         "other_metrics": {},
         "accuracy_start": 0.969,
         "accuracy_fp32": float(fp32),
+        "accuracy_fp32_validation": float(fp32),
         "accuracy_validation": float(np.clip(accuracy + 0.002 * noise.standard_normal(), 0, 1)),
         "accuracy": accuracy,
         "sparsity": float(sparsity),
@@ -81,6 +86,7 @@ def make_run(
         "train_samples": 1078,
         "steps": 204,
         "batch_size": 64,
+        "data_checksum": "0123abcd",
         "start": f"pretrain 00{seed}",
         "parameters": parameters,
     }
@@ -190,7 +196,7 @@ def make_suite(tasks: tuple[str, ...] = tuple(TASKS)) -> dict[str, Any]:
     if "mlp" in tasks:
         runs += make_p_sweep("mlp")
     return {
-        "runs": runs,
+        "records": runs,
         "relevance": {task: make_relevance(task) for task in tasks[:2]},
         "suite": "embedded",
         "tasks": {task: TASKS[task] for task in tasks},
@@ -201,7 +207,7 @@ def make_suite(tasks: tuple[str, ...] = tuple(TASKS)) -> dict[str, Any]:
 def make_minimal_suite() -> dict[str, Any]:
     """One task, one bit width, two Λ, two seeds, no sweep over p, nothing else."""
     return {
-        "runs": make_grid("mlp", lambdas=(0.02, 0.2), seeds=(0, 1)),
+        "records": make_grid("mlp", lambdas=(0.02, 0.2), seeds=(0, 1)),
         "relevance": {},
         "suite": "smoke",
         "tasks": {"mlp": TASKS["mlp"]},
@@ -329,7 +335,7 @@ def make_mixed_suite() -> dict[str, Any]:
     runs = [run | {"sparsity_band": bands[run["method"]]} for run in runs]
     runs += [*make_ablation("mlp"), *make_ablation("resnet20")]
     return {
-        "runs": runs,
+        "records": runs,
         "relevance": {"mlp": make_relevance("mlp")},
         "suite": "mixed",
         "tasks": MIXED_TASKS,

@@ -16,7 +16,7 @@ from test_regression import make_runs
 from ecqx.errors import InputError
 from stages import baseline, check, provenance
 from stages.baseline import accept
-from stages.command import run_command_line
+from stages.command import command, run_command_line
 from stages.verify.document import Section, record
 
 
@@ -28,7 +28,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (provenance, baseline, check):
         monkeypatch.setattr(module, "packages", lambda: known)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("suite: smoke\nsuites:\n  smoke: {}\n  other: {}\n")
+    (tmp_path / "params.yaml").write_text("suite: smoke\n")
+    (tmp_path / "suites" / "other").mkdir(parents=True)
+    (tmp_path / "suites" / "other" / "params.yaml").write_text("suite: other\n")
     (tmp_path / ".gitignore").write_text(".dvc/\nresults/*/provenance.json\n")
     write_runs(tmp_path, make_runs())
     git(tmp_path, "init", "--quiet")
@@ -57,14 +59,137 @@ def stored(folder: Path) -> dict[str, Any]:
     return content
 
 
+CLAIMS = """# Claims
+
+| claim | verdict |
+|:--|:--|
+| Files are small. | **holds** |
+| Weights cost no accuracy. | **does not hold** |
+
+Verdict: **holds**
+
+| task | bits | verdict |
+|------|------|---------|
+| MLP  | 4    | holds   |
+"""
+
+
+def write_derived(folder: Path) -> None:
+    results = folder / "results" / "smoke"
+    (results / "tables").mkdir(parents=True, exist_ok=True)
+    (results / "figures").mkdir(exist_ok=True)
+    for name in ("summary.json", "curves.csv", "layers.json", "tables/a.md", "tables/a.tex"):
+        (results / name).write_text(name)
+    (results / "figures" / "a.svg").write_text("figure")
+    (results / "report.html").write_text("page")
+    (results / "claims.md").write_text(CLAIMS)
+
+
+def measured_elsewhere(folder: Path) -> None:
+    """Make the baseline one of another machine."""
+    content = stored(folder)
+    content["machine"]["processor"] = "another"
+    (folder / "results/smoke/baseline.json").write_text(json.dumps(content))
+
+
+def turn_verdicts(folder: Path) -> None:
+    turned = CLAIMS.replace("**holds**", "?").replace("**does not hold**", "**holds**")
+    (folder / "results/smoke/claims.md").write_text(turned.replace("?", "**does not hold**"))
+
+
 def test_accepting_and_checking(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_derived(repository)
     assert baseline.main([]) == 0
     content = stored(repository)
-    assert list(content) == ["machine", "packages", "runs"]
+    assert list(content) == ["machine", "packages", "files", "verdicts", "runs"]
     assert content["runs"] == make_runs()
     assert list(content["packages"]) == sorted(content["packages"])
+    assert list(content["files"]) == [
+        *("claims.md", "curves.csv", "layers.json", "summary.json", "tables/a.md", "tables/a.tex")
+    ]
+    assert content["verdicts"] == {
+        "Files are small.": "holds",
+        "Weights cost no accuracy.": "does not hold",
+    }
     assert check.main(["smoke"]) == 0
     assert "any difference counts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_turned_verdicts_fail_where_the_runs_are_the_same(
+    repository: Path, capsys: pytest.CaptureFixture[str], elsewhere: bool
+) -> None:
+    write_derived(repository)
+    accept(repository, "smoke")
+    if elsewhere:
+        measured_elsewhere(repository)
+    turn_verdicts(repository)
+    assert check.main([]) == 1
+    out = capsys.readouterr().out
+    assert f"NOT THE SAME as the baseline: {2 if elsewhere else 3} different" in out
+    row = next(line for line in out.splitlines() if "Files are small." in line)
+    assert row.split("  ")[0] == "different"
+    assert row.index("holds") < row.index("does not hold")
+
+
+def test_other_verdicts_of_other_runs_are_only_named_elsewhere(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_derived(repository)
+    accept(repository, "smoke")
+    measured_elsewhere(repository)
+    turn_verdicts(repository)
+    (repository / "results/smoke/summary.json").write_text("other digits")
+    runs = make_runs()
+    runs[4]["accuracy"] -= 1e-4
+    write_runs(repository, runs)
+    assert check.main([]) == 0
+    out = capsys.readouterr().out
+    assert "no worse than the baseline in 36 runs: 2 different (" in out
+    assert "summary.json" not in out
+
+
+def test_changed_tables_and_numbers_fail_on_the_same_machine(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_derived(repository)
+    accept(repository, "smoke")
+    results = repository / "results" / "smoke"
+    (results / "report.html").write_text("drawn by another library")
+    assert check.main([]) == 0
+    (results / "curves.csv").unlink()
+    (results / "summary.json").write_text("other")
+    (results / "tables" / "a.tex").write_text("other")
+    assert check.main(["--junit", "check.xml"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in out if line.startswith("different")] == [
+        ["different", "curves.csv", "file", "present", "missing"],
+        ["different", "summary.json", "file", "present", "changed"],
+        ["different", "tables", "files", "2", "1", "changed"],
+    ]
+    (suite,) = ElementTree.parse(repository / "check.xml").getroot()
+    assert suite.get("failures") == "3"
+
+
+def test_a_new_key_is_named_in_one_line(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accept(repository, "smoke")
+    write_runs(repository, [run | {"cost": 1.5} for run in make_runs()])
+    assert check.main([]) == 0
+    assert "New in metrics.json: cost.\n" in capsys.readouterr().out
+
+
+def test_a_baseline_of_runs_alone_still_judges_them(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accept(repository, "smoke")
+    content = stored(repository)
+    del content["files"], content["verdicts"]
+    (repository / "results/smoke/baseline.json").write_text(json.dumps(content))
+    write_derived(repository)
+    assert check.main([]) == 0
+    assert "covers no derived files" in capsys.readouterr().out
 
 
 def test_accepting_twice_writes_the_same_bytes(repository: Path) -> None:
@@ -84,59 +209,6 @@ def test_check_fails_on_a_worse_run(repository: Path, capsys: pytest.CaptureFixt
     assert (repository / "check.xml").exists()
 
 
-def write_comparison(folder: Path, accuracy: float) -> None:
-    runs = [
-        {"task": "mlp", "method": "LSQ", "bits": 3, "lam": None, "variant": f"lr {lr}"}
-        | {"seed": seed, "run_id": f"{lr}-{seed}", "sparsity": 0.5, "bytes": 1000 + seed}
-        | {"accuracy": accuracy + seed / 1000}
-        for lr in (0.1, 0.2)
-        for seed in (0, 1, 2)
-    ]
-    path = folder / "results" / "smoke" / "comparison" / "metrics.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(runs))
-
-
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_the_comparison_is_judged_by_a_baseline_of_its_own(
-    repository: Path, capsys: pytest.CaptureFixture[str], elsewhere: bool
-) -> None:
-    write_comparison(repository, 0.9)
-    commit(repository)
-    accept(repository, "smoke")
-    path = repository / "results/smoke/comparison_baseline.json"
-    content = json.loads(path.read_text())
-    if elsewhere:
-        content["machine"]["python"] = "another"
-        path.write_text(json.dumps(content))
-    assert check.main([]) == 0
-    assert "smoke, comparison: no worse" in capsys.readouterr().out
-    write_comparison(repository, 0.8)
-    assert check.main(["--junit", "check.xml"]) == 1
-    out = capsys.readouterr().out
-    assert "smoke: no worse" in out
-    assert "smoke, comparison: WORSE" in out
-    assert "mlp LSQ 3 bit variant lr 0.1" in out
-    suites = ElementTree.parse(repository / "check.xml").getroot()
-    assert [suite.get("failures") for suite in suites] == ["0", "6" if not elsewhere else "2"]
-
-
-def test_a_comparison_that_is_missing_is_told(repository: Path) -> None:
-    write_comparison(repository, 0.9)
-    commit(repository)
-    accept(repository, "smoke")
-    (repository / "results/smoke/comparison/metrics.json").unlink()
-    with pytest.raises(InputError, match=r"comparison/metrics.json is missing"):
-        check.main([])
-
-
-def test_a_comparison_without_a_baseline_is_told(repository: Path) -> None:
-    accept(repository, "smoke")
-    write_comparison(repository, 0.9)
-    with pytest.raises(InputError, match="smoke, comparison has no baseline yet"):
-        check.main([])
-
-
 @pytest.mark.parametrize("key", ["machine", "packages"])
 def test_elsewhere_means_are_compared(
     repository: Path, key: str, capsys: pytest.CaptureFixture[str]
@@ -154,13 +226,16 @@ def test_elsewhere_means_are_compared(
 
 def test_results_and_lock_may_differ_from_the_commit(repository: Path) -> None:
     (repository / "dvc.lock").write_text("new")
+    (repository / "suites/other/dvc.lock").write_text("new")
     (repository / "results/smoke/summary.json").write_text("{}")
     write_runs(repository, make_runs(tasks=1))
     accept(repository, "smoke")
     assert stored(repository)["runs"] == make_runs(tasks=1)
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "new.py", "ecqx/results/new.py"])
+@pytest.mark.parametrize(
+    "name", ["params.yaml", "suites/other/params.yaml", "new.py", "ecqx/results/new.py"]
+)
 def test_changed_code_or_settings_are_refused(repository: Path, name: str) -> None:
     path = repository / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +260,7 @@ def test_results_of_another_machine_stay_its_own(repository: Path) -> None:
 def test_nothing_to_compare_is_one_line(repository: Path) -> None:
     with pytest.raises(InputError, match="no baseline yet: `make baseline SUITE=smoke`"):
         check.main([])
-    with pytest.raises(InputError, match="there is no suite 'nonsense'"):
+    with pytest.raises(InputError, match="suite must be one of smoke, other, not 'nonsense'"):
         check.main(["nonsense"])
     with pytest.raises(InputError, match="is missing: `make paper-results SUITE=other`"):
         accept(repository, "other")
@@ -199,9 +274,36 @@ def test_nothing_to_compare_is_one_line(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--junit"], ["--unknown"], ["smoke", "other"]])
-def test_unknown_arguments_are_refused(arguments: list[str]) -> None:
+def test_unknown_arguments_are_refused(
+    repository: Path,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(InputError):
         check.main(arguments)
+    monkeypatch.setattr("sys.argv", ["check", *arguments])
+    assert run_command_line(check.main) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_is_the_docstring_with_arguments_and_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["check", "--help"])
+    assert run_command_line(check.main) == 0
+    out = capsys.readouterr().out
+    for words in ("[SUITE]", "--junit FILE", "are its results worse", "130 interrupted"):
+        assert words in out
+
+
+def test_an_interrupt_inside_a_command_ends_it_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    @command
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["main"])
+    assert run_command_line(main) == 130
 
 
 def test_a_broken_baseline_can_be_replaced(repository: Path) -> None:
@@ -221,7 +323,7 @@ def test_provenance_tells_commit_machine_and_packages(
     assert content["modified"] is False
     assert "numpy" in content["packages"]
     assert str(repository) not in path.read_text()
-    (repository / "params.yaml").write_text("suite: smoke\nsuites: {smoke: 1}\n")
+    (repository / "params.yaml").write_text("suite: smoke  # changed\n")
     provenance.write(repository, "smoke")
     assert json.loads(path.read_text())["modified"] is True
 

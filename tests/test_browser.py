@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import DESKTOP, PHONE, chromium, prefer, requests, resize
+from made_comparison import records, rules
 from made_runs import (
     MIXED_TASKS,
     make_inputs,
@@ -20,8 +21,9 @@ from made_runs import (
 )
 from matplotlib.figure import Figure
 
-from ecqx.report import Origin, build
+from ecqx.report.build import build
 from ecqx.report.evidence import Evidence
+from ecqx.report.page import Origin
 from ecqx.report.selection import front
 
 # Draws everything, as printing does, and waits for what plotly does in the next moment.
@@ -72,8 +74,10 @@ def small_suite() -> dict[str, Any]:
     grids = [
         make_mixed_grid(task, bits=bits, lambdas=(0.02, 0.1, 0.4)) for task, bits in widths.items()
     ]
+    compared = records(("mlp",), ("ECQ", "ECQx", "LSQ", "fp16"), seeds=(0, 1), trials=2)
     return make_mixed_suite() | {
-        "runs": [run for grid in grids for run in grid],
+        "records": [run for grid in grids for run in grid] + compared,
+        "rules": rules(2),
         "layers": make_layers("mlp"),
         "samples": make_samples("deeplab", count=1) | make_inputs("mlp"),
         "published": (),
@@ -87,7 +91,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         # The static figures are not looked at here.
         patch.setattr(Figure, "savefig", lambda *_, **__: None)
         patch.setattr(Figure, "draw_without_rendering", lambda *_: None)
-        build(out=out, origin=Origin("a: 1\n", {"digits": "01"}, "ff"), **small_suite())
+        build(out=out, origin=Origin("a: 1\n", {"digits": "01"}), **small_suite())
     return (out / "report.html").as_uri()
 
 
@@ -128,7 +132,7 @@ def shown(page: Any) -> set[str]:
 
 
 def grid_of(task: str) -> list[dict[str, Any]]:
-    return [r for r in small_suite()["runs"] if (r["task"], r["sweep"]) == (task, "grid")]
+    return [r for r in small_suite()["records"] if (r["task"], r["sweep"]) == (task, "grid")]
 
 
 @pytest.fixture(scope="module")
@@ -377,9 +381,9 @@ def test_the_chosen_point_lists_its_runs(page: Any) -> None:
         ]
         for r in own
     ]
-    told = page.find_element("css selector", "#point dl").text
-    assert "epochs" in told
-    assert "gradient" in told
+    shared = page.find_element("css selector", "#point dl").text
+    assert "epochs" in shared
+    assert "gradient" in shared
 
 
 @pytest.mark.parametrize("bits", [(2, 4), (4,)])
@@ -434,9 +438,11 @@ def test_without_script_the_tables_are_there(page: Any, address: str) -> None:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_content(page: Any) -> None:
+def test_the_first_stop_of_the_keyboard_skips_to_the_content(page: Any, address: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
+    # Some browsers begin where the page is scrolled to.
+    page.get(address)
     ActionChains(page).send_keys(Keys.TAB).perform()
     focused = page.switch_to.active_element
     assert focused.get_attribute("class") == "skip"

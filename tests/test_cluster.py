@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ecqx.errors import InputError
-from stages.parallel import SCHEDULER, run_all
+from ecqx.experiment.jobs import SCHEDULER, run_all
 
 distributed = pytest.importorskip("distributed")
 
@@ -78,7 +78,7 @@ def test_no_scheduler_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SCHEDULER, address)
-    monkeypatch.setattr("stages.parallel.SECONDS_TO_WAIT", 0.5)
+    monkeypatch.setattr("ecqx.experiment.jobs.SECONDS_TO_WAIT", 0.5)
     with pytest.raises(InputError, match=rf"^{SCHEDULER}: no Dask scheduler answers at ") as error:
         run_all(squared, [1], "test")
     assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ branches meet in it, and its gradient adds up what they bring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import mobilenetv2, resnet
 from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
 from zennit.core import Composite, Hook
 from zennit.layer import Sum
@@ -31,11 +32,11 @@ from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import (
     CANONIZERS,
     build_canonizer,
-    canonizers,
     output_relevance,
     weight_relevance,
     with_weight_relevance,
 )
+from ecqx.relevance.canonizers import SplitTorchvisionBlocks
 from ecqx.relevance.rules import ZPlus
 
 TOLERANCE = 0.01
@@ -379,12 +380,66 @@ def test_relevance_does_not_grow_at_the_blocks_of_torchvision(canonizer: str) ->
 def test_relevance_grows_at_the_blocks_of_torchvision_unsplit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(canonizers, "_holds_classes_of", lambda *_: False)
+    monkeypatch.setattr(SplitTorchvisionBlocks, "apply", lambda *_: [])
     net = network("resnet18")
     blocks = [module for module in net.cuts[1:] if module is not net.model.fc]
     unsplit = block_sums(net, blocks, "resnet")
     assert all(1.5 < factor < 2.5 for factor in growth(unsplit))
     assert unsplit[-1] > 100
+
+
+class OwnBasic(resnet.BasicBlock):
+    """A user's block: another name, the same forward."""
+
+
+class OwnBottleneck(resnet.Bottleneck):
+    expansion = 1
+
+
+class OwnInverted(mobilenetv2.InvertedResidual):
+    pass
+
+
+class OwnForward(resnet.BasicBlock):
+    """A user's block that does more than torchvision's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+OWN_BLOCKS: dict[str, Callable[[], nn.Module]] = {
+    "BasicBlock": lambda: OwnBasic(8, 8),
+    "Bottleneck": lambda: OwnBottleneck(8, 8),
+    "InvertedResidual": lambda: OwnInverted(8, 8, stride=1, expand_ratio=2),
+}
+
+
+def of_blocks(block: Callable[[], nn.Module]) -> Network:
+    """A user's own network, with no module of torchvision's but the blocks' bases."""
+    torch.manual_seed(3)
+    first = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    last = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    inputs = torch.randn(4, 3, 16, 16)
+    model = without_shifts(nn.Sequential(*first, *(block() for _ in range(3)), *last), inputs)
+    return Network(model, inputs, "resnet", [*model[2:5], model[5]])
+
+
+@pytest.mark.parametrize("name", OWN_BLOCKS)
+def test_blocks_of_a_users_subclass_are_split(name: str) -> None:
+    net = of_blocks(OWN_BLOCKS[name])
+    composite = composite_of(Epsilon(), Pass(), first=Flat())
+    assert propagate(net, composite).sums() == pytest.approx([1.0] * 4, abs=TOLERANCE)
+
+
+def test_a_forward_of_ones_own_is_kept_and_named() -> None:
+    net = of_blocks(lambda: OwnForward(8, 8))
+    before = net.model(net.inputs)
+    seen: list[Tensor] = []
+    net.model.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    with pytest.warns(UserWarning, match="OwnForward: has a forward of its own") as caught:
+        weight_relevance(net.model, net.inputs, torch.arange(4))
+    assert len({str(warning.message) for warning in caught}) == 1
+    torch.testing.assert_close(seen[0], before)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large"])

@@ -17,7 +17,8 @@ from ecqx.data import Split
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
 from ecqx.training.distributed import Replicas, connected, is_connected, is_first
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo by fork-free spawn")
 PROGRAMS = Path(sys.prefix) / "bin"

@@ -29,7 +29,8 @@ import ecqx
 from ecqx import models
 from ecqx.cli import main as cli
 from ecqx.experiment.settings import RunSettings
-from stages.settings import Suite
+from stages.settings.base import checked
+from stages.settings.suite import Suite
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -271,7 +272,7 @@ def test_targets_of_make_and_stages_exist(path: Path) -> None:
     for line in commands(path):
         if match := re.match(r"(?:\w+=\S+ )*make ([a-z][a-z-]*)", line):
             assert match[1] in targets, line
-        for stage in re.findall(r"python -m stages\.(\w+)", line):
+        for stage in re.findall(r"(?:python -m stages\.|stages/run )(\w+)", line):
             assert (ROOT / "stages" / f"{stage}.py").is_file(), line
 
 
@@ -324,17 +325,19 @@ import torch
 torch.set_num_threads(2)  # or loops for a single one would be compiled
 from pathlib import Path
 from ecqx import models, weight_relevance
-from stages import settings
+from ecqx.methods.registry import build_method
+from stages.settings.suite import load_suite
 
-suite = settings.load("flowers")
+suite = load_suite("flowers")
 network = models.build("small_cnn", num_classes=3)
 found = weight_relevance(
     network, torch.rand(2, 3, 32, 32), torch.tensor([0, 2]), composite="epsilon_plus_bn_pass"
 )
 assert set(found) == {"first.0.weight", "second.0.weight", "head.weight"}, set(found)
-data = suite.data["table"][0].build(Path(), 1)
+data = suite.data.sets["table"][0].build(Path(), 1)
 assert [len(split) for split in (data.train, data.validation, data.test)] == [341, 114, 114]
 assert torch.isfinite(models.build(**suite.tasks["mlp"].model)(data.test.inputs)).all()
+assert build_method("rounded", {}).form_settings() == {"qp": -24, "dependent": False}
 """
 
 
@@ -342,27 +345,30 @@ def test_the_steps_to_extend_the_suites(tmp_path: Path) -> None:
     text = ROOT / "docs/suites.md"
     for folder in ("ecqx", "stages"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     for title, code in fenced(text, "python"):
         assert title
         (tmp_path / title).write_text(code)
     for title, change in fenced(text, "diff"):
         apply(tmp_path, title, change)
-    (_, suite), (_, variants) = fenced(text, "yaml")
-    own = yaml.safe_load(suite)
-    Suite.model_validate(own["flowers"])
-    # The changes that the sentences between the blocks tell.
-    flowers = own["flowers"]
-    flowers["data"]["table"] = [{"name": "breast_cancer", "seed": 0}]
+    _, (title, suite), (_, variants) = fenced(text, "yaml")
+    flowers = yaml.safe_load(suite)
+    checked(Suite, flowers)
+    # The changes that the sentences between the blocks describe.
+    flowers["data"]["sets"]["table"] = [{"name": "breast_cancer", "seed": 0}]
     flowers["tasks"]["resnet20"]["model"] = {"name": "small_cnn", "num_classes": 3}
     mlp = {"name": "mlp_gsc", "in_features": 30, "num_classes": 2}
-    flowers["tasks"]["mlp"] = {"title": "MLP", "data": "table", "model": mlp}
+    flowers["tasks"]["mlp"] = {"data": "table", "model": mlp}
     flowers["pretrain"]["mlp"] = flowers["pretrain"]["resnet20"]
-    flowers["quantize"]["tasks"]["mlp"] = dict(flowers["quantize"]["tasks"]["resnet20"])
-    flowers["quantize"]["tasks"]["mlp"] |= yaml.safe_load(variants)
-    params = (ROOT / "params.yaml").read_text()
-    appended = yaml.safe_dump(own, sort_keys=False)
-    indented = "".join(f"  {line}\n" for line in appended.splitlines())
-    (tmp_path / "params.yaml").write_text(f"{params}\n{indented}")
+    task = flowers["quantize"]["tasks"]["resnet20"]
+    compared = {"sweep": "comparison", "method": "rounded"}
+    sweeps = [*task["sweeps"], *yaml.safe_load(variants), compared]
+    flowers["quantize"]["tasks"]["mlp"] = {**task, "sweeps": sweeps}
+    flowers["report"]["titles"]["mlp"] = "MLP"
+    rules = {"trials": 1, "ratios": [4.0, 8.0]}
+    flowers["report"]["comparison"] = {"loss": 0.01, "tasks": {"mlp": rules}}
+    (tmp_path / title).parent.mkdir(parents=True)
+    (tmp_path / title).write_text(yaml.safe_dump(flowers, sort_keys=False))
     environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(
         [sys.executable, "-c", USE_ALL], cwd=tmp_path, env=environment, check=True, timeout=120

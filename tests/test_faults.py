@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, chdir, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,20 @@ import torch
 from running import in_this_process
 from tiny import REPOSITORY, tiny
 
+from ecqx.data.tensors import Split, TensorData
+from ecqx.experiment import jobs
+from ecqx.experiment.jobs import PROGRESS, RECORD
+from ecqx.experiment.task import Task
+from ecqx.experiment.train import RESULT, Training
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 from stages.command import run_command_line
 from stages.verify import kills
-from stages.verify.workplace import prepare, run_stages, working_in
+from stages.verify.workplace import prepare, run_stages, working_in, write_settings
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
-BEFORE_REPORT = ("download", "pretrain", "quantize", "encode", "evaluate")
+BEFORE_REPORT = ("fingerprint", "download", "pretrain", "quantize", "encode", "evaluate")
 Digests = dict[str, bytes]
 
 
@@ -112,34 +121,38 @@ def small_files(_: str) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+NO_SPACE, TOO_LARGE = "No space left on device", "File too large"
+
+
 @pytest.mark.parametrize(
-    ("limit", "told"), [(small_disk, "No space left on device"), (small_files, "File too large")]
-)
-@pytest.mark.parametrize(
-    ("stage", "folder", "name"),
+    ("stage", "folder", "name", "limit", "told"),
     [
-        ("pretrain", "checkpoints", "checkpoints/smoke/mlp-0.safetensors"),
-        ("pretrain", "work", "/epoch.pt"),
-        ("encode", "bitstreams", ".ecqx"),
+        ("pretrain", "work", f"/{PROGRESS}", small_disk, NO_SPACE),
+        ("pretrain", "work", f"/{PROGRESS}", small_files, TOO_LARGE),
+        # Second names of the files in work/, and copies on another disk.
+        ("pretrain", "checkpoints", "checkpoints/smoke/mlp-0.safetensors", small_disk, NO_SPACE),
+        ("encode", "bitstreams", ".ecqx", small_disk, NO_SPACE),
+        ("encode", "bitstreams", ".ecqx", small_files, TOO_LARGE),
     ],
 )
 def test_a_full_disk(
     place: Path,
     ends: Callable[[str], tuple[int, str]],
-    limit: Callable[[str], AbstractContextManager[None]],
-    told: str,
     stage: str,
     folder: str,
     name: str,
+    limit: Callable[[str], AbstractContextManager[None]],
+    told: str,
 ) -> None:
-    expected = contents("checkpoints", "bitstreams")
+    expected, work = contents("checkpoints", "bitstreams"), contents("work")
     others = contents("data", "quantized", "results")
     shutil.rmtree(folder)
     with limit(folder):
         result = ends(stage)
         assert_one_line(result, name, told)
         # What had room before is whole, and nothing else is there.
-        assert all(expected.get(path) == content for path, content in contents(folder).items())
+        whole = expected | work
+        assert all(whole.get(path) == content for path, content in contents(folder).items())
     assert contents("data", "quantized", "results") == others
     assert ends(stage)[0] == 0
     assert contents("checkpoints", "bitstreams") == expected
@@ -189,19 +202,36 @@ def test_a_damaged_input_is_named(
     assert contents(*outputs) == expected
 
 
+@contextmanager
+def interrupted_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have trainings interrupted as soon as they have saved their first epoch."""
+    save = Trainer.save
+
+    def then_interrupt(trainer: Trainer, path: Path) -> None:
+        save(trainer, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "save", then_interrupt)
+        yield
+
+
 def test_damaged_progress_is_told_and_damaged_results_are_made_again(
-    place: Path, ends: Callable[[str], tuple[int, str]]
+    place: Path, ends: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents("checkpoints", "quantized")
-    progress = next(Path("work/pretrain").glob("*/epoch.pt"))
+    for result in Path("work/quantize").glob(f"*/{RESULT}"):
+        cut_off(result)
+    next(Path("work/quantize").glob(f"*/{RECORD}")).write_text('{"reco')
+    assert ends("quantize")[0] == 0
+    shutil.rmtree("work/pretrain")
+    with interrupted_after_an_epoch(monkeypatch):
+        assert ends("pretrain")[0] == 130
+    (progress,) = Path("work/pretrain").glob(f"*/{PROGRESS}")
     cut_off(progress)
     assert_one_line(ends("pretrain"), str(progress), "delete it to begin anew")
     progress.unlink()
     assert ends("pretrain")[0] == 0
-    for result in Path("work/quantize").glob("*/result.safetensors"):
-        cut_off(result)
-    next(Path("work/quantize").glob("*/history.json")).write_text('[{"lo')
-    assert ends("quantize")[0] == 0
     assert contents("checkpoints", "quantized") == expected
 
 
@@ -251,8 +281,9 @@ def test_commands_refuse_code(
 
 
 def test_stages_refuse_code(place: Path, ends: Callable[[str], tuple[int, str]]) -> None:
-    for progress in Path("work/pretrain").glob("*/epoch.pt"):
-        write_malicious(progress)
+    for record in Path("work/pretrain").glob(f"*/{RECORD}"):
+        record.unlink()
+        write_malicious(progress := record.with_name(PROGRESS))
         assert_one_line(ends("pretrain"), str(progress), "damaged")
         progress.unlink()
     for path, stage in (
@@ -269,7 +300,7 @@ def test_stages_refuse_code(place: Path, ends: Callable[[str], tuple[int, str]])
 def test_a_start_that_holds_code_is_refused(
     place: Path, ends: Callable[[str], tuple[int, str]]
 ) -> None:
-    Path("params.yaml").write_text(tiny(start={"checkpoint": "evil.pt"}))
+    write_settings(Path(), tiny(start={"checkpoint": "evil.pt"}))
     write_malicious(Path("datasets/evil.pt"))
     assert_one_line(ends("download"), "evil.pt", "no checkpoint that can be loaded safely")
     assert not Path("harm").exists()
@@ -293,3 +324,85 @@ def test_a_killed_stage_goes_on_after_its_last_epoch(place: Path) -> None:
     assert repeated == 0
     assert trained >= 6  # two seeds, three epochs
     assert contents("checkpoints") == expected
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A job that takes a while and notes that it ran."""
+
+    key: str = "key"
+
+    def run(self, folder: Path, progress: Path) -> dict[str, Any]:
+        with Path("ran").open("a") as log:
+            log.write(".")
+        time.sleep(0.3)
+        (folder / "result").write_text("whole")
+        return {}
+
+
+def test_suites_that_need_the_same_training_at_once_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(jobs.PROCESSES, "1")
+    with ThreadPoolExecutor() as suites:
+        found = list(suites.map(lambda name: jobs.run_jobs("kind", name, [Counted()]), "ab"))
+    assert found[0] == found[1]
+    assert Path("ran").read_text() == "."
+
+
+def test_what_a_killed_write_left_is_no_part_of_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left = Path("work/kind/key/.result.abcdef.part")
+    left.parent.mkdir(parents=True)
+    left.write_text("hal")
+    jobs.run_jobs("kind", "suite", [Counted()])
+    left.unlink()
+    jobs.run_jobs("kind", "suite", [Counted()])
+    assert Path("ran").read_text() == "."
+
+
+def with_dropout(folder: Path) -> Training:
+    """A training of two epochs of a network with dropout."""
+    noise = torch.Generator().manual_seed(0)
+    split = Split(torch.rand(8, 3, 32, 32, generator=noise), torch.arange(8) % 3)
+    data = folder / "data.safetensors"
+    TensorData(split, split, split, tuple("abc"), "made").save(data)
+    task = Task({"name": "squeezenet1_1", "num_classes": 3}, data)
+    fit = FitSettings(epochs=2, lr=1e-4, batch_size=4, selection="last")
+    return Training(task, fit, 1, None, None, "cpu", "key")
+
+
+def test_an_interrupted_training_drops_what_an_undisturbed_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = with_dropout(tmp_path)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    expected = training.run(whole, whole / PROGRESS)
+    with interrupted_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        training.run(resumed, resumed / PROGRESS)
+    assert training.run(resumed, resumed / PROGRESS) == expected
+    assert (resumed / RESULT).read_bytes() == (whole / RESULT).read_bytes()
+
+
+def test_a_training_that_was_killed_at_its_end_repeats_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(jobs.PROCESSES, "1")
+    training = with_dropout(tmp_path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_relative_cost", killed)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.run_jobs("kind", "suite", [training])
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    folders = jobs.run_jobs("kind", "suite", [training])
+    assert {path.name for path in folders["key"].glob("[!.]*")} == {RESULT, RECORD}

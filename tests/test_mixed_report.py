@@ -23,7 +23,7 @@ from made_runs import (
 from matplotlib.figure import Figure
 
 from ecqx.errors import InputError
-from ecqx.report import build
+from ecqx.report.build import build
 from ecqx.report.evidence import Evidence
 from ecqx.report.statistics import paired_difference
 from ecqx.report.tables import results
@@ -145,7 +145,7 @@ def test_published_setup_has_rows_of_its_own(mixed: tuple[Path, list[Figure]]) -
             assert row[key] == same[key]
     others = [r for r in rows_of(mixed[0], "results") if r["chosen"] != "published setup"]
     suite = make_mixed_suite() | {"published": []}
-    evidence = Evidence.collect("mixed", MIXED_TASKS, suite["runs"])
+    evidence = Evidence.collect("mixed", MIXED_TASKS, suite["records"])
     assert len(results(evidence).rows) == len(others)
 
 
@@ -187,7 +187,7 @@ def test_gain_of_an_ablation_is_paired_with_the_base(tmp_path: Path) -> None:
     ]
     draw(
         {
-            "runs": grid + changed,
+            "records": grid + changed,
             "relevance": {},
             "suite": "made",
             "tasks": MIXED_TASKS,
@@ -231,9 +231,9 @@ def test_difference_at_equal_sparsity_is_that_of_each_task_alone(
 ) -> None:
     text = (mixed[0] / "claims.md").read_text(encoding="utf-8")
     suite = make_mixed_suite()
-    alone = [run for run in suite["runs"] if run["task"] == "deeplab"]
+    alone = [run for run in suite["records"] if run["task"] == "deeplab"]
     draw(
-        {"runs": alone, "relevance": {}, "suite": "one", "tasks": MIXED_TASKS, "layers": []},
+        {"records": alone, "relevance": {}, "suite": "one", "tasks": MIXED_TASKS, "layers": []},
         tmp_path,
     )
     lines = (tmp_path / "claims.md").read_text(encoding="utf-8").splitlines()
@@ -247,7 +247,7 @@ def test_loss_refers_to_training_on_in_full_precision(tmp_path: Path) -> None:
     suite = {"relevance": {}, "suite": "made", "tasks": MIXED_TASKS, "layers": []}
     texts = []
     for name, changes in (("a", {}), ("b", {"accuracy_start": 0.1}), ("c", {"accuracy_fp32": 0.1})):
-        draw({"runs": [run | changes for run in runs], **suite}, tmp_path / name)
+        draw({"records": [run | changes for run in runs], **suite}, tmp_path / name)
         texts.append((tmp_path / name / "claims.md").read_text(encoding="utf-8"))
     assert texts[0] == texts[1] != texts[2]
     assert "accuracy_fp32" in texts[0]
@@ -259,7 +259,7 @@ def test_loss_refers_to_training_on_in_full_precision(tmp_path: Path) -> None:
 def one_seed_suite() -> dict[str, Any]:
     """One seed, one bit width, no sweep, nothing to compare with."""
     runs = [*make_mixed_grid("mlp", seeds=(0,)), *make_mixed_grid("deeplab", seeds=(0,))]
-    return {"runs": runs, "relevance": {}, "suite": "one", "tasks": MIXED_TASKS, "layers": []}
+    return {"records": runs, "relevance": {}, "suite": "one", "tasks": MIXED_TASKS, "layers": []}
 
 
 def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
@@ -286,6 +286,6 @@ def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
 def test_one_metric_names_the_figure(tmp_path: Path) -> None:
     runs = [run | MIXED_DATA["deeplab"] for run in make_grid("resnet20", lambdas=(0.05, 0.2))]
     suite = {"relevance": {}, "suite": "one", "tasks": MIXED_TASKS, "layers": []}
-    figures = draw({"runs": runs, **suite}, tmp_path)
+    figures = draw({"records": runs, **suite}, tmp_path)
     titles = {figure.texts[0].get_text() for figure in figures}
     assert {"Mean IoU against sparsity", "Mean IoU against file size"} <= titles

@@ -196,7 +196,7 @@ def test_a_tied_weight_is_excluded_by_any_of_its_names() -> None:
 def test_other_precisions(dtype: torch.dtype, method: str, tmp_path: Path) -> None:
     q = check(lambda: plain(dtype), inputs(6, dtype=dtype), METHODS[method], tmp_path / "m.ecqx")
     copies = torch.float64 if dtype == torch.float64 else torch.float32
-    assert {copy.dtype for copy in q.full_precision.values()} == {copies}
+    assert {copy.dtype for copy in q.latent.values()} == {copies}
     assert {p.dtype for p in q.model.parameters()} == {dtype}
 
 
@@ -231,7 +231,7 @@ def frozen() -> nn.Sequential:
 def test_frozen_parameters_are_quantized_but_not_trained(method: str, tmp_path: Path) -> None:
     q = check(frozen, inputs(6), METHODS[method], tmp_path / "model.ecqx")
     torch.manual_seed(0)
-    assert torch.equal(q.full_precision["0.weight"], frozen()[0].weight)
+    assert torch.equal(q.latent["0.weight"], frozen()[0].weight)
     remarks = [record.remark for record in q.parameter_records()]
     frozen_remarks = ["frozen: not trained", "one dimension, frozen: not trained"]
     assert remarks == [*frozen_remarks, "", "one dimension"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,33 +28,38 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ecqx.coding.bitstream import load
+from ecqx.coding.forms import build_form
+from ecqx.experiment import jobs
 from ecqx.models import build
-from stages.check import Part, check
+from ecqx.report.regression import Kind
+from stages import quantize, suites
+from stages.check import check
 from stages.evaluate import _means, _nested
+from stages.verify.concurrency import add_large_output, at_once, states
+from stages.verify.workplace import write_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.prefix) / "bin"
+SUITE = Path("suites") / "smoke"
+PIPELINE = str(SUITE / "dvc.yaml")
 SUMMARY = Path("results") / "smoke" / "summary.json"
-STAGES = [
-    *("download", "pretrain", "quantize", "encode", "evaluate", "report"),
-    *("compare", "verdict"),
-]
+STAGES = ["fingerprint", "download", "pretrain", "quantize", "encode", "evaluate", "report"]
 
-# What the contract names, and what this suite adds: the sweep and variant a run belongs to, counted
-# work, and what `make check` compares.
-CONTRACT = [
-    *("run_id", "task", "dataset", "model", "method", "bits", "lam", "p", "sparsity_band", "alpha"),
-    *("gradient", "composite", "canonizer", "weight_rule", "lrp_output", "relevance_of", "pmf"),
-    *("lambda_max", "seed", "epochs", "metric", "accuracy_start", "accuracy_fp32"),
-    *("accuracy_validation", "accuracy", "sparsity", "bytes", "compression_ratio"),
+# Keys of a record, in their order.
+KEYS = [
+    *("run_id", "task", "method", "sweep", "variant", "bits", "lam", "p", "sparsity_band", "alpha"),
+    *("gradient", "composite", "canonizer", "weight_rule", "lrp_output", "relevance_of"),
+    *("relevance_every", "relevance_samples", "pmf", "lambda_max", "floats", "settings", "lr"),
+    *("batch_size", "seed", "epochs", "steps", "cost", "dataset", "model", "metric"),
+    *("train_samples", "data_checksum", "start", "accuracy_start", "accuracy_fp32"),
+    *("accuracy_fp32_validation", "accuracy_validation", "accuracy", "other_metrics", "sparsity"),
+    *("parameters", "bytes", "bytes_integers", "bytes_other", "compression_ratio"),
     "entropy_bits_per_weight",
 ]
-ADDED = [
-    *("sweep", "variant", "steps", "train_samples", "parameters", "data_checksum", "start"),
-    *("bytes_integers", "bytes_other", "batch_size", "other_metrics"),
-    *("relevance_every", "relevance_samples"),
-]
-TRAINED_BITS = {"EC2T": 2, "FantastIC4": 4}
+# Bits of the methods that have no other.
+OWN_BITS = {"EC2T": 2, "FantastIC4x": 4, "fp16": 16, "int8": 8}
+# Methods whose files are not of the suite's own form.
+OTHER_FORMS = ("NNCodec uniform", "NNCodec dependent", "fp16", "int8")
 
 pytestmark = [
     pytest.mark.skipif(not (PROGRAMS / "dvc").exists(), reason="dvc is not installed"),
@@ -69,29 +75,47 @@ class Copy:
     root: Path
     output: str = ""
 
-    def run(self, *command: str) -> str:
-        """Run a command there; what it printed."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a command there: the copy's own code, not that which the environment has installed."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("ECQX_", "GIT_"))}
-        environment |= {
+        return environment | {
             "PATH": os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath)]),
-            # The copy's own package, not the one that the environment has installed.
             "PYTHONPATH": str(self.root),
             "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "tmp" / "site"),
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
         }
+
+    def run(self, *command: str) -> str:
+        """Run a command there; what it printed."""
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1500,
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "worker stopped" not in done.stderr
         return done.stdout
+
+    def repro(self, stage: str = "") -> list[str]:
+        """Run the pipeline, up to a stage; the stages that ran."""
+        return executed(self.run("dvc", "repro", f"{PIPELINE}:{stage}" if stage else PIPELINE))
+
+    def stale(self) -> set[str]:
+        """The stages that ``make status`` names."""
+        printed = self.run(sys.executable, "-m", "stages.status", "smoke")
+        return {line.split(":")[0] for line in printed.splitlines() if ": " in line}
+
+    def changed(self) -> set[str]:
+        """The stages that ``dvc status`` names."""
+        printed = json.loads(self.run("dvc", "status", "--json", PIPELINE))
+        return {address.rpartition(":")[2] for address in printed}
 
     def git(self, *arguments: str) -> str:
         return self.run("git", "-c", "user.name=test", "-c", "user.email=test@test", *arguments)
@@ -100,27 +124,43 @@ class Copy:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "state")
 
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace the first occurrence of a text in a file."""
+        text = (self.root / path).read_text()
+        assert old in text
+        (self.root / path).write_text(text.replace(old, new, 1))
+
     def json(self, path: str) -> Any:
         return json.loads((self.root / path).read_text())
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Suite smoke of params.yaml."""
-        params: dict[str, Any] = yaml.safe_load((self.root / "params.yaml").read_text())
-        return params["suites"]["smoke"]  # type: ignore[no-any-return]
+        """The settings of suite smoke."""
+        return yaml.safe_load((self.root / SUITE / "params.yaml").read_text())  # type: ignore[no-any-return]
 
     @property
     def runs(self) -> list[dict[str, Any]]:
         """The metrics of all runs."""
         return self.json("results/smoke/metrics.json")  # type: ignore[no-any-return]
 
+    @property
+    def planned(self) -> dict[str, dict[str, Any]]:
+        """What the stage quantize recorded, by run."""
+        return {run["run_id"]: run for run in self.json("quantized/smoke/runs.json")}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The file of each run."""
+        listed = self.json("bitstreams/smoke/files.json")
+        return {r["run_id"]: self.root / "bitstreams" / "smoke" / r["file"] for r in listed}
+
     def progress(self) -> dict[str, tuple[int, str]]:
         """Saved progress of the quantize stage: when each file was made, and its checksum."""
         folder = self.root / "work" / "quantize"
         return {
             str(path.relative_to(folder)): (path.stat().st_mtime_ns, checksum(path))
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            for path in sorted(folder.glob("*/*"))
+            if not path.name.startswith(".")
         }
 
 
@@ -132,7 +172,7 @@ def executed(output: str) -> list[str]:
     """The stages that a ``dvc repro`` ran."""
     start = "Running stage '"
     lines = [line for line in output.splitlines() if line.startswith(start)]
-    return [line.removeprefix(start).split("@")[0] for line in lines]
+    return [line.removeprefix(start).split("'")[0].rpartition(":")[2] for line in lines]
 
 
 def copy_work_tree(root: Path) -> None:
@@ -144,16 +184,14 @@ def copy_work_tree(root: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    for name in filter(None, listed.split("\0")):
+    names = [Path(name) for name in filter(None, listed.split("\0"))]
+    # Loops that are compiled already, which takes seconds and is no part of what is tested.
+    compiled = [path.relative_to(REPOSITORY) for path in REPOSITORY.glob("ecqx/**/*.nb?")]
+    for name in [*names, *compiled]:
         source, target = REPOSITORY / name, root / name
-        if name != "dvc.lock" and not name.startswith("results/") and source.is_file():
+        if name.name != "dvc.lock" and name.parts[0] != "results" and source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-    # Loops that are compiled already, which takes seconds and is no part of what is tested.
-    kept = Path("ecqx/__pycache__")
-    (root / kept).mkdir()
-    for source in (REPOSITORY / kept).glob("*.nb?"):
-        shutil.copy2(source, root / kept / source.name)
     (root / ".venv").symlink_to(sys.prefix)
 
 
@@ -163,47 +201,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     root = tmp_path_factory.mktemp("pipeline") / "repository"
     root.mkdir()
     copy_work_tree(root)
-    params = root / "params.yaml"
-    params.write_text(re.sub(r"(?m)^suite: .*$", "suite: smoke", params.read_text(), count=1))
     copy = Copy(root)
     copy.git("init", "--quiet")
     copy.commit()
-    output = copy.run("dvc", "repro")
-    copy = Copy(root, output)
+    copy = Copy(root, copy.run("dvc", "repro", PIPELINE))
     # Besides its results the pipeline leaves no trace that git would see.
     changed = copy.git("status", "--porcelain", "--untracked-files=all").splitlines()
-    assert [
-        line for line in changed if line != "?? dvc.lock" and "results/smoke/" not in line
-    ] == []
+    lock = f"?? {SUITE / 'dvc.lock'}"
+    assert [line for line in changed if line != lock and "results/smoke/" not in line] == []
     copy.commit()
     return copy
 
 
-# -- the other suites ------------------------------------------------------------------------------
-
-SUITES = list(yaml.safe_load((REPOSITORY / "params.yaml").read_text())["suites"])
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy without any data or result."""
-    root = tmp_path_factory.mktemp("bare") / "repository"
-    root.mkdir()
-    copy_work_tree(root)
-    copy = Copy(root)
-    copy.git("init", "--quiet")
-    copy.commit()
-    return copy
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_dry_runs_without_data(bare: Copy, suite: str) -> None:
-    # Without --force DVC would read each stage's input, to look the stage up in its run cache.
-    command = ("dvc", "repro", "--dry", "--force")
-    output = bare.run(sys.executable, "-m", "stages.suite", suite, "--", *command)
-    assert executed(output) == STAGES
-    assert all(f"sh stages/run {stage} {suite}\n" in output for stage in STAGES)
-    assert bare.git("status", "--porcelain") == ""
+@pytest.fixture
+def copy(finished: Copy, tmp_path: Path) -> Copy:
+    """A copy of the finished one, to be changed."""
+    shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)
+    return Copy(tmp_path / "repository")
 
 
 # -- what ran --------------------------------------------------------------------------------------
@@ -214,22 +228,38 @@ def test_every_stage_ran_once(finished: Copy) -> None:
 
 
 def test_afterwards_nothing_is_left_to_do(finished: Copy) -> None:
-    assert json.loads(finished.run("dvc", "status", "--json")) == {}
-    assert executed(finished.run("dvc", "repro")) == []
+    assert finished.changed() == set()
+    assert finished.stale() == set()
+    assert finished.repro() == []
     assert finished.git("status", "--porcelain") == ""
 
 
-def test_dvc_shows_the_metrics(finished: Copy) -> None:
+def test_every_suite_dry_runs_without_data(finished: Copy) -> None:
+    # Without --force DVC would read each stage's input, to look the stage up in its run cache.
+    output = finished.run("dvc", "repro", "--dry", "--force", "--all-pipelines")
+    with chdir(finished.root):
+        names = suites.names()
+    started = [line.split()[-2:] for line in output.splitlines() if line.startswith("> sh ")]
+    assert len(names) > 5
+    assert sorted(started, key=lambda pair: names.index(pair[1])) == [
+        [stage, name] for name in names for stage in STAGES
+    ]
+
+
+def test_dvc_shows_the_results(finished: Copy) -> None:
     shown = json.loads(finished.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["results/smoke/summary.json"]["data"] == finished.json(
-        "results/smoke/summary.json"
-    )
+    assert shown[""]["data"][str(SUMMARY)]["data"] == finished.json(str(SUMMARY))
+    # The commit before the last had no results.
+    changes = json.loads(finished.run("dvc", "metrics", "diff", "--json", "HEAD~1"))
+    assert all(change["old"] is None for change in changes[str(SUMMARY)].values())
+    plots = json.loads(finished.run("dvc", "plots", "diff", "--json", "HEAD"))["data"]
+    for name in ("sparsity", "size"):
+        (plot,) = plots[f"{PIPELINE}::accuracy against {name}"]
+        assert plot["revisions"] == ["workspace", "HEAD"]
 
 
-def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: Path) -> None:
+def test_dvc_tells_of_a_regression_what_the_gate_does(copy: Copy) -> None:
     """Both compare with what is committed: the baseline, and the summary of means over seeds."""
-    copy = Copy(tmp_path / "repository")
-    shutil.copytree(finished.root, copy.root, symlinks=True)
     copy.run(sys.executable, "-m", "stages.baseline", "smoke")
     chosen = {"task": "mlp", "method": "ECQx", "bits": 4, "lam": 0.3, "sweep": "grid"}
     runs = copy.runs
@@ -246,7 +276,8 @@ def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: 
         "mlp.ECQx.4bit.lam0.3.accuracy": pytest.approx(-0.25),
         "mlp.ECQx.4bit.lam0.3.bytes": pytest.approx(1000),
     }
-    worse = check(copy.root, Part("smoke")).worse
+    found = check(copy.root, "smoke").differences
+    worse = [difference for difference in found if difference.kind is Kind.WORSE]
     assert {d.quantity for d in worse} == {"accuracy", "bytes"}
     for difference in worse:
         name = f"mlp.ECQx.4bit.lam0.3.{difference.quantity}"
@@ -254,9 +285,7 @@ def test_dvc_tells_of_a_regression_what_the_gate_does(finished: Copy, tmp_path: 
         assert "mlp ECQx 4 bit Λ 0.3" in difference.setting
 
 
-def test_a_damaged_cache_entry_is_made_again(finished: Copy, tmp_path: Path) -> None:
-    copy = Copy(tmp_path / "repository")
-    shutil.copytree(finished.root, copy.root, symlinks=True)
+def test_a_damaged_cache_entry_is_made_again(copy: Copy) -> None:
     data = Path("data") / "smoke" / "digits.safetensors"
     whole = (copy.root / data).read_bytes()
     entries = [
@@ -269,39 +298,47 @@ def test_a_damaged_cache_entry_is_made_again(finished: Copy, tmp_path: Path) -> 
     entries[0].write_bytes(whole[: len(whole) // 2])
     shutil.rmtree(copy.root / "data")
     # Up to the stage that reads the data: what comes out is what came out before.
-    copy.run("dvc", "repro", "pretrain@smoke")
+    copy.repro("pretrain")
     assert (copy.root / data).read_bytes() == whole
     assert copy.git("status", "--porcelain") == ""
 
 
 # -- the runs --------------------------------------------------------------------------------------
 
+COLUMNS = ("sweep", "method", "bits", "lam", "sparsity_band", "floats")
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
 
 def expected_runs(settings: dict[str, Any]) -> Counter[tuple[Any, ...]]:
-    """Task, seed, method, bits, Λ and band of every quantized run that the settings ask for."""
-    found = []
-    p = settings["quantize"]["quantizer"]["p"]
-    for task, sweep in settings["quantize"]["tasks"].items():
-        for seed, bits, lam in product(settings["seeds"], sweep["bits"], sweep["lam"]):
-            found.append((task, seed, "ECQ", bits, lam, None))
-            found.append((task, seed, "ECQx", bits, lam, (-p, 0.0)))
-        if swept := sweep.get("p_sweep"):
-            for seed, width, lam in product(settings["seeds"], swept["p"], swept["lam"]):
-                found.append((task, seed, "ECQx", swept["bits"], lam, (0.0, width)))
-        for trained in sweep.get("trained", []):
-            method = trained["method"]
-            bits, band = TRAINED_BITS[method.removesuffix("x")], (-p, 0.0)
-            for seed, lam in product(settings["seeds"], trained["lam"]):
-                shown = (task, seed, method, bits, lam, band if method.endswith("x") else None)
-                found.append(shown)
+    """Task, seed, columns and own settings of every run that the settings ask for."""
+    found: list[tuple[Any, ...]] = []
+    default = settings["quantize"]["quantizer"]["p"]
+    for task, seed in product(settings["tasks"], settings["seeds"]):
+        for sweep in settings["quantize"]["tasks"][task]["sweeps"]:
+            names = ("method", "bits", "lam", "p", "qp", "sparsity")
+            choices = [listed(sweep.get(name)) for name in names]
+            for method, bits, lam, p, qp, sparsity in product(*choices):
+                band = None
+                if method.endswith("x"):
+                    paper = sweep.get("sparsity_band") == "[0, p]"
+                    band = (0.0, p) if paper else (-default, 0.0)
+                own = {"qp": qp, "sparsity": sparsity}
+                floats = None if method in OTHER_FORMS else sweep.get("floats", "raw")
+                columns = (method, bits or OWN_BITS.get(method), lam, band, floats)
+                shown = json.dumps({k: v for k, v in own.items() if v is not None})
+                found.append((task, seed, sweep["sweep"], *columns, shown))
     return Counter(found)
 
 
 def test_the_runs_are_those_of_the_settings(finished: Copy) -> None:
     found = [
         (
-            *(run[key] for key in ("task", "seed", "method", "bits", "lam")),
-            run["sparsity_band"] and tuple(run["sparsity_band"]),
+            *(run["task"], run["seed"]),
+            *(tuple(v) if isinstance(v, list) else v for v in (run[key] for key in COLUMNS)),
+            json.dumps(run["settings"]),
         )
         for run in finished.runs
     ]
@@ -311,14 +348,40 @@ def test_the_runs_are_those_of_the_settings(finished: Copy) -> None:
 
 def test_every_run_has_the_keys_of_the_contract(finished: Copy) -> None:
     for run in finished.runs:
-        assert set(run) == {*CONTRACT, *ADDED}
+        assert list(run) == KEYS
         relevance = [run[key] for key in ("alpha", "composite", "canonizer", "relevance_of")]
         assert all((value is None) != run["method"].endswith("x") for value in relevance)
-        sweep = finished.settings["quantize"]["tasks"][run["task"]]
-        assert run["epochs"] == sweep["fit"]["epochs"]
-        batches = -(-run["train_samples"] // sweep["fit"]["batch_size"])
-        assert run["steps"] == run["epochs"] * batches
+        fit = finished.settings["quantize"]["tasks"][run["task"]]["fit"]
+        assert run["epochs"] == fit["epochs"]
+        assert run["steps"] == run["epochs"] * -(-run["train_samples"] // fit["batch_size"])
         assert (run["dataset"], run["metric"]) == ("digits (slice)", "top-1 accuracy")
+
+
+def test_methods_start_alike_and_are_trained_for_as_long(finished: Copy) -> None:
+    for _, group in groupby(finished.runs, lambda run: (run["task"], run["seed"])):
+        own = list(group)
+        for key in ("accuracy_start", "accuracy_fp32", "start", "epochs", "steps", "parameters"):
+            assert len({run[key] for run in own}) == 1, key
+        for run in own:
+            with_relevance = run["method"].endswith("x") and run["lam"] > 0
+            expected = 2 if with_relevance else 1
+            assert run["cost"] == pytest.approx(expected, abs=0.5 if with_relevance else 0.01)
+
+
+def test_a_setting_is_trained_once_whatever_sweeps_it_is_in(finished: Copy) -> None:
+    """And once for all methods that compress after a training in full precision."""
+    trainings: dict[str, set[str]] = {}
+    for run_id, run in finished.planned.items():
+        trainings.setdefault(run["training_id"], set()).add(run_id)
+    files = {path.stem for path in (finished.root / "quantized" / "smoke").glob("*.safetensors")}
+    assert files == set(trainings)
+    together = [
+        {(run["method"], run["sweep"]) for run in map(finished.planned.__getitem__, ids)}
+        for ids in trainings.values()
+    ]
+    assert {("ECQx", "grid"), ("ECQx", "comparison")} in together
+    untrained = {(method, "comparison") for method in OTHER_FORMS}
+    assert {("fp32", "reference"), *untrained} in together
 
 
 # -- the files -------------------------------------------------------------------------------------
@@ -334,6 +397,11 @@ def accuracy(copy: Copy, task: str, state: dict[str, Tensor], split: str) -> flo
     return int((chosen == data[f"{split}.targets"]).sum()) / len(chosen)
 
 
+def network(path: Path) -> dict[str, Tensor]:
+    """A network in full precision, from its safetensors file."""
+    return {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+
+
 def entropy(integers: list[Tensor]) -> float:
     """First-order entropy of each tensor, in bits per weight, averaged over all weights."""
     bits = 0.0
@@ -343,49 +411,56 @@ def entropy(integers: list[Tensor]) -> float:
     return bits / sum(tensor.numel() for tensor in integers)
 
 
+def state_of(copy: Copy, run: dict[str, Any]) -> dict[str, Tensor]:
+    """What is read from the file of a run."""
+    planned = copy.planned[run["run_id"]]
+    return build_form(planned["form"], planned["form_settings"]).read(copy.files[run["run_id"]])
+
+
 def test_metrics_are_those_of_the_decoded_files(finished: Copy) -> None:
     for run in finished.runs:
-        path = finished.root / "bitstreams" / "smoke" / f"{run['run_id']}.ecqx"
-        state = load(path)
+        state, path = state_of(finished, run), finished.files[run["run_id"]]
         assert run["accuracy"] == accuracy(finished, run["task"], state, "test")
         assert run["accuracy_validation"] == accuracy(finished, run["task"], state, "validation")
-        assert run["bytes"] == path.stat().st_size == run["bytes_integers"] + run["bytes_other"]
+        assert run["bytes"] == path.stat().st_size
+        parts = [run["bytes_integers"], run["bytes_other"]]
+        assert parts == [None, None] if path.suffix != ".ecqx" else sum(parts) == run["bytes"]
         weights = [tensor for tensor in state.values() if tensor.ndim > 1]
         elements = sum(tensor.numel() for tensor in weights)
         zeros = sum(int((tensor == 0).sum()) for tensor in weights)
         assert run["sparsity"] == pytest.approx(zeros / elements, abs=1e-12)
+        assert run["sparsity"] >= run["settings"].get("sparsity", 0) - 1e-3
         assert run["entropy_bits_per_weight"] == pytest.approx(entropy(weights), abs=1e-9)
         floats = sum(t.numel() for t in state.values() if t.is_floating_point())
         assert run["parameters"] == floats
         assert run["compression_ratio"] == pytest.approx(4 * floats / run["bytes"])
-        assert all(len(tensor.unique()) <= 2 ** run["bits"] for tensor in weights)
+        if run["bits"] is not None:
+            assert all(len(tensor.unique()) <= 2 ** run["bits"] for tensor in weights)
 
 
 def test_references_are_the_start_and_its_further_training(finished: Copy) -> None:
     further = {
         (record["task"], record["seed"]): record
-        for record in finished.json("quantized/smoke/runs.json")
+        for record in finished.planned.values()
         if record["method"] == "fp32"
     }
     for run in {(r["task"], r["seed"]): r for r in finished.runs}.values():
         task, seed = run["task"], run["seed"]
-        start = load_file(finished.root / "checkpoints" / "smoke" / f"{task}-{seed}.safetensors")
+        start = network(finished.root / "checkpoints" / "smoke" / f"{task}-{seed}.safetensors")
         record = further[task, seed]
-        end = load_file(finished.root / "quantized" / "smoke" / f"{record['run_id']}.safetensors")
+        path = Path("quantized") / "smoke" / f"{record['training_id']}.safetensors"
+        end = network(finished.root / path)
         assert run["accuracy_start"] == accuracy(finished, task, start, "test")
         assert run["accuracy_fp32"] == accuracy(finished, task, end, "test")
+        assert run["accuracy_fp32_validation"] == accuracy(finished, task, end, "validation")
         assert len(record["history"]) == run["epochs"]
         assert any(not torch.equal(start[name], end[name]) for name in start)
 
 
 def test_files_are_those_of_the_runs(finished: Copy) -> None:
-    names = {run["run_id"] for run in finished.runs}
+    assert set(finished.files) == {run["run_id"] for run in finished.runs}
     folder = finished.root / "bitstreams" / "smoke"
-    assert {path.stem for path in folder.glob("*.ecqx")} == names
-    records = finished.json("bitstreams/smoke/files.json")
-    assert {record["run_id"] for record in records} == names
-    for record in records:
-        assert record["checksum"] == checksum(folder / f"{record['run_id']}.ecqx")
+    assert {*finished.files.values(), folder / "files.json"} == set(folder.iterdir())
 
 
 def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
@@ -396,8 +471,8 @@ def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
         if (r["task"], r["method"], r["sweep"], r["bits"], r["lam"], r["seed"])
         == ("mlp", "ECQx", "grid", 4, 0.3, 0)
     ]
-    start = load_file(finished.root / "checkpoints" / "smoke" / "mlp-0.safetensors")
-    decoded = load(finished.root / "bitstreams" / "smoke" / f"{run['run_id']}.ecqx")
+    start = network(finished.root / "checkpoints" / "smoke" / "mlp-0.safetensors")
+    decoded = load(finished.files[run["run_id"]])
     layers = [key.split("/")[1] for key in found if key.endswith("/decoded weight")]
     assert len(layers) == 2
     for layer in layers:
@@ -417,7 +492,7 @@ def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
 # -- the results -----------------------------------------------------------------------------------
 
 
-KEYS = ("task", "method", "bits", "lam")
+SUMMARIZED = ("task", "method", "bits", "lam")
 
 
 def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
@@ -433,7 +508,9 @@ def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
     }
     assert found == settings
     for task, method, bits, lam in settings:
-        runs = [r for r in summarized if (task, method, bits, lam) == tuple(r[k] for k in KEYS)]
+        runs = [
+            r for r in summarized if (task, method, bits, lam) == tuple(r[k] for k in SUMMARIZED)
+        ]
         assert len(runs) == len(finished.settings["seeds"])
         numbers = summary[task][method][f"{bits}bit"][f"lam{lam:g}"]
         assert {"accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio"} <= set(
@@ -446,9 +523,8 @@ def test_the_summary_holds_means_over_seeds(finished: Copy) -> None:
 def test_trained_centroids_have_files_and_a_table_of_their_own(finished: Copy) -> None:
     trained = [run for run in finished.runs if run["sweep"] == "trained"]
     assert {run["method"] for run in trained} == {"EC2T", "FantastIC4x"}
-    for run in finished.runs:
-        data = (finished.root / "bitstreams" / "smoke" / f"{run['run_id']}.ecqx").read_bytes()
-        assert data[4] == (2 if run in trained else 1)  # the format's version
+    for run in trained:
+        assert finished.files[run["run_id"]].read_bytes()[4] == 2  # the format's version
     tables = finished.root / "results" / "smoke" / "tables"
     with (tables / "trained_centroids.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -464,9 +540,6 @@ def test_trained_centroids_have_files_and_a_table_of_their_own(finished: Copy) -
             == (row["method"], row["bits"], row["lambda"])
         ]
         assert float(row["accuracy_percent"]) == pytest.approx(100 * fmean(own), abs=0.0051)
-    for other in tables.glob("*.csv"):
-        named = {run["method"] for run in trained if run["method"] in other.read_text()}
-        assert not named or other.stem in ("trained_centroids", "settings")
 
 
 def test_results_are_there(finished: Copy) -> None:
@@ -480,27 +553,86 @@ def test_results_are_there(finished: Copy) -> None:
     assert (results / "claims.md").read_text().startswith("#")
 
 
-# -- another setting -------------------------------------------------------------------------------
+def test_all_methods_are_compared(finished: Copy) -> None:
+    results = finished.root / "results" / "smoke"
+    compared = {run["method"] for run in finished.runs if run["sweep"] == "comparison"}
+    table = (results / "tables" / "comparison.md").read_text()
+    assert all(f"| {method} " in table for method in compared)
+    assert "MLP_GSC topology: ECQx" in (results / "claims.md").read_text()
 
 
-def test_a_changed_lambda_trains_its_own_runs_alone(finished: Copy, tmp_path: Path) -> None:
-    copy = Copy(tmp_path / "repository")
-    shutil.copytree(finished.root, copy.root, symlinks=True)
-    before, old_runs = copy.progress(), copy.json("quantized/smoke/runs.json")
+# -- edits -----------------------------------------------------------------------------------------
+
+
+def change_settings(copy: Copy, change: Callable[[dict[str, Any]], None]) -> None:
+    settings = copy.settings
+    change(settings)
+    path = copy.root / SUITE / "params.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def another_lambda(settings: dict[str, Any]) -> None:
+    settings["quantize"]["tasks"]["mlp"]["sweeps"][0]["lam"] = [0.15, 0.3]
+
+
+def another_title(settings: dict[str, Any]) -> None:
+    settings["report"]["titles"]["mlp"] = "Another"
+
+
+def test_edits_train_their_own_runs_alone(finished: Copy, copy: Copy) -> None:
+    """Another Λ in the settings, and another line in the code of one method."""
+    before = copy.progress()
     assert before == finished.progress()
-    params = yaml.safe_load((copy.root / "params.yaml").read_text())
-    params["suites"]["smoke"]["quantize"]["tasks"]["mlp"]["lam"] = [0.1, 0.3]
-    (copy.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    assert executed(copy.run("dvc", "repro", "quantize@smoke")) == ["quantize"]
-    after, new_runs = copy.progress(), copy.json("quantized/smoke/runs.json")
+    change_settings(copy, another_lambda)
+    copy.edit("ecqx/methods/pruning.py", "RAMP = 0.5", "RAMP = 0.25")
+    assert copy.repro("quantize") == ["fingerprint", "quantize"]
+    after = copy.progress()
     assert {name: after[name] for name in before} == before
-    # Two bit widths, two methods, two seeds.
-    assert len({name.split("/")[0] for name in after.keys() - before.keys()}) == 8
-    same = [new["run_id"] == old["run_id"] for new, old in zip(new_runs, old_runs, strict=True)]
-    assert same == [(run["task"], run["lam"]) != ("mlp", 0.0) for run in old_runs]
-    for run in new_runs:
-        path = Path("quantized") / "smoke" / f"{run['run_id']}.safetensors"
-        if (finished.root / path).exists():
-            assert checksum(copy.root / path) == checksum(finished.root / path)
-        else:
-            assert run["lam"] == 0.1
+    new = {
+        run["training_id"]
+        for run in copy.planned.values()
+        if run["settings"]["lam"] == 0.15 or run["method"] == "pruning"
+    }
+    # Of each training its record and its network.
+    assert len(after) - len(before) == 2 * len(new) > 0
+    for path in (copy.root / "quantized" / "smoke").glob("*.safetensors"):
+        former = finished.root / path.relative_to(copy.root)
+        assert path.stem in new or checksum(path) == checksum(former)
+
+
+def test_finished_trainings_start_no_process(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(jobs, "Parallel", start)
+    monkeypatch.chdir(copy.root)
+    before = copy.progress()
+    assert quantize.main(["smoke"]) == 0
+    assert copy.progress() == before
+
+
+def test_edits_make_stale_what_they_can_change_and_nothing_else(copy: Copy) -> None:
+    copy.edit("ecqx/data/tensors.py", "Go through the split once.", "Once through the split.")
+    assert copy.changed() == {"fingerprint"}
+    assert copy.stale() == set()
+    assert copy.repro() == ["fingerprint"]
+    copy.edit("ecqx/data/tensors.py", "2 * padding + 1", "2 * padding")
+    assert copy.stale() == {"download", "pretrain", "quantize", "evaluate"}
+
+
+def test_two_suites_at_once(copy: Copy) -> None:
+    """One of them hashes a large output while it has DVC's lock; `make verify` has gigabytes."""
+    change_settings(copy, another_title)
+    write_settings(copy.root, copy.settings | {"suite": "embedded"})
+    add_large_output(copy.root / "dvc.yaml", 200 << 20)
+    before = states(copy.root)
+    repro = ("dvc", "--wait-for-lock", "repro")
+    done = at_once(copy.root, [*repro, "large", "download"], [*repro, PIPELINE])
+    assert [process.returncode for process in done] == [0, 0], [each.stdout for each in done]
+    assert set(executed(done[0].stdout)) == {"fingerprint", "download", "large"}
+    # Titles are words for people.
+    assert executed(done[1].stdout) == ["fingerprint", "report"]
+    assert "Another" in (copy.root / "results" / "smoke" / "claims.md").read_text()
+    assert states(copy.root) == before
+    assert copy.changed() == set()
+    assert json.loads(copy.run("dvc", "status", "--json", "large", "download")) == {}

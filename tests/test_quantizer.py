@@ -23,7 +23,9 @@ from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding.bitstream import load, save
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.data import TensorData, digits
-from ecqx.quantizers.ecqx import GRADIENTS, ECQx, Gradient
+from ecqx.quantizers.ecqx import ECQx
+from ecqx.quantizers.settings import GRADIENTS, Gradient, QuantizerSettings
+from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
 from ecqx.relevance import LRP, RELEVANCE_OF, weight_relevance
 
 METHODS: dict[str, LRP | None] = {
@@ -105,7 +107,7 @@ def test_the_first_assignment_is_ecq(method: str, bits: int) -> None:
         )
         chosen = q.integers()[name].numpy().ravel().astype(np.int64) - k[0]
         assert within_ulps(cost, chosen).all()
-        assert torch.equal(q.full_precision[name], weight)
+        assert torch.equal(q.latent[name], weight)
     assert_on_grid(q)
 
 
@@ -152,7 +154,7 @@ def test_vectors_and_excluded_parameters_stay_as_they_are() -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in q.weights), name
     kept, rest, *more = q.parameter_groups(weight_decay=0.1)
-    assert [id(p) for p in kept["params"]] == [id(p) for p in q.full_precision.values()]
+    assert [id(p) for p in kept["params"]] == [id(p) for p in q.latent.values()]
     assert {id(p) for p in rest["params"]} == {
         id(p) for n, p in model.named_parameters() if n not in q.weights
     }
@@ -174,12 +176,12 @@ def test_frozen_weights_stay_where_they_are(method: str) -> None:
     q = ECQx(model, lam=0.0, relevance=METHODS[method])
     frozen = model[4].weight.detach().clone()
     train(q, 3, lr=0.05)
-    assert torch.equal(q.full_precision["4.weight"], start["4.weight"])
+    assert torch.equal(q.latent["4.weight"], start["4.weight"])
     assert torch.equal(model[4].weight, frozen)
     assert not model[4].weight.requires_grad
-    assert not torch.equal(q.full_precision["6.weight"], start["6.weight"])
+    assert not torch.equal(q.latent["6.weight"], start["6.weight"])
     trained = {id(p) for group in q.parameter_groups() for p in group["params"]}
-    assert not {id(model[4].weight), id(q.full_precision["4.weight"])} & trained
+    assert not {id(model[4].weight), id(q.latent["4.weight"])} & trained
 
 
 class Tied(nn.Module):
@@ -288,7 +290,7 @@ def test_the_update_is_the_one_by_hand(method: str, gradient: Gradient) -> None:
         train_step(q, optimizer, x, y)
         reference.step(x, y)
         for name, w in reference.full.items():
-            torch.testing.assert_close(q.full_precision[name].data, w, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(q.latent[name].data, w, rtol=1e-9, atol=1e-12)
             assert torch.equal(q.index[name], reference.index[name]), (seed, name)
         for name, tensor in reference.model.state_dict().items():
             torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-9, atol=1e-12)
@@ -304,7 +306,7 @@ def test_training_moves_copies_and_quantized_weights(method: str) -> None:
     train(q, 8)
     assert list(q.weights) == QUANTIZED
     for name in QUANTIZED:
-        copied = q.full_precision[name]
+        copied = q.latent[name]
         assert (copied != before[name]).double().mean() > 0.9
         assert (q.integers()[name] != start[name]).any()
         # Two tensors: on a CPU the published code has only one.
@@ -324,7 +326,7 @@ def test_gradients_do_not_accumulate(method: str) -> None:
         x, y = batch()
         F.cross_entropy(q.model(x), y).backward()
         q.transfer_gradients()
-        seen.append({name: q.full_precision[name].grad.clone() for name in QUANTIZED})
+        seen.append({name: q.latent[name].grad.clone() for name in QUANTIZED})
     for later in seen[1:]:
         for name in QUANTIZED:
             torch.testing.assert_close(later[name], seen[0][name])
@@ -346,7 +348,7 @@ def test_gradients_are_scaled_as_defined(gradient: Gradient) -> None:
             "identity": np.ones_like(centroid),
         }[gradient]
         expected = given[name].numpy() * np.where(k.numpy() == 0, np.float32(1), factor)
-        np.testing.assert_array_equal(q.full_precision[name].grad.numpy(), expected)
+        np.testing.assert_array_equal(q.latent[name].grad.numpy(), expected)
         assert (k < 0).any()
         assert (k == 0).any()
 
@@ -395,7 +397,7 @@ def test_without_constraint_relevance_is_ignored(of: Any) -> None:
     train(relevant, 4)
     for name in QUANTIZED:
         assert torch.equal(plain.index[name], relevant.index[name])
-        assert torch.equal(plain.full_precision[name], relevant.full_precision[name])
+        assert torch.equal(plain.latent[name], relevant.latent[name])
     assert_same(dict(plain.model.state_dict()), dict(relevant.model.state_dict()))
 
 
@@ -409,7 +411,7 @@ def test_with_constraint_relevance_matters() -> None:
 def test_the_band_holds_layer_by_layer() -> None:
     q = ECQx(network(), lam=0.1, relevance=LRP(), sparsity_band=(0.05, 0.1))
     train(q, 2)
-    for name, copied in q.full_precision.items():
+    for name, copied in q.latent.items():
         ecq = assign(copied, q.grids[name], 0.1, largest_layer_size=q.largest_layer_size)
         added = int((q.index[name] == q.grids[name].zero).sum()) - int(
             (ecq == q.grids[name].zero).sum()
@@ -424,8 +426,8 @@ def relevances_by_hand(q: ECQx, seeds: Sequence[int]) -> list[dict[str, Tensor]]
     """Relevances of the full-precision copies, which nothing trains here, batch by batch."""
     judged = copy.deepcopy(q.model)
     for name, parameter in judged.named_parameters():
-        if name in q.full_precision:
-            parameter.data = q.full_precision[name].data.clone()
+        if name in q.latent:
+            parameter.data = q.latent[name].data.clone()
     return [weight_relevance(judged, *batch(seed)) for seed in seeds]
 
 
@@ -502,7 +504,7 @@ def test_state_comes_back_where_a_tensor_is_excluded() -> None:
 def test_a_state_of_something_else_is_refused() -> None:
     q = ECQx(network())
     state = q.state_dict()
-    for key in ("model.6.bias", "full_precision.0.weight", "step.4.weight", "integers.6.weight"):
+    for key in ("model.6.bias", "latent.0.weight", "step.4.weight", "integers.6.weight"):
         with pytest.raises(ValueError, match="the state is not one of this quantizer"):
             q.load_state_dict({name: t for name, t in state.items() if name != key})
     with pytest.raises(ValueError, match="the state is not one of this quantizer"):
@@ -530,13 +532,15 @@ def test_sparsity_and_entropy_of_layers() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 1}, "0.weight: bits must be an integer from 2 to 8, not 1"),
+        ({"bits": 1}, "^bits must be an integer from 2 to 8, not 1"),
         ({"bits": 9}, "bits must be an integer from 2 to 8, not 9"),
         ({"bits": 4.0}, "bits must be an integer from 2 to 8, not 4.0"),
         ({"lam": -0.1}, r"lam \(Lambda\) must be a finite number, at least 0, not -0.1"),
         ({"lam": float("nan")}, "lam .* must be a finite number"),
         ({"p": 1.5}, r"p must lie in \[0, 1\], not 1.5"),
         ({"sparsity_band": (0.2, 0.1)}, "sparsity_band must be"),
+        ({"sparsity_band": (0.1,)}, "sparsity_band must be"),
+        ({"exclude": "downsample"}, r"exclude must be a sequence of names, .*\('downsample',\)"),
         ({"gradient": "sign"}, "gradient must be one of magnitude, published, identity"),
         ({"pmf": "exact"}, "pmf must be one of published, normalized"),
         ({"lambda_max": "exact"}, "lambda_max must be one of published, derived"),
@@ -549,6 +553,22 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
         ECQx(model, **settings)
     assert "\n" not in str(caught.value)
     assert_same(matrices(model), before)
+
+
+@pytest.mark.parametrize("kind", [ECQx, EC2T, FantastIC4])
+def test_an_unknown_setting_is_named(kind: Any) -> None:
+    with pytest.raises(TypeError, match="'sparsity'"):
+        kind(network(), sparsity=0.5)
+
+
+def test_settings_are_stored_as_one_object() -> None:
+    given = ECQx(network(), 3, 0.2, sparsity_band=[-0.2, 0.1], exclude=["4."]).settings
+    assert given == QuantizerSettings(bits=3, lam=0.2, sparsity_band=(-0.2, 0.1), exclude=("4.",))
+    assert given.band == (-0.2, 0.1)
+    assert QuantizerSettings(p=0.3).band == (-0.3, 0.0)
+    assert EC2T(network()).settings == QuantizerSettings(bits=2, lambda_max="derived")
+    assert EC2T(network(), lambda_max="published").settings == QuantizerSettings(bits=2)
+    assert FantastIC4(network(), p=0.2).settings == QuantizerSettings(p=0.2)
 
 
 @pytest.mark.parametrize(
@@ -579,7 +599,7 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_training_blew_up_are_named(method: str) -> None:
     q = ECQx(network(), relevance=METHODS[method])
-    q.full_precision["6.weight"].data[0, 0] = float("nan")
+    q.latent["6.weight"].data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite") as caught:
         q.update(*batch())
     assert "\n" not in str(caught.value)

@@ -11,11 +11,10 @@ from xml.etree import ElementTree
 import pytest
 
 from ecqx.errors import InputError
-from ecqx.report.regression import Difference, compare, count_judged
-from stages.check import Verdict, write_junit
+from ecqx.report.regression import Difference, Kind, compare, count_judged, keys_apart
+from stages.check import Outcome, write_junit
 
 Runs = list[dict[str, Any]]
-JUDGED = ("accuracy", "sparsity", "bytes")
 
 
 def make_runs(tasks: int = 2, seeds: int = 3, spread: float = 0.004) -> Runs:
@@ -35,6 +34,7 @@ def make_runs(tasks: int = 2, seeds: int = 3, spread: float = 0.004) -> Runs:
             "sparsity": 0.4 + lam + noise.gauss(0, spread),
             "bytes": round(10000 * (1 - lam) * (1 + noise.gauss(0, spread))),
             "bytes_other": 500,
+            "settings": {},
             "data_checksum": "abc",
             "start": "pretrain",
         }
@@ -56,8 +56,12 @@ def changed(runs: Runs, where: dict[str, Any] | None = None, **values: Any) -> R
     return [new(run) for run in runs]
 
 
-def worse(differences: list[Difference]) -> set[str]:
-    return {difference.quantity for difference in differences if difference.worse}
+def counting(differences: list[Difference]) -> set[str]:
+    return {difference.quantity for difference in differences if difference.counts}
+
+
+def kinds(differences: list[Difference]) -> set[tuple[str, str]]:
+    return {(difference.quantity, difference.kind) for difference in differences}
 
 
 @pytest.mark.parametrize("same_machine", [True, False])
@@ -69,28 +73,44 @@ def test_equal_runs_in_any_order_are_silent(same_machine: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantity", "value"),
+    ("quantity", "value", "kind"),
     [
-        ("accuracy", lambda a: a + 1e-12),
-        ("accuracy_validation", 0.97),
-        ("sparsity", lambda s: math.nextafter(s, 1)),
-        ("bytes", lambda b: b - 1),
-        ("bytes_other", 504),
-        ("bits", 5),
+        ("accuracy", lambda a: a + 1e-12, "better"),
+        ("accuracy", lambda a: a - 1e-12, "worse"),
+        ("accuracy", math.nan, "worse"),
+        ("accuracy", None, "worse"),
+        ("accuracy_validation", 0.97, "better"),
+        ("sparsity", lambda s: math.nextafter(s, 1), "better"),
+        ("bytes", lambda b: b - 1, "better"),
+        ("bytes", lambda b: b + 1, "worse"),
+        ("bytes_other", 504, "worse"),
+        ("bits", 5, "different"),
+        ("settings", {"qp": -21}, "different"),
     ],
 )
-def test_any_difference_counts_on_the_same_machine(quantity: str, value: Any) -> None:
+def test_any_difference_counts_on_the_same_machine(quantity: str, value: Any, kind: str) -> None:
     runs = make_runs()
     found = compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, **{quantity: value}), True)
-    assert [(d.quantity, d.worse) for d in found] == [(quantity, True)]
+    assert [(d.quantity, d.kind, d.counts) for d in found] == [(quantity, kind, True)]
     assert found[0].setting.endswith("seed 1")
 
 
-def test_a_new_key_counts_on_the_same_machine_only() -> None:
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_a_new_key_is_no_difference_of_a_run(same_machine: bool) -> None:
     runs = make_runs()
-    more = [run | {"extra": 1} for run in runs]
-    assert worse(compare(runs, more, True)) == {"extra"}
-    assert compare(runs, more, False) == []
+    more = [run | {"cost": 1.5} for run in runs]
+    assert compare(runs, more, same_machine) == []
+    assert keys_apart(runs, more) == ([], ["cost"])
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+@pytest.mark.parametrize(("key", "counts_elsewhere"), [("start_kind", False), ("bytes", True)])
+def test_a_vanished_key_is_named_once(same_machine: bool, key: str, counts_elsewhere: bool) -> None:
+    runs = [{"start_kind": "given"} | run for run in make_runs()]
+    less = [{name: value for name, value in run.items() if name != key} for run in runs]
+    (found,) = compare(runs, less, same_machine)
+    assert (found.quantity, found.kind, found.new) == (key, "different", "missing")
+    assert found.counts == (same_machine or counts_elsewhere)
 
 
 def test_not_a_number_equals_itself() -> None:
@@ -99,15 +119,18 @@ def test_not_a_number_equals_itself() -> None:
 
 
 @pytest.mark.parametrize("same_machine", [True, False])
-def test_lost_and_added_runs_count(same_machine: bool) -> None:
+def test_a_lost_run_is_worse_and_an_added_one_different(same_machine: bool) -> None:
     runs = make_runs()
     lost = [run for run in runs if run["seed"] != 2]
     found = compare(runs, lost, same_machine)
     assert len(found) == len(runs) - len(lost)
-    assert all((d.quantity, d.new, d.worse) == ("run", "missing", True) for d in found)
-    assert {d.old for d in compare(lost, runs, same_machine) if d.worse} == {"missing"}
+    assert all(
+        (d.quantity, d.new, d.kind, d.counts) == ("run", "missing", "worse", True) for d in found
+    )
+    added = compare(lost, runs, same_machine)
+    assert {(d.old, d.kind, d.counts) for d in added} == {("missing", "different", same_machine)}
     without_task = [run for run in runs if run["task"] != "task1"]
-    assert worse(compare(runs, without_task, same_machine)) == {"run"}
+    assert counting(compare(runs, without_task, same_machine)) == {"run"}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -138,20 +161,50 @@ def test_as_good_runs_of_another_machine_are_silent(seed: int) -> None:
 def test_worse_means_count_elsewhere(quantity: str, value: Any) -> None:
     runs = make_runs()
     setting = {"task": "task0", "method": "ECQx", "lam": 0.05}
-    assert worse(compare(runs, changed(runs, setting, **{quantity: value}), False)) == {quantity}
+    found = compare(runs, changed(runs, setting, **{quantity: value}), False)
+    assert kinds(found) == {(quantity, "worse")}
+    assert counting(found) == {quantity}
 
 
-def test_better_means_do_not_count_elsewhere() -> None:
+def test_better_means_are_named_but_do_not_count_elsewhere() -> None:
     runs = make_runs()
     better = changed(
         runs, accuracy=lambda a: a + 0.05, sparsity=lambda s: s + 0.1, bytes=lambda b: b // 2
     )
-    assert compare(runs, better, False) == []
+    found = compare(runs, better, False)
+    assert kinds(found) == {(key, "better") for key in ("accuracy", "sparsity", "bytes")}
+    assert counting(found) == set()
+
+
+def test_fewer_bytes_outside_the_integers_are_better_and_count_anywhere() -> None:
+    runs = make_runs()
+    found = compare(runs, changed(runs, bytes_other=496), False)
+    assert kinds(found) == {("bytes_other", "better")}
+    assert counting(found) == {"bytes_other"}
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_what_a_method_does_not_have_is_null(same_machine: bool) -> None:
+    """Null bits, Λ and parts of the file; the settings of a method are one more key."""
+    runs = [
+        run
+        | {"run_id": f"{qp}-{run['run_id']}", "method": "NNCodec uniform", "settings": {"qp": qp}}
+        | dict.fromkeys(("bits", "bytes_other", "bytes_integers"))
+        for run in make_runs(1)[:9]
+        for qp in (-20, -30)
+    ]
+    assert compare(runs, json.loads(json.dumps(runs)), same_machine) == []
+    found = compare(
+        runs, changed(runs, {"settings": {"qp": -30}, "lam": 0.05}, accuracy=0.1), False
+    )
+    assert [d.setting for d in found] == ["task0 NNCodec uniform Λ 0.05 settings {'qp': -30}"]
+    now_known = compare(runs, changed(runs, bytes_other=4), same_machine)
+    assert {(d.quantity, d.kind) for d in now_known} == {("bytes_other", "different")}
 
 
 def test_one_collapsed_seed_does_not_hide_in_its_own_spread() -> None:
     runs = make_runs()
-    assert worse(compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1), False))
+    assert counting(compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1), False))
 
 
 def test_tolerance_is_the_stated_formula() -> None:
@@ -171,21 +224,21 @@ def test_tolerance_is_the_stated_formula() -> None:
 @pytest.mark.parametrize(("loss", "counts"), [(0.019, False), (0.021, True)])
 def test_single_seeds_have_a_fixed_tolerance(loss: float, counts: bool) -> None:
     runs = make_runs(seeds=1)
-    assert bool(compare(runs, changed(runs, accuracy=lambda a: a - loss), False)) == counts
-    assert bool(compare(runs, changed(runs, bytes=lambda b: b * (1 + loss)), False)) == counts
+    for change in ({"accuracy": lambda a: a - loss}, {"bytes": lambda b: b * (1 + loss)}):
+        assert bool(counting(compare(runs, changed(runs, **change), False))) == counts
 
 
 @pytest.mark.parametrize("same_machine", [True, False])
 @pytest.mark.parametrize("key", ["data_checksum", "start"])
-def test_other_data_or_start_is_told_not_judged(same_machine: bool, key: str) -> None:
+def test_other_data_or_start_is_not_judged(same_machine: bool, key: str) -> None:
     runs = make_runs()
     other = changed(runs, {"task": "task0"}, **{key: "other", "accuracy": 0.1})
     found = compare(runs, other, same_machine)
-    assert worse(found) == set()
-    assert {d.quantity for d in found} == {key}
+    assert kinds(found) == {(key, "not judged")}
+    assert counting(found) == set()
     assert count_judged(runs, other) == len(runs) // 2
     # The other task is still watched.
-    assert worse(compare(runs, changed(other, {"task": "task1"}, accuracy=0.1), same_machine))
+    assert counting(compare(runs, changed(other, {"task": "task1"}, accuracy=0.1), same_machine))
 
 
 def test_runs_on_another_data_set_are_neither_missing_nor_new() -> None:
@@ -194,15 +247,22 @@ def test_runs_on_another_data_set_are_neither_missing_nor_new() -> None:
         runs, {"task": "task0"}, dataset="digits-jpeg", run_id=lambda name: f"jpeg-{name}"
     )
     found = compare(runs, other, True)
-    assert found
-    assert worse(found) == set()
+    assert {d.kind for d in found} == {Kind.NOT_JUDGED}
+    assert counting(found) == set()
     # A task of which some runs are on the accepted data has to have all of them.
     mixed = [run for run in runs if run["seed"] != 2] + [r for r in other if r["seed"] == 2]
-    assert worse(compare(runs, mixed, True)) == {"run"}
+    assert kinds(compare(runs, mixed, True)) == {("run", "worse"), ("run", "different")}
 
 
 def test_the_worst_comes_first() -> None:
     runs = make_runs()
+    mixed = changed(runs, {"task": "task0"}, accuracy=0.99, bits=5)
+    mixed = changed(mixed, {"task": "task1"}, accuracy=0.5)
+    assert list(dict.fromkeys(d.kind for d in compare(runs, mixed, True))) == [
+        Kind.WORSE,
+        Kind.DIFFERENT,
+        Kind.BETTER,
+    ]
     new = changed(runs, {"lam": 0.05, "method": "ECQ"}, accuracy=lambda a: a - 0.1)
     new = changed(new, {"lam": 0.2, "method": "ECQ"}, accuracy=lambda a: a - 0.4)
     found = compare(runs, new[:-1], False)
@@ -228,31 +288,60 @@ def test_runs_without_an_id_of_their_own_are_refused(runs: Runs) -> None:
         compare(runs, [], True)
 
 
-def verdict(new: Runs, same_machine: bool = True) -> Verdict:
-    runs = make_runs()
-    return Verdict("smoke", same_machine, count_judged(runs, new), compare(runs, new, same_machine))
+def test_a_setting_is_named_by_no_more_than_it_takes() -> None:
+    """Keys that differ together are named once; the first of them is enough."""
+    runs = make_runs(1)
+    twins = [run | {"run_id": f"twin-{run['run_id']}"} for run in runs]
+    runs = [
+        *(run | {"variant": "lr 0.1", "lr": 0.1, "settings": {"lr": 0.1}} for run in runs),
+        *(run | {"variant": "lr 0.2", "lr": 0.2, "settings": {"lr": 0.2}} for run in twins),
+    ]
+    found = compare(
+        runs, changed(runs, {"lr": 0.2, "lam": 0.2, "method": "ECQ"}, accuracy=0), False
+    )
+    assert [d.setting for d in found] == ["task0 ECQ 4 bit Λ 0.2 variant lr 0.2"]
 
 
-def test_verdict_shows_the_worst_rows_and_ends_with_one_line() -> None:
+def outcome(new: Runs, same_machine: bool = True) -> Outcome:
     runs = make_runs()
-    bad = verdict(changed(runs, accuracy=0.1, bytes=99999))
+    return Outcome("smoke", same_machine, count_judged(runs, new), compare(runs, new, same_machine))
+
+
+def test_outcome_shows_the_worst_rows_and_ends_with_one_line() -> None:
+    runs = make_runs()
+    bad = outcome(changed(runs, accuracy=0.1, bytes=99999))
     assert bad.failed
     table, more, last = bad.text().rsplit("\n", 3)[0], *bad.text().rsplit("\n", 3)[1::2]
-    assert all(word in table for word in ("old", "new", "difference", "tolerance"))
+    assert all(word in table for word in ("change", "old", "new", "difference", "tolerance"))
     assert more == f"… and {2 * len(runs) - 40} more"
-    assert last.startswith("smoke: WORSE than the baseline")
-    good = verdict(runs)
+    assert last.startswith("smoke: WORSE than the baseline: 72 worse (")
+    good = outcome(runs)
     assert not good.failed
-    assert good.text().startswith("smoke: no worse than the baseline in 36 runs")
+    assert good.text().startswith("smoke: no worse than the baseline in 36 runs (")
     assert "\n" not in good.text()
 
 
-def test_verdict_says_what_is_not_judged_and_fails_where_nothing_is() -> None:
+def test_outcome_tells_worse_better_and_different_apart() -> None:
     runs = make_runs()
-    part = verdict(changed(runs, {"task": "task0"}, start="given"))
+    new = changed(runs, {"run_id": "0-ECQ-0.05-1"}, bytes=99999)
+    new = changed(new, {"run_id": "1-ECQ-0.05-1"}, accuracy=0.99, bits=5)
+    text = outcome(new).text()
+    assert [line.split()[0] for line in text.splitlines()[2:5]] == ["worse", "different", "better"]
+    assert "smoke: WORSE than the baseline: 1 worse, 1 different, 1 better (" in text
+    better = outcome(changed(runs, {"run_id": "0-ECQ-0.05-1"}, bytes=9))
+    assert better.failed
+    assert "smoke: NOT THE SAME as the baseline: 1 better (" in better.text()
+    elsewhere = outcome(changed(runs, {"task": "task0"}, bytes=9), same_machine=False)
+    assert not elsewhere.failed
+    assert "smoke: no worse than the baseline in 36 runs: 6 better (" in elsewhere.text()
+
+
+def test_outcome_says_what_is_not_judged_and_fails_where_nothing_is() -> None:
+    runs = make_runs()
+    part = outcome(changed(runs, {"task": "task0"}, start="given"))
     assert not part.failed
     assert part.text().startswith("18 runs are not judged")
-    nothing = verdict(changed(runs, start="given"))
+    nothing = outcome(changed(runs, start="given"))
     assert nothing.failed
     assert nothing.text().endswith("no run could be judged against the baseline.")
 
@@ -260,13 +349,18 @@ def test_verdict_says_what_is_not_judged_and_fails_where_nothing_is() -> None:
 def test_junit_holds_the_failures(tmp_path: Any) -> None:
     runs = make_runs()
     file = tmp_path / "check.xml"
-    write_junit(file, [verdict(changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1))])
+    write_junit(file, outcome(changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1)))
     (suite,) = ElementTree.parse(file).getroot()
     assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "1")
     failure = suite.find(".//failure")
     assert failure is not None
+    assert failure.attrib["message"] == "1 worse"
     assert "accuracy" in (failure.text or "")
-    write_junit(file, [verdict(changed(runs, start="given"))])
+    write_junit(file, outcome(changed(runs, start="given")))
     (suite,) = ElementTree.parse(file).getroot()
     assert suite.attrib["failures"] == "1"
     assert suite.find(".//skipped") is not None
+    write_junit(file, outcome(changed(runs, {"task": "task0"}, bytes=9), same_machine=False))
+    (suite,) = ElementTree.parse(file).getroot()
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("7", "0")
+    assert "better" in (suite.findtext(".//system-out") or "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,16 @@ from made_runs import (
 )
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from safetensors.numpy import save_file
 from scipy import stats
 
 from ecqx.errors import InputError
-from ecqx.report import build
+from ecqx.report.build import build
 from ecqx.report.claims import build_claims
 from ecqx.report.correlations import Correlation, correlate
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Table, to_csv, to_latex, to_markdown
-from ecqx.report.records import read_runs
+from ecqx.report.records import read_records
 from ecqx.report.selection import front, most_accurate, smallest_file
 from ecqx.report.statistics import (
     Estimate,
@@ -44,10 +47,12 @@ from ecqx.report.statistics import (
     sample_stride,
     spearman,
     spearman_interval,
+    with_pooled_spread,
 )
 from ecqx.report.style import COLOURS, LINES, MARKERS, stretched_axis
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import Claim, Verdict, claims_markdown
+from stages import report as stage
 
 # Statistics
 
@@ -77,6 +82,21 @@ def test_estimate_changes_its_unit_and_sign() -> None:
     found = Estimate(1.0, 0.5, 3, 0.25, 1.75)
     assert found.scaled(100) == Estimate(100.0, 50.0, 3, 25.0, 175.0)
     assert found.negated() == Estimate(-1.0, 0.5, 3, -1.75, -0.25)
+
+
+def test_an_interval_needs_a_spread() -> None:
+    equal = estimate([0.1, 0.1 + 1e-12, 0.1])
+    assert (equal.mean, equal.n) == (pytest.approx(0.1), 3)
+    assert (equal.low, equal.high) == (None, None)
+    spread, wider = estimate([0.1, 0.2, 0.3]), estimate([0.0, 0.5])
+    pooled = with_pooled_spread([equal, spread, None, estimate([0.7]), wider])
+    assert pooled[1:] == [spread, None, estimate([0.7]), wider]
+    (found, *_) = pooled
+    assert found is not None
+    deviation = np.sqrt((2 * 0.0 + 2 * 0.1**2 + 0.5**2 / 2) / 5)
+    half = stats.t.ppf(0.975, 5) * deviation / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half))
+    assert with_pooled_spread([equal, equal, estimate([0.7])]) == [equal, equal, estimate([0.7])]
 
 
 def test_group_means_keep_the_order_of_groups() -> None:
@@ -207,29 +227,38 @@ def test_choices_go_by_validation_accuracy_only() -> None:
 def test_bad_runs_are_named() -> None:
     run = make_run("mlp", "ECQ", 4, 0.1, 0)
     with pytest.raises(InputError, match="no runs"):
-        read_runs([])
+        read_records([])
     with pytest.raises(InputError, match=r"mlp-ECQ-4-0\.1-None-0: 'sparsity' is missing"):
-        read_runs([{key: value for key, value in run.items() if key != "sparsity"}])
+        read_records([{key: value for key, value in run.items() if key != "sparsity"}])
     for method, sweep, words in (
         ("ecqx", "grid", "'grid' must be one of ECQ, ECQx, not 'ecqx'"),
         ("EC2T", "grid", "'grid' must be one of ECQ, ECQx, not 'EC2T'"),
         ("ECQ", "trained", "'trained' must be one of EC2T, EC2Tx, FantastIC4, FantastIC4x, not"),
     ):
         with pytest.raises(InputError, match=f"mlp-ECQ-4-0.1-None-0: method of sweep {words}"):
-            read_runs([run | {"method": method, "sweep": sweep}])
+            read_records([run | {"method": method, "sweep": sweep}])
     with pytest.raises(InputError, match="same setting and seed"):
-        read_runs([run, run])
+        read_records([run, run])
+    with pytest.raises(InputError, match="'lam' must be a number in sweep 'grid', not null"):
+        read_records([run | {"lam": None}])
+
+
+def test_unknown_keys_and_sweeps_are_ignored() -> None:
+    run = make_run("mlp", "ECQ", 4, 0.1, 0)
+    assert read_records([run | {"colour": "blue"}]) == read_records([run])
+    assert read_records([run, run | {"sweep": "other"}]) == read_records([run])
 
 
 # Claims
 
 
 def made_settings(method: str, drops: list[float], **changes: Any) -> list[dict[str, Any]]:
-    """One setting whose drop per seed is given."""
+    """One setting whose drop per seed is given; ratios of the seeds differ a little."""
     made = {"sparsity": 0.5, "accuracy_fp32": 0.95} | changes
-    lam, bits = made.pop("lam", 0.1), made.pop("bits", 4)
+    lam, bits, ratio = made.pop("lam", 0.1), made.pop("bits", 4), made.pop("compression_ratio", 9.0)
     return [
-        make_run("mlp", method, bits, lam, seed, **made, accuracy=0.95 - drop)
+        make_run("mlp", method, bits, lam, seed, **made)
+        | {"accuracy": 0.95 - drop, "compression_ratio": ratio + 0.01 * (seed - 1)}
         for seed, drop in enumerate(drops)
     ]
 
@@ -241,6 +270,7 @@ def judged(
 
 
 KEPT, LOST, UNSURE = [0.001, 0.0, 0.002], [0.05, 0.051, 0.049], [0.02, -0.01, 0.0]
+EQUAL = [0.05, 0.05, 0.05]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +296,21 @@ def test_claim_of_file_size_goes_by_ecqx() -> None:
     assert judged(runs)[0].verdict is Verdict.OPEN
     runs += made_settings("ECQx", KEPT, compression_ratio=50.0)
     assert judged(runs)[0].verdict is Verdict.FAILS
+
+
+def test_seeds_that_agree_do_not_make_a_verdict_certain() -> None:
+    """Without any spread nothing is known of chance; with one, the task's settings lend theirs."""
+    for drops in (EQUAL, [0.0, 0.0, 0.0], [0.05, 0.05, 0.05 + 1e-9]):
+        size, width, *_ = judged(made_settings("ECQx", drops, compression_ratio=110.0))
+        assert size.verdict is width.verdict is Verdict.OPEN
+        assert "(equal in all seeds, no interval)" in width.findings[1]
+    # Two settings of deviation 0.1 points: s² = (2 s² + 2 s² + 2 · 0) / 6, with six degrees.
+    others = [*made_settings("ECQ", KEPT), *made_settings("ECQ", LOST, lam=0.2)]
+    width = judged([*made_settings("ECQx", EQUAL), *others])[1]
+    half = stats.t.ppf(0.975, 6) * 0.001 * np.sqrt(2 / 3) / np.sqrt(3)
+    assert width.verdict is Verdict.FAILS
+    low, high = 5 - 100 * half, 5 + 100 * half
+    assert f"Largest drop of ECQx: 5.00 [{low:.2f}, {high:.2f}] points" in width.findings[1]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +348,7 @@ def made_curves(gains: list[float], shift: float = 0.0) -> list[dict[str, Any]]:
         ([-0.02, 0.02, 0.0], 0.0, Verdict.OPEN),
         ([0.01, 0.011, 0.009], 0.05, Verdict.HOLDS),
         ([0.01, 0.011, 0.009], 0.45, Verdict.OPEN),
+        ([0.01, 0.01, 0.01], 0.0, Verdict.OPEN),
         ([0.01], 0.0, Verdict.OPEN),
     ],
 )
@@ -354,7 +400,7 @@ def test_claims_give_numbers_and_rules() -> None:
 @pytest.fixture(scope="module")
 def tables() -> list[Table]:
     suite = make_suite()
-    evidence = Evidence.collect(suite["suite"], suite["tasks"], suite["runs"])
+    evidence = Evidence.collect(suite["suite"], suite["tasks"], suite["records"])
     return build_tables(evidence, correlate(suite["relevance"], evidence.tasks), suite["layers"])
 
 
@@ -433,6 +479,32 @@ def test_cells_without_spread_and_without_value() -> None:
 # The whole
 
 
+def test_the_report_needs_nothing_that_computes() -> None:
+    """So a change of a network, a coder or a method does not make it stale."""
+    code = "import sys, ecqx.report.build; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    modules = done.stdout.split()
+    assert not {"torch", "nncodec", "zennit"} & set(modules)
+    others = {name for name in modules if name.startswith("ecqx.")}
+    roots = {"ecqx.errors", "ecqx.files", "ecqx.lazy", "ecqx.report"}
+    assert {name for name in others if not name.startswith("ecqx.report.")} <= roots
+
+
+def test_the_stage_reads_arrays_in_order(tmp_path: Path) -> None:
+    path, one = tmp_path / "relevance.safetensors", np.ones((2, 3), np.float32)
+    parts = ("weight", "relevance", "decoded weight", "decoded relevance")
+    arrays = {f"mlp/first/{part}": i * one for i, part in enumerate(parts)}
+    save_file(arrays, path, {"classes": "{}"})
+    read, metadata = stage._read(path)
+    assert metadata == {"classes": "{}"}
+    for kind, number in (("", 0), ("decoded ", 2)):
+        (weight, relevance) = stage._by_task(read, kind)["mlp"]["first"]
+        assert (weight == number * one).all()
+        assert (relevance == (number + 1) * one).all()
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file"):
+        stage._read(tmp_path / "none.safetensors")
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     return {
         str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()
@@ -448,10 +520,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_building_again_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
     suite = make_minimal_suite() | {"relevance": {"mlp": make_relevance("mlp")}}
-    shuffled = [suite["runs"][i] for i in np.random.default_rng(0).permutation(len(suite["runs"]))]
+    shuffled = [
+        suite["records"][i] for i in np.random.default_rng(0).permutation(len(suite["records"]))
+    ]
     matplotlib.rcParams["font.size"] = 20
     try:
-        build(out=tmp_path, **suite | {"runs": shuffled})
+        build(out=tmp_path, **suite | {"records": shuffled})
     finally:
         matplotlib.rcdefaults()
     assert files_in(tmp_path) == files_in(built)
@@ -553,7 +627,7 @@ def odd_suite() -> dict[str, Any]:
     only = [run for run in make_grid("mlp", bits=(2, 3)) if run["method"] == "ECQ"]
     nothing = {"layers.0.weight": (np.ones((4, 4)), np.zeros((4, 4)))}
     return {
-        "runs": [*runs, *perfect, *only],
+        "records": [*runs, *perfect, *only],
         "relevance": {"mlp": nothing},
         "suite": "odd",
         "tasks": {"resnet20": "ResNet20 (published checkpoint)", "vgg": "slim VGG16 on digits"},
@@ -568,7 +642,7 @@ def test_figures_of_odd_runs_are_readable(drawn: list[Figure], tmp_path: Path) -
         assert_readable(figure)
     assert not list(tmp_path.glob("figures/relevance*"))
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")
-    assert "cannot be told" in text
+    assert "inconclusive" in text
     assert "nan" not in text
 
 

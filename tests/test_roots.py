@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import socket
 import sys
@@ -15,20 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from made_suite import changed, write
 from PIL import Image
 
-from ecqx.coding.tensor_files import read_tensors
+from ecqx.coding.coded_state import read_coded_state
 from ecqx.data import TensorData, downloads, speech
 from ecqx.errors import InputError
 from stages import download
 from stages.command import run_command_line
-from stages.data_settings import Digits, ImageFolder
 from stages.roots import VARIABLE, choose, data_roots, find_checkpoint
-from stages.settings import Start
-
-REPOSITORY = Path(__file__).parents[1]
-PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+from stages.settings.base import load
+from stages.settings.data import Digits, ImageFolder
+from stages.settings.download import DownloadSettings
+from stages.settings.tasks import Start
 
 
 def one_line(error: BaseException) -> str:
@@ -47,50 +45,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- folders ---------------------------------------------------------------------------------------
 
 
-def roots_of(data: object) -> list[Path]:
-    Path("params.yaml").write_text(yaml.safe_dump({"suite": "x", "data": data}))
-    return data_roots()
+def test_roots_are_folders_some_in_the_home_of_a_person() -> None:
+    assert data_roots(["here", "../there"]) == [Path("here"), Path("../there")]
+    assert data_roots(["~/sets"]) == [Path.home() / "sets"]
 
 
-def test_roots_are_a_folder_or_several() -> None:
-    assert roots_of({"root": "here"}) == [Path("here")]
-    assert roots_of({"root": ["here", "../there"]}) == [Path("here"), Path("../there")]
-    assert roots_of({"root": "~/sets"}) == [Path.home() / "sets"]
-
-
-@pytest.mark.parametrize(
-    "data", [None, [], "datasets", {}, *({"root": r} for r in (None, [], "", 5, [1], ["x", ""]))]
-)
-def test_roots_that_are_none(data: object) -> None:
+@pytest.mark.parametrize("root", [None, "", "datasets", [], 5, [1], ["x", ""]])
+def test_roots_that_are_none(root: object) -> None:
+    write(changed(("data.root", root)))
     with pytest.raises(InputError) as caught:
-        roots_of(data)
-    expected = "params.yaml: data.root must be a folder, or a list of folders"
-    assert one_line(caught.value) == expected
-
-
-def test_settings_without_the_section() -> None:
-    Path("params.yaml").write_text("suites: {}\n")
-    with pytest.raises(InputError, match=r"data\.root"):
-        data_roots()
+        load("smoke", DownloadSettings)
+    assert one_line(caught.value).startswith("params.yaml: data.root")
 
 
 def test_the_environment_names_a_folder_in_their_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(folder))
-    assert roots_of({"root": "here"}) == [folder]
+    assert data_roots(["here"]) == [folder]
     monkeypatch.setenv(VARIABLE, "")
-    assert roots_of({"root": "here"}) == [Path("here")]
+    assert data_roots(["here"]) == [Path("here")]
     (folder / "file").touch()
     for wrong in ("missing", "file"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(InputError) as caught:
-            roots_of({"root": "here"})
+            data_roots(["here"])
         assert one_line(caught.value) == f"{VARIABLE}: {wrong} is no folder with data sets"
-
-
-def test_the_root_of_this_repository() -> None:
-    assert all(isinstance(root, Path) for root in data_roots(REPOSITORY / "params.yaml"))
 
 
 # -- data sets -------------------------------------------------------------------------------------
@@ -182,18 +162,14 @@ Run = Callable[..., Ran]
 START = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, 2.0])}
 
 
-def params(data: list[dict[str, Any]], start: dict[str, Any] | None, **root: object) -> str:
-    """The settings of this repository with one suite, ``made``, of one task."""
-    suite = copy.deepcopy(PARAMS["suites"]["smoke"])
+def params(
+    data: list[dict[str, Any]], start: dict[str, Any] | None, root: object = ("sets",)
+) -> dict[str, Any]:
+    """Suite smoke with one data set and one task."""
     model = {"name": "mlp_gsc", "in_features": 192, "num_classes": 2}
-    task = {"title": "MLP", "data": "made", "model": model}
-    suite["data"] = {"made": data}
-    suite["tasks"] = {"mlp": task | ({"start": start} if start else {})}
-    suite["pretrain"] = {"mlp": suite["pretrain"]["mlp"]}
-    suite["quantize"]["tasks"] = {"mlp": suite["quantize"]["tasks"]["mlp"]}
-    return yaml.safe_dump(
-        {"suite": "made", "data": {"root": "sets"} | root, "suites": {"made": suite}}
-    )
+    task = {"data": "made", "model": model} | ({"start": start} if start else {})
+    roots = list(root) if isinstance(root, tuple) else root
+    return changed(("data", {"root": roots, "sets": {"made": data}}), ("tasks", {"mlp": task}))
 
 
 IMAGES = {"name": "image_folder", "path": "things", "validation": 2, "seed": 0, "size": 8}
@@ -207,9 +183,9 @@ SPEECH = {
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run the stage: its exit code and what it wrote to stderr."""
 
-    def stage(content: str) -> Ran:
-        Path("params.yaml").write_text(content)
-        monkeypatch.setattr(sys, "argv", ["download", "made"])
+    def stage(settings: dict[str, Any]) -> Ran:
+        write(settings)
+        monkeypatch.setattr(sys, "argv", ["download", "smoke"])
         code = run_command_line(download.main)
         out, error = capfd.readouterr()
         assert out == ""
@@ -229,15 +205,15 @@ def test_data_and_starting_weights_are_written(folder: Path, run: Run) -> None:
     (folder / "models").mkdir()
     torch.save({"state_dict": START}, folder / "models" / "start.pt")
     assert run(params([SPEECH, IMAGES], {"checkpoint": "start.pt"})) == (0, "made: things\n")
-    written = {"data/made/made.safetensors", "data/made/starts/mlp.safetensors"}
+    written = {"data/smoke/made.safetensors", "data/smoke/starts/mlp.safetensors"}
     assert files(folder) == written | {"models/start.pt"}
-    data = TensorData.load("data/made/made.safetensors")
+    data = TensorData.load("data/smoke/made.safetensors")
     assert data.classes == ("ant", "bee")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [6, 2, 4]
     expected = things().build(folder / "sets", 1)
     assert torch.equal(data.test.inputs, expected.test.inputs)
     assert data.train.preparation == expected.train.preparation
-    state, _ = read_tensors("data/made/starts/mlp.safetensors")
+    state = read_coded_state("data/smoke/starts/mlp.safetensors").state
     assert state.keys() == START.keys()
     assert all(torch.equal(state[name], START[name]) for name in START)
     # Once more: the same bytes.
@@ -263,13 +239,13 @@ def test_a_start_that_is_not_required_may_be_missing(folder: Path, run: Run) -> 
     settings = params([IMAGES], {"checkpoint": "start.pt", "required": False})
     torch.save(START, folder / "sets" / "start.pt")
     assert run(settings)[0] == 0
-    assert (folder / "data/made/starts/mlp.safetensors").is_file()
+    assert (folder / "data/smoke/starts/mlp.safetensors").is_file()
     (folder / "sets" / "start.pt").unlink()
     code, said = run(settings)
     assert code == 0
-    assert "MLP: no start.pt, starts at random\n" in said
+    assert "mlp: no start.pt, starts at random\n" in said
     # Weights of an earlier run would be taken for this one's.
-    assert files(folder) == {"data/made/made.safetensors"}
+    assert files(folder) == {"data/smoke/made.safetensors"}
 
 
 @pytest.mark.parametrize("content", [None, b"no checkpoint", b""])
@@ -297,14 +273,6 @@ def test_data_that_cannot_be_read_leave_nothing(folder: Path, run: Run) -> None:
     assert files(folder) == set()
 
 
-@pytest.mark.parametrize("root", [None, [], 5])
-def test_settings_without_a_root(folder: Path, run: Run, root: object) -> None:
-    code, said = run(params([IMAGES], None, root=root))
-    assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith("params.yaml: data.root must be")
-    assert files(folder) == set()
-
-
 def test_without_network_and_data(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
@@ -313,7 +281,7 @@ def test_without_network_and_data(folder: Path, run: Run, monkeypatch: pytest.Mo
         monkeypatch.setitem(speech.SOURCES, "test", closed)
         monkeypatch.setattr(downloads, "PAUSES", (0.0,))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        code, said = run(params([IMAGES, SPEECH], None, root=["sets", "other"]))
+        code, said = run(params([IMAGES, SPEECH], None, root=("sets", "other")))
     assert (code, said.count("\n")) == (2, 1)
     assert url in said
     assert "data.root" in said

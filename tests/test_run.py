@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,16 @@ import ecqx
 from ecqx import data, models
 from ecqx.cli import run as command
 from ecqx.coding import bitstream
-from ecqx.data import TensorData, image_folder
+from ecqx.data import TensorData, cifar_archives, image_folder
 from ecqx.experiment import run as experiment
-from ecqx.experiment.settings import DATASETS, QUANTIZERS, RunSettings
-from ecqx.experiment.start import _LOADERS
-from ecqx.methods import family
+from ecqx.experiment.datasets import _LOADERS
+from ecqx.experiment.settings import DATASETS, EXCLUDED, QUANTIZERS, RunSettings
+from ecqx.methods import ecq
+from ecqx.methods.ecq import EntropyConstrained
+from ecqx.methods.registry import method_class
+from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance import CANONIZERS, LRP, OUTPUTS, WEIGHT_RULES
-from ecqx.training.trainer import scores
+from ecqx.training.evaluation import scores
 
 # The fixtures of these tests.
 place, run, tree = running.place, running.run, running.tree
@@ -149,8 +153,10 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 def test_quantizers_are_those_of_the_library() -> None:
-    widths = {name: trained.width() for name, trained in family.TRAINED.items()}
-    assert {"ECQ": None} | widths == QUANTIZERS
+    for name, width in QUANTIZERS.items():
+        method = method_class(name)
+        assert issubclass(method, EntropyConstrained)
+        assert method.width == width
 
 
 # -- a whole experiment ----------------------------------------------------------------------------
@@ -219,7 +225,7 @@ def test_relevance_settings_arrive(
         built.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(family, "ECQx", build)
+    monkeypatch.setattr(ecq, "ECQxQuantizer", build)
     own = {
         "--lrp_output": "ones",
         "--lrp_composite": "epsilon_plus",
@@ -229,11 +235,8 @@ def test_relevance_settings_arrive(
     }
     options = [part for pair in own.items() for part in pair]
     assert run(*on(tree, "--lrp", "--p", 0.2, "--bitwidth", 3, *options))[0] == 130
-    assert built[0] | {"exclude": ()} == {
-        "bits": 3,
-        "lam": 0.05,
-        "p": 0.2,
-        "exclude": (),
+    wanted = QuantizerSettings(bits=3, lam=0.05, p=0.2, exclude=EXCLUDED)
+    assert built[0] == asdict(wanted) | {
         "relevance": LRP("epsilon_plus", "vgg", "ones", "gamma", 0.3, of="stepped", restart=True),
     }
     assert run(*on(tree, *options))[0] == 130
@@ -330,7 +333,7 @@ def test_commands_of_the_readme(
         ["--dataset_path", "--lrp", "--model_path", "--verbose"],
     ]
     make(tmp_path / "data", monkeypatch, train=20, test=10)
-    monkeypatch.setattr(data, "cifar", partial(data.cifar, validation=5))
+    monkeypatch.setattr(cifar_archives, "cifar", partial(data.cifar, validation=5))
     torch.save(models.build("resnet20").state_dict(), place / "resnet20.pt")
     for arguments, name in zip(commands, ("4bit", "4bit_lrp"), strict=True):
         code, out, error = run(*arguments)

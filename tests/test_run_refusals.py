@@ -12,6 +12,7 @@ from running import Refused, Run, on
 from torch import nn
 
 from ecqx import data, models
+from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.relevance import COMPOSITES, LRP
@@ -32,6 +33,7 @@ place, run, refused, tree = running.place, running.run, running.refused, running
         (["--epochs", "-1"], "--epochs"),
         (["--max_batches", "0"], "--max_batches"),
         (["--lr", "nan"], "--lr"),
+        (["--lr", "0"], "--lr must be a finite number above 0, not 0.0"),
         (["--lr", "inf"], "--lr"),
         (["--Lambda", "-0.1"], "--Lambda: -0.1, but it must be a number, at least 0"),
         (["--p", "1.1"], "--p"),
@@ -63,6 +65,32 @@ def test_checkpoints_that_do_not_fit(tree: Path, place: Path, refused: Refused) 
     arguments = [argument for argument in on(tree) if argument != "--model_rand_int"]
     assert "mlp.pt does not fit the model" in refused(*arguments, "--model_path", "mlp.pt")
     assert "bad.pt is no checkpoint" in refused(*arguments, "--model_path", "bad.pt")
+
+
+def test_weights_that_cannot_be_quantized_are_refused_before_training(
+    tree: Path, place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained weights that are not finite")
+
+    monkeypatch.setattr(Trainer, "fit", train)
+    state = models.build("resnet20", num_classes=3).state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, place / "nan.pt")
+    arguments = [argument for argument in on(tree) if argument != "--model_rand_int"]
+    error = refused(*arguments, "--model_path", "nan.pt", "--pretrain_epochs", 1)
+    assert "nan.pt: layer1.0.conv1.weight: weight holds NaN or infinite values" in error
+
+
+def test_an_error_of_our_own_in_training_keeps_its_traceback(
+    tree: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("not the user's fault")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    with pytest.raises(ValueError, match="not the user's fault"):
+        run(*on(tree))
 
 
 def test_pretrained_weights_that_cannot_be_had(tree: Path, refused: Refused) -> None:
@@ -130,14 +158,14 @@ def test_a_gpu_that_is_absent(
     tree: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device: cuda" in refused(*on(tree, "--device", "cuda"))
+    assert "device: cuda" in refused(*on(tree, "--device", "cuda"))
 
 
 def test_a_package_that_is_absent(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'librosa'", name="librosa")
 
-    monkeypatch.setattr(data, "speech_commands", absent)
+    monkeypatch.setattr(speech, "speech_commands", absent)
     error = refused("--dataset", "speech_commands", "--model", "mlp_gsc")
     assert "librosa" in error
     assert "pip install 'ecqx[speech]'" in error
@@ -155,7 +183,7 @@ def test_speech_takes_the_full_archive_where_it_is(
         asked.append((archive, processes))
         raise InputError("enough")
 
-    monkeypatch.setattr(data, "speech_commands", take)
+    monkeypatch.setattr(speech, "speech_commands", take)
     arguments = ("--dataset", "speech_commands", "--model", "mlp_gsc", "--data_path", place)
     run(*arguments, "--workers", 3)
     (place / data.speech_source("full").file).touch()
@@ -180,7 +208,7 @@ def test_voc_labels_what_the_network_does(
         asked.append((task, crop))
         raise InputError("enough")
 
-    monkeypatch.setattr(data, "voc", take)
+    monkeypatch.setattr(voc2012, "voc", take)
     run("--dataset", "voc", "--model", model, *size)
     assert asked == [expected]
 

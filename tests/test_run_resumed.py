@@ -68,3 +68,16 @@ def test_other_settings_do_not_go_on(
         assert code == 0
         assert "goes on" not in error
     assert "goes on" in run(*on(tree, "--epochs", 1))[2]
+
+
+def test_progress_belongs_to_the_device_that_is_found(
+    tree: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(bitstream, "save", stop)
+        assert run(*on(tree, "--epochs", 1, "--device", "auto"))[0] == 130
+    assert "goes on" in run(*on(tree, "--epochs", 1, "--device", "cpu"))[2]

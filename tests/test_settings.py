@@ -1,60 +1,91 @@
-"""params.yaml: what it holds is valid, and what is wrong gets one line, exit code 2, no output."""
+"""Settings of suites: all of the repository are right, and what is wrong is named in one line."""
 
 from __future__ import annotations
 
-import copy
+import datetime
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from made_suite import MISSING, MLP, REPOSITORY, changed, loaded, sweep_of, write
 
-from ecqx import models
-from stages import download, pretrain, quantize, settings
+from ecqx.errors import InputError
+from ecqx.methods.registry import METHODS, method_class
+from ecqx.quantizers.settings import QuantizerSettings
+from ecqx.relevance.settings import LRP
+from ecqx.training.settings import FitSettings
+from stages import download, fingerprint, paths, suites
 from stages.command import run_command_line
-from stages.runs import all_runs, run_id
+from stages.settings import suite as settings_of_suite
+from stages.settings.quantize import Sweep
+from stages.settings.suite import load_suite
+from stages.sweeps import all_runs
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PARAMS: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-SUITES = sorted(PARAMS["suites"])
-MISSING = object()
-QUANTIZER, RELEVANCE, MLP = "quantize.quantizer", "quantize.relevance", "quantize.tasks.mlp"
-
-
-def ablation(**variant: object) -> dict[str, object]:
-    """An ablation with one variant."""
-    return {"bits": 4, "lam": [0.3], "variants": {"a variant": variant}}
+DEFAULT, *OTHERS = [
+    yaml.safe_load((REPOSITORY / "params.yaml").read_text())["suite"],
+    *sorted(path.parent.name for path in REPOSITORY.glob("suites/*/params.yaml")),
+]
+SWEEP = f"{MLP}.sweeps.0"
 
 
-def digits(**replaced: object) -> list[dict[str, object]]:
-    """The digits as a suite's data, with some of their settings replaced."""
-    return [{"name": "digits", "seed": 0} | replaced]
+# -- the suites of this repository -----------------------------------------------------------------
 
 
-TRAINED_BITS = {"EC2T": 2, "EC2Tx": 2, "FantastIC4": 4, "FantastIC4x": 4}
+@pytest.mark.parametrize("name", [DEFAULT, *OTHERS])
+def test_every_suite_is_right_and_fits_its_folder(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    suite = load_suite(name)
+    folder = suites.folder(name)
+    assert suite.suite == name
+    assert (folder / suite.root).resolve() == REPOSITORY
+    assert (folder / suite.root / suite.params).resolve() == suites.params_path(name).resolve()
+    assert (folder / suites.PIPELINE).read_bytes() == (REPOSITORY / suites.PIPELINE).read_bytes()
+    runs = all_runs(suite.quantize, suite.tasks, suite.seeds)
+    assert len({run.run_id for run in runs}) == len(runs)
+    # Each task has runs of the grid whose layers the page shows.
+    shown = suite.evaluate.layers
+    assert {run.task for run in runs if run.sweep == "grid" and run.seed == shown.seed} == set(
+        suite.tasks
+    )
 
-Refused = Callable[..., str]
+
+def test_the_default_suite_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert suites.names() == [DEFAULT, *OTHERS]
+    assert DEFAULT not in OTHERS
+    with pytest.raises(InputError, match=rf"^suite must be one of {DEFAULT}, .*, not 'papers'$"):
+        suites.folder("papers")
 
 
-def changed(setting: str, value: object) -> str:
-    """The text of params.yaml with one setting of suite smoke replaced, added or taken out."""
-    params = copy.deepcopy(PARAMS)
-    *parents, last = setting.split(".")
-    section = params["suites"]["smoke"]
-    for name in parents:
-        section = section[name]
-    if value is MISSING:
-        del section[last]
-    else:
-        section[last] = value
-    return yaml.safe_dump(params, sort_keys=False)
+def test_suites_that_compare_compare_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for name in ("embedded", "mini"):
+        suite = load_suite(name)
+        sweeps = [s for task in suite.quantize.tasks.values() for s in task.sweeps]
+        assert {m for s in sweeps if s.sweep == "comparison" for m in s.methods} == set(METHODS)
+
+
+def test_stages_leave_the_settings_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ecqx", "stages", "constraints.txt"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    write(changed())
+    before = Path("params.yaml").stat()
+    assert fingerprint.main(["smoke"]) == download.main(["smoke"]) == 0
+    assert paths.data("smoke", "digits").is_file()
+    after = Path("params.yaml").stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+# -- what is wrong ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -63,327 +94,204 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Refused:
-    """Run stages on a params.yaml that they must refuse; the one line on stderr."""
+def refusal(*changes: tuple[str, Any]) -> str:
+    """The one line about settings that are wrong."""
+    with pytest.raises(InputError) as caught:
+        loaded(*changes)
+    line = str(caught.value)
+    assert line.startswith("params.yaml: ")
+    assert "\n" not in line
+    return line.removeprefix("params.yaml: ")
 
-    def run(params: str | bytes, suite: str = "smoke", *stages: ModuleType) -> str:
-        content = params.encode() if isinstance(params, str) else params
+
+# Setting, its value, and what is said of it.
+MISSPELT: list[tuple[str, object, str]] = [
+    ("sede", [0], "sede: no such setting, did you mean 'seed'?"),
+    ("colour", 3, "colour: no such setting"),
+    (
+        "report.comparison.tasks.mlp",
+        {"trails": 2, "ratios": [8.0, 64.0]},
+        "report.comparison.tasks.mlp.trails: no such setting, did you mean 'trials'?",
+    ),
+    (
+        "data.sets.digits",
+        [{"name": "digits", "seed": 0, "limt": 9}],
+        "data.sets.digits.0.digits.limt: no such setting, did you mean 'limit'?",
+    ),
+    ("tasks.mlp.enlrage", 2, "tasks.mlp.enlrage: no such setting, did you mean 'enlarge'?"),
+    # Of the library's own dataclasses.
+    (
+        "pretrain.mlp.learning_rate",
+        0.1,
+        "pretrain.mlp.learning_rate: no such setting",
+    ),
+    (f"{MLP}.fit.batchsize", 3, "fit.batchsize: no such setting, did you mean 'batch_size'?"),
+    (
+        "quantize.quantizer.lamda_max",
+        "derived",
+        "quantize.quantizer.lamda_max: no such setting, did you mean 'lambda_max'?",
+    ),
+    # Of a sweep, of a method in one, and of a variant there.
+    (
+        SWEEP,
+        sweep_of(method=MISSING, methd="ECQ"),
+        "sweeps.0: methd: no such setting, did you mean 'method'?",
+    ),
+    (SWEEP, sweep_of(flaots="raw"), "sweeps.0: flaots: no such setting, did you mean 'floats'?"),
+    (SWEEP, sweep_of(bit=4), "sweeps.0: ECQx has no setting 'bit', did you mean 'bits'?"),
+    (SWEEP, sweep_of(method="fp16"), "sweeps.0: fp16 has no setting 'bits', only none"),
+    (
+        SWEEP,
+        sweep_of(method="LSQ"),
+        "sweeps.0: LSQ has no setting 'lam', only bits, exclude",
+    ),
+    (SWEEP, sweep_of(method="ECQ", p=0.1), "sweeps.0: ECQ has no setting 'p', only bits, lam, "),
+    (
+        SWEEP,
+        sweep_of(variants={"a": {"alfa": 0.5}}),
+        "sweeps.0: ECQx has no setting 'alfa', did you mean 'alpha'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "right"), MISSPELT)
+def test_misspelt_settings_are_named(folder: Path, setting: str, value: object, right: str) -> None:
+    assert right in refusal((setting, value))
+
+
+def test_no_setting_of_a_method_looks_like_a_misspelt_one_of_a_sweep() -> None:
+    names = {setting for method in METHODS for setting in method_class(method).takes()}
+    Sweep.model_validate({"sweep": "grid", "method": "any", "lr": 1} | dict.fromkeys(names, 1))
+
+
+WRONG: list[tuple[str, object, str]] = [
+    # Kinds of values: nothing is converted.
+    ("seeds", ["a"], "seeds.0: Input should be a valid integer, not 'a'"),
+    ("seeds", [0, 0], "seeds: the values must differ"),
+    ("pretrain.mlp.lr", datetime.date(2020, 1, 1), "lr: Input should be a valid number, not '2020"),
+    (f"{MLP}.fit.epochs", "3", "fit.epochs: Input should be a valid integer, not '3'"),
+    (SWEEP, sweep_of(bits="4"), "sweeps.0: ECQx: bits: Input should be a valid integer, not '4'"),
+    (SWEEP, sweep_of(bits=[4, 4.5]), "ECQx: bits: Input should be a valid integer, not 4.5"),
+    (SWEEP, sweep_of(lam=True), "ECQx: lam: Input should be a valid number, not True"),
+    (SWEEP, sweep_of(lam=None), "ECQx: lam: Input should be a valid number, not None"),
+    (SWEEP, sweep_of(restart="yes"), "ECQx: restart: Input should be a valid boolean, not 'yes'"),
+    (SWEEP, sweep_of(exclude="bn"), "ECQx: exclude: Input should be a valid array, not 'bn'"),
+    (SWEEP, sweep_of(lr="fast"), "sweeps.0: fit.lr: Input should be a valid number, not 'fast'"),
+    (SWEEP, sweep_of(variants={"a": {"lam": [0.1]}}), "ECQx: lam: Input should be a valid number"),
+    (SWEEP, sweep_of(method="LSQ", lam=MISSING, bits="4"), "LSQ: bits: Input should be a valid"),
+    # Ranges and choices.
+    (SWEEP, sweep_of(bits=9), "sweeps.0: ECQx: bits must be an integer from 2 to 8, not 9"),
+    (SWEEP, sweep_of(lam=float("nan")), "ECQx: lam (Lambda) must be a finite number"),
+    (SWEEP, sweep_of(lr=0), "sweeps.0: fit: lr must be a finite number above 0"),
+    (SWEEP, sweep_of(pmf="exact"), "ECQx: pmf: Input should be 'published' or 'normalized'"),
+    (SWEEP, sweep_of(method="ECQZ"), "sweeps.0: method must be one of ECQ, ECQx, EC2T, "),
+    (SWEEP, sweep_of(sweep="gird"), "sweeps.0.sweep: Input should be 'grid', 'p', "),
+    ("quantize.relevance.alpha", 1.0, "quantize.relevance: alpha must lie in [0, 1), not 1.0"),
+    ("report.comparison.tasks.mlp.ratios", [8.0, 4.0], "ratios must be [low, high]"),
+    # Sparsity bands.
+    (SWEEP, sweep_of(sparsity_band=0.1), "ECQx: sparsity_band: Input should be a valid array"),
+    (SWEEP, sweep_of(sparsity_band=[0.1]), "ECQx: sparsity_band"),
+    (SWEEP, sweep_of(sparsity_band="[p]"), "sparsity_band must be [-p, 0] or [0, p], or two"),
+    (SWEEP, sweep_of(sparsity_band=[0.2, 0.1]), "sparsity_band must be (low, high) with"),
+    (SWEEP, sweep_of(sparsity_band="[0, p]", p="x"), "ECQx: p: Input should be a valid number"),
+    # What is missing, superfluous or there twice.
+    (SWEEP, sweep_of(lam=MISSING), "sweeps.0: ECQx: lam is missing"),
+    (SWEEP, sweep_of(method="pruning", lam=MISSING), "sweeps.0: pruning: sparsity: is missing"),
+    (SWEEP, sweep_of(lam=[]), "sweeps.0: lam: needs a value"),
+    (SWEEP, sweep_of(lam=[0.1, 0.1]), "sweeps.0: ECQx: twice at the same settings"),
+    (SWEEP, sweep_of(lam=[0, 0.0]), "sweeps.0: ECQx: twice at the same settings"),
+    (SWEEP, sweep_of(variants={"a": {}, "b": {"p": 0.1}}), "ECQx: twice at the same settings"),
+    (f"{MLP}.sweeps", [sweep_of(), sweep_of()], "sweeps.1: ECQx: twice at the same settings"),
+    ("quantize.quantizer.bits", 3, "quantize: quantizer.bits: belongs into the sweeps"),
+    ("seeds", MISSING, "seeds: is missing"),
+    # Sections that do not fit together.
+    ("pretrain.lstm", {"epochs": 1}, "pretrain must name the tasks mlp, resnet20"),
+    (MLP, MISSING, "quantize.tasks must name the tasks mlp, resnet20"),
+    ("report.titles.mlp", MISSING, "report.titles must name the tasks mlp, resnet20"),
+    ("report.published", [{"task": "x", "bits": 4, "lam": 0.0}], "report: task must be one of mlp"),
+    ("report.comparison", MISSING, "report.comparison.tasks must name mlp, which has such sweeps"),
+    ("report.comparison.tasks.mlp.trials", 3, "quantize.tasks.mlp: ECQ has 2 trials, it needs 3"),
+    ("tasks.mlp.data", "mnist", "tasks.mlp.data must be one of digits"),
+    ("tasks.mlp.model.name", "resnet999", "tasks.mlp: model must be one of mlp_gsc, resnet20"),
+    ("tasks.mlp.model.in_featurs", 64, "tasks.mlp: model mlp_gsc: "),
+    # A folder that was copied, and still says it is the other.
+    ("root", "../..", "root must be '.' here, not '../..'"),
+    ("params", "suites/x/params.yaml", "params must be 'params.yaml' here"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "right"), WRONG)
+def test_wrong_settings_are_named(folder: Path, setting: str, value: object, right: str) -> None:
+    assert right in refusal((setting, value))
+
+
+def test_a_copied_suite_must_get_its_own_name(folder: Path) -> None:
+    write(changed())
+    path = folder / "suites" / "mine" / "params.yaml"
+    path.parent.mkdir(parents=True)
+    copied = changed(("root", "../.."), ("params", "suites/mine/params.yaml"))
+    path.write_text(yaml.safe_dump(copied))
+    with pytest.raises(InputError) as caught:
+        load_suite("mine")
+    right = "suites/mine/params.yaml: suite must be 'mine' here, not 'smoke'"
+    assert str(caught.value) == right
+    path.write_text(yaml.safe_dump(copied | {"suite": "mine"}))
+    assert load_suite("mine").suite == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "params.yaml: must hold settings by name"),
+        (b"- 1", "params.yaml: must hold settings by name"),
+        (b"suite: 3", "params.yaml: suite must name the suite of these settings"),
+        (b"suite: [", "params.yaml: not valid YAML (while parsing a flow node"),
+        (b"suite:\n\tsmoke", "params.yaml: not valid YAML"),
+        (b"\xff\xfe", "params.yaml: cannot be read"),
+        (None, "params.yaml: no such file"),
+    ],
+)
+def test_files_that_are_none_are_named(folder: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
         (folder / "params.yaml").write_bytes(content)
-        lines = set()
-        for stage in stages or (download, pretrain, quantize):
-            monkeypatch.setattr(sys, "argv", [stage.__name__, suite])
-            assert run_command_line(stage.main) == 2
-            out, error = capfd.readouterr()
-            assert out == ""
-            assert error.endswith("\n")
-            assert error.count("\n") == 1
-            lines.add(error)
-        assert list(folder.iterdir()) == [folder / "params.yaml"]
-        assert (folder / "params.yaml").read_bytes() == content
-        assert len(lines) == 1  # every stage says the same
-        return lines.pop()
-
-    return run
+    with pytest.raises(InputError) as caught:
+        load_suite(suites.default())
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
-# -- the file of this repository -------------------------------------------------------------------
-
-
-def test_the_chosen_suite_is_one_of_the_file() -> None:
-    assert PARAMS["suite"] in SUITES
-    assert {"smoke", "embedded"} <= set(SUITES)
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_suites_are_valid_and_name_existing_networks(suite: str) -> None:
-    loaded = settings.load(suite, REPOSITORY / "params.yaml")
-    for name, task in loaded.tasks.items():
-        assert name not in ("", ".", "..")
-        assert "/" not in name
-        with torch.device("meta"):
-            models.build(**task.model)
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_runs_are_those_of_the_settings(suite: str) -> None:
-    wanted = PARAMS["suites"][suite]
-    expected = []
-    for task, sweep in wanted["quantize"]["tasks"].items():
-        for seed in wanted["seeds"]:
-            expected.append((task, seed, "fp32", None, None, None, None))
-            expected += [
-                (task, seed, method, bits, lam, None, None)
-                for bits in sweep["bits"]
-                for lam in sweep["lam"]
-                for method in ("ECQ", "ECQx")
-            ]
-            if sweep.get("p_sweep"):
-                expected += [
-                    (task, seed, "ECQx", sweep["p_sweep"]["bits"], lam, p, None)
-                    for p in sweep["p_sweep"]["p"]
-                    for lam in sweep["p_sweep"]["lam"]
-                ]
-            if sweep.get("ablation"):
-                expected += [
-                    (task, seed, "ECQx", sweep["ablation"]["bits"], lam, None, variant)
-                    for variant in sweep["ablation"]["variants"]
-                    for lam in sweep["ablation"]["lam"]
-                ]
-            expected += [
-                (task, seed, trained["method"], TRAINED_BITS[trained["method"]], lam, None, None)
-                for trained in sweep.get("trained", ())
-                for lam in trained["lam"]
-            ]
-    loaded = settings.load(suite, REPOSITORY / "params.yaml")
-    runs = all_runs(loaded)
-    assert [
-        (*(r.task, r.seed, r.method, r.bits, r.lam), r.p if r.sweep == "p" else None, r.variant)
-        for r in runs
-    ] == expected
-    assert all(r.sparsity_band == (0, r.p) for r in runs if r.sweep == "p")
-    assert all((r.relevance is not None) == r.method.endswith("x") for r in runs)
-    assert len({run_id(run, loaded) for run in runs}) == len(runs)
-
-
-def test_a_variant_replaces_one_setting(folder: Path) -> None:
-    variants = {"other rule": {"of": "quantized"}, "band": {"sparsity_band": [0.0, 0.1]}}
-    Path("params.yaml").write_text(
-        changed(f"{MLP}.ablation", {"bits": 4, "lam": [0.3], "variants": variants})
-    )
-    runs = [run for run in all_runs(settings.load("smoke")) if run.task == "mlp" and not run.seed]
-    plain = next(r for r in runs if (r.sweep, r.method, r.bits, r.lam) == ("grid", "ECQx", 4, 0.3))
-    rule, band = (r for r in runs if r.sweep == "ablation")
-    assert plain.relevance is not None
-    assert rule.relevance == replace(plain.relevance, of="quantized")
-    assert (rule.quantizer, rule.sparsity_band) == (plain.quantizer, (-0.1, 0.0))
-    assert (band.relevance, band.sparsity_band) == (plain.relevance, (0.0, 0.1))
-
-
-def test_the_shown_layers_are_those_of_a_run() -> None:
-    for suite in SUITES:
-        loaded = settings.load(suite, REPOSITORY / "params.yaml")
-        shown = loaded.report.layers
-        assert any(
-            (r.sweep, r.bits, r.lam, r.seed) == ("grid", shown.bits, shown.lam, shown.seed)
-            for r in all_runs(loaded)
-        )
-
-
-def test_what_a_run_is_called_depends_on_its_settings(folder: Path) -> None:
-    def names(text: str) -> list[str]:
-        Path("params.yaml").write_text(text)
-        loaded = settings.load("smoke")
-        return [run_id(run, loaded) for run in all_runs(loaded)]
-
-    first = names(yaml.safe_dump(PARAMS, sort_keys=False))
-    assert names(yaml.safe_dump(PARAMS, sort_keys=False)) == first
-    assert names(changed("report.layers.seed", 1)) == first
-    other = names(changed("quantize.tasks.mlp.lam", [0.0, 0.31]))
-    runs = all_runs(settings.load("smoke"))
-    assert [a != b for a, b in zip(first, other, strict=True)] == [run.lam == 0.31 for run in runs]
-    assert not set(names(changed("data.digits", digits(seed=1)))) >= set(first)
-    assert not set(names(changed("quantize.quantizer.gradient", "identity"))) >= set(first)
-
-
-def test_values_keep_their_types(folder: Path) -> None:
-    Path("params.yaml").write_text(changed("quantize.tasks.mlp.lam", [0, 1, 0.5]))
-    loaded = settings.load("smoke")
-    assert loaded.quantize.tasks["mlp"].lam == [0.0, 1.0, 0.5]
-    # A whole number stands for the same run as the fraction.
-    assert all(isinstance(lam, float) for lam in loaded.quantize.tasks["mlp"].lam)
-
-
-# -- what is wrong ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "right"),
-    [
-        # Unknown names.
-        ("colour", 3, "suites.smoke.colour: Extra inputs are not permitted"),
-        ("data.digits", digits(sed=0), "data.digits.0.digits.sed: Extra"),
-        ("pretrain.mlp.learning_rate", 0.1, "pretrain.mlp.learning_rate: Extra"),
-        (f"{QUANTIZER}.lamda_max", "derived", "quantizer.lamda_max: Extra"),
-        (f"{MLP}.fit.batchsize", 3, "mlp.fit.batchsize: Extra"),
-        # Wrong types.
-        ("seeds", 3, "suites.smoke.seeds: Input should be a valid list"),
-        ("seeds", ["a"], "suites.smoke.seeds.0: Input should be a valid integer"),
-        ("data.digits", digits(seed=1.5), "digits.seed: Input should be a valid integer"),
-        ("pretrain.mlp.lr", "fast", "pretrain.mlp.lr: Input should be a valid number"),
-        ("pretrain.mlp.epochs", "3", "pretrain.mlp.epochs: Input should be a valid integer"),
-        (f"{MLP}.lam", 0.3, "mlp.lam: Input should be a valid list"),
-        (f"{MLP}.bits", [True], "mlp.bits.0: Input should be a valid integer"),
-        (f"{RELEVANCE}.restart", "yes", "relevance.restart: Input should be a valid boolean"),
-        (f"{QUANTIZER}.exclude", "bn", "quantizer.exclude: Input should be a valid list"),
-        ("tasks.mlp", "mlp_gsc", "tasks.mlp: Input should be a valid dictionary"),
-        # Out of range.
-        (f"{MLP}.lam", [0.1, -0.1], "mlp.lam.1: Input should be greater than or equal to 0"),
-        (f"{MLP}.lam", [float("inf")], "mlp.lam.0: Input should be a finite number"),
-        (f"{MLP}.lam", [float("nan")], "mlp.lam.0: Input should be"),
-        (f"{MLP}.bits", [1], "mlp.bits.0: Input should be greater than or equal to 2"),
-        (f"{MLP}.bits", [4, 9], "mlp.bits.1: Input should be less than or equal to 8"),
-        (f"{MLP}.p_sweep.p", [1.5], "p_sweep.p.0: Input should be less than or equal to 1"),
-        (f"{QUANTIZER}.p", -0.1, "quantizer.p: Input should be greater than or equal to 0"),
-        ("pretrain.mlp.epochs", -1, "pretrain.mlp.epochs: Input should be greater than or equal"),
-        ("pretrain.mlp.lr", 0, "pretrain.mlp.lr: Input should be greater than 0"),
-        ("data.digits", digits(limit=0), "digits.limit: Input should be greater than 0"),
-        ("tasks.mlp.enlarge", 0, "tasks.mlp.enlarge: Input should be greater than 0"),
-        ("report.layers.bits", 1, "report.layers.bits: Input should be greater than or equal"),
-        ("seeds", [], "suites.smoke.seeds: List should have at least 1 item"),
-        ("seeds", [0, 0], "suites.smoke.seeds: the values must differ"),
-        # Unknown choices.
-        ("data.digits", digits(name="mnist"), "'mnist' found using 'name' does not match any of"),
-        ("data.digits", [], "data.digits: List should have at least 1 item"),
-        ("data", {}, "data: Dictionary should have at least 1 item"),
-        ("tasks.mlp.data", "mnist", "tasks.mlp.data must be one of digits"),
-        ("tasks.mlp.start", {"file": "x"}, "tasks.mlp.start.checkpoint: Field required"),
-        ("device", "gpu", "device: Input should be 'cpu' or 'auto'"),
-        ("report.published", [{"task": "x", "bits": 4, "lam": 0}], "task must be one of mlp, res"),
-        ("report.yardsticks", [{"task": "mlp"}], "yardsticks.0.method: Field required"),
-        ("pretrain.mlp.optimizer", "adamw", "optimizer: Input should be 'adam' or 'sgd'"),
-        (f"{QUANTIZER}.gradient", "sign", "gradient: Input should be 'magnitude', 'published'"),
-        (f"{QUANTIZER}.pmf", "exact", "pmf: Input should be 'published' or 'normalized'"),
-        (f"{RELEVANCE}.composite", "epsilon_max", "composite must be one of epsilon_plus_flat_bn"),
-        (f"{RELEVANCE}.canonizer", "alexnet", "canonizer must be one of vgg, resnet"),
-        (f"{RELEVANCE}.of", "weights", "relevance_of must be one of stepped, quantized"),
-        (f"{RELEVANCE}.alpha", 1.0, "alpha must lie in [0, 1), not 1.0"),
-        # Bands.
-        (f"{QUANTIZER}.sparsity_band", [0.0, 0.1, 0.2], "sparsity_band must be [low, high]"),
-        (f"{QUANTIZER}.sparsity_band", [0.1], "sparsity_band must be [low, high]"),
-        (f"{QUANTIZER}.sparsity_band", [0.2, 0.1], "sparsity_band must be (low, high) with"),
-        (f"{QUANTIZER}.sparsity_band", 0.1, "sparsity_band: Input should be a valid list"),
-        # Variants.
-        (f"{MLP}.ablation", ablation(colour=3), "variants may replace alpha, canonizer, "),
-        (f"{MLP}.ablation", ablation(gradient="sign"), "gradient"),
-        (f"{MLP}.ablation", ablation(alpha=2.0), "alpha must lie in [0, 1), not 2.0"),
-        # Missing or unmatched sections.
-        ("seeds", MISSING, "suites.smoke.seeds: Field required"),
-        ("report", MISSING, "suites.smoke.report: Field required"),
-        (f"{RELEVANCE}", MISSING, "quantize.relevance: Field required"),
-        (f"{MLP}.fit", MISSING, "mlp.fit: Field required"),
-        ("pretrain.mlp", MISSING, "pretrain must name the tasks mlp, resnet20"),
-        (f"{MLP}", MISSING, "quantize.tasks must name the tasks mlp, resnet20"),
-        ("pretrain.lstm", {"epochs": 1, "lr": 0.1}, "pretrain must name the tasks"),
-        ("tasks", {}, "suites.smoke.tasks: Dictionary should have at least 1 item"),
-        ("tasks.mlp.model", {}, "tasks.mlp: model needs the name of a network"),
-    ],
-)
-def test_wrong_settings_are_named(
-    refused: Refused, setting: str, value: object, right: str
+@pytest.mark.parametrize("module", [fingerprint, settings_of_suite])
+def test_whoever_reads_the_whole_suite_ends_with_code_two(
+    folder: Path, module: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(changed(setting, value))
-    assert line.startswith("params.yaml: suites.smoke")
-    assert right in line
+    write(changed((SWEEP, sweep_of(bits="4"))))
+    monkeypatch.setattr(sys, "argv", [module.__name__, "smoke"])
+    assert run_command_line(module.main) == 2
+    line = f"params.yaml: {SWEEP.replace('.0', '')}.0: ECQx: bits: Input should be a valid integer"
+    assert capfd.readouterr() == ("", f"{line}, not '4'\n")
+    assert [path.name for path in folder.iterdir()] == ["params.yaml"]
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ("", "params.yaml: suite must be one of none, not 'smoke'"),
-        ("- 1", "params.yaml: suite must be one of none"),
-        ("suites: []", "params.yaml: suite must be one of none"),
-        ("suites: {other: {}}", "params.yaml: suite must be one of other, not 'smoke'"),
-        ("suites: {smoke: 3}", "params.yaml: suites.smoke: Input should be a valid dictionary"),
-        ("suites: {smoke: {}}", "params.yaml: suites.smoke.seeds: Field required"),
-        ("suites: [", "params.yaml: not valid YAML (while parsing a flow node"),
-        ("suites:\n\tsmoke: 3", "params.yaml: not valid YAML"),
-        ("a: b: c", "params.yaml: not valid YAML"),
-        ("a: \0", "params.yaml: not valid YAML"),
-    ],
-)
-def test_wrong_files_are_named(refused: Refused, params: str, message: str) -> None:
-    assert refused(params).startswith(message)
-
-
-@pytest.mark.parametrize("params", [b"\xff\xfe", b"suites: {1: 2}"])
-def test_wrong_files_that_pass_uncaught(refused: Refused, params: bytes) -> None:
-    assert refused(params).startswith("params.yaml: ")
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("tasks.mlp.model.in_featurs", 64),
-        ("tasks.mlp.model.name", "resnet999"),
-        (f"{MLP}.lam", [0.3, 0.3]),
-        (f"{MLP}.bits", [4, 4]),
-    ],
-)
-def test_settings_that_cannot_work(folder: Path, setting: str, value: object) -> None:
-    Path("params.yaml").write_text(changed(setting, value))
-    with pytest.raises(ValueError, match=r"^params\.yaml: "):
-        settings.load("smoke")
-
-
-def test_unknown_suites_and_a_missing_file(folder: Path, refused: Refused) -> None:
-    line = refused(yaml.safe_dump(PARAMS, sort_keys=False), "papers")
-    assert (
-        line == f"params.yaml: suite must be one of {', '.join(PARAMS['suites'])}, not 'papers'\n"
-    )
-    (folder / "params.yaml").unlink()
-    with pytest.raises(ValueError, match="no such file"):
-        settings.load("smoke")
-
-
-@pytest.mark.parametrize("stage", ["download", "quantize"])
-def test_the_command_ends_with_code_two(tmp_path: Path, stage: str) -> None:
-    (tmp_path / "params.yaml").write_text(changed(f"{MLP}.lam", [-1.0]))
+def test_a_dry_run_checks_the_settings(folder: Path) -> None:
+    """The command of `make dry-run`, which did nothing once."""
+    write(changed(("seeds", "none")))
     done = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}", "smoke"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "stages.settings.suite"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == (
-        "params.yaml: suites.smoke.quantize.tasks.mlp.lam.0: "
-        "Input should be greater than or equal to 0, not -1.0\n"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "params.yaml: seeds: Input should be a valid array, not 'none'\n"
 
 
-# -- methods with trained centroids ----------------------------------------------------------------
+# -- what is right ---------------------------------------------------------------------------------
 
 
-def test_trained_methods_add_runs_and_change_none(tmp_path: Path) -> None:
-    wanted = [
-        {"method": "EC2T", "lam": [0.1, 0.2], "lambda_max": "derived"},
-        {"method": "FantastIC4x", "lam": [0.3], "lambda_max": "published"},
-    ]
-    params = tmp_path / "params.yaml"
-    params.write_text(changed(f"{MLP}.trained", []))
-    before = settings.load("smoke", params)
-    params.write_text(changed(f"{MLP}.trained", wanted))
-    after = settings.load("smoke", params)
-    known = [run_id(run, before) for run in all_runs(before)]
-    runs = all_runs(after)
-    trained = [run for run in runs if run.sweep == "trained"]
-    assert [run_id(run, after) for run in runs if run not in trained] == known
-    assert not {run_id(run, after) for run in trained} & set(known)
-    assert [(r.task, r.method, r.bits, r.lam, r.seed) for r in trained] == [
-        ("mlp", method, bits, lam, seed)
-        for seed in (0, 1)
-        for method, bits, lam in (("EC2T", 2, 0.1), ("EC2T", 2, 0.2), ("FantastIC4x", 4, 0.3))
-    ]
-    for run in trained[1:3]:
-        q = run.build_quantizer(models.build("mlp_gsc", in_features=8, num_classes=3))
-        assert (type(q).__name__, q.lam) == (run.method.removesuffix("x"), run.lam)
-        assert (q.relevance is not None) == run.method.endswith("x") == (run.p is not None)
-
-
-def test_trained_methods_are_checked(refused: Refused) -> None:
-    good = {"method": "EC2T", "lam": [0.1], "lambda_max": "derived"}
-    for value, message in (
-        ([good | {"method": "ECQ"}], "'EC2T'"),
-        ([good, good], "the values must differ"),
-        ([good | {"lam": [0.1, 0.1]}], "the values must differ"),
-        ([good | {"lambda_max": "exact"}], "'published' or 'derived'"),
-    ):
-        assert message in refused(changed(f"{MLP}.trained", value))
+def test_settings_that_are_left_out_have_the_librarys_defaults(folder: Path) -> None:
+    suite = loaded(("pretrain.mlp", {}), ("quantize.quantizer", {}), ("quantize.relevance", {}))
+    assert suite.pretrain["mlp"] == FitSettings()
+    assert suite.quantize.relevance == LRP()
+    assert suite.quantize.quantizer == QuantizerSettings()

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from ecqx.cli import main as cli
 from ecqx.coding import bitstream
+from ecqx.errors import InputError
 from ecqx.progress import counted, sign
 from stages import command as stages_command
 
@@ -142,12 +143,12 @@ def test_the_version(run: Run) -> None:
 def test_stages_say_what_they_do(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stages import suite
+    from stages import pipeline
 
-    monkeypatch.setattr(sys, "argv", ["suite", word])
-    assert stages_command.run_command_line(suite.main) == 0
+    monkeypatch.setattr(sys, "argv", ["pipeline", word])
+    assert stages_command.run_command_line(pipeline.main) == 0
     out, error = capsys.readouterr()
-    assert "python -m stages.suite SUITE -- …" in out
+    assert "python -m stages.pipeline [SUITE]" in out
     assert "Exit codes: 0 done; 1" in out
     assert error == ""
 
@@ -158,7 +159,7 @@ def test_stages_say_what_they_do(
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (ValueError("lam must be\n finite"), 2, "ecqx: lam must be finite\n"),
+        (InputError("lam must be\n finite"), 2, "ecqx: lam must be finite\n"),
         (OSError(28, "No space left on device"), 2, "ecqx: No space left on device\n"),
         (OSError(13, "Permission denied", "a.ecqx"), 2, "ecqx: a.ecqx: Permission denied\n"),
         (KeyboardInterrupt(), 130, "\necqx: interrupted\n"),
@@ -176,24 +177,25 @@ def test_exit_codes(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr(bitstream, "save", fail)
+    monkeypatch.setattr(bitstream, "inspect", fail)
     ended, out, error = run("encode", checkpoint, "-o", tmp_path / "a.ecqx")
     assert (ended, out) == (code, "")
     assert error.strip() == line.strip()
 
 
+@pytest.mark.parametrize("kind", [AssertionError, ValueError])
 def test_an_error_of_ecqx_itself_has_a_traceback(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("impossible")
+        raise kind("impossible")
 
     monkeypatch.setattr(bitstream, "save", fail)
     monkeypatch.setattr(
         sys, "argv", ["ecqx", "encode", str(checkpoint), "-o", str(tmp_path / "a.ecqx")]
     )
     # Python ends a program with code 1 after this.
-    with pytest.raises(AssertionError, match="impossible"):
+    with pytest.raises(kind, match="impossible"):
         cli.main()
 
 

@@ -26,11 +26,13 @@ from ecqx.coding.coded_state import read_coded_state, write_coded_state
 from ecqx.coding.quantized import CodebookTensor
 from ecqx.data import Split
 from ecqx.errors import InputError
-from ecqx.methods import family
+from ecqx.methods.registry import build_method
+from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.quantizers.trained_centroids import EC2T, FantastIC4, TrainedQuantizer
 from ecqx.relevance import LRP
-from ecqx.training.trainer import FitSettings, Trainer
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Trainer
 
 QUANTIZERS: dict[str, type[TrainedQuantizer]] = {"EC2T": EC2T, "FantastIC4": FantastIC4}
 both = pytest.mark.parametrize("kind", QUANTIZERS)
@@ -163,7 +165,7 @@ def test_the_update_is_the_one_by_hand(kind: str, method: str) -> None:
     q = made(kind, method)
     optimizer = torch.optim.SGD(q.parameter_groups(), lr=0.05)
     numbers = q.numbers.detach().clone()
-    copies = {name: copy.detach().clone() for name, copy in q.full_precision.items()}
+    copies = {name: copy.detach().clone() for name, copy in q.latent.items()}
     scale = {n: torch.where(w == 0, 1.0, w.detach().abs()) for n, w in q.weights.items()}
     x, y = batch(11)
     optimizer.zero_grad()
@@ -178,7 +180,7 @@ def test_the_update_is_the_one_by_hand(kind: str, method: str) -> None:
     q.update(x, y)
     torch.testing.assert_close(q.numbers.detach(), stepped)
     lambda_max: Any = "derived" if kind == "EC2T" else "published"
-    for row, (name, copy) in zip(q.numbers.detach(), q.full_precision.items(), strict=True):
+    for row, (name, copy) in zip(q.numbers.detach(), q.latent.items(), strict=True):
         wanted = copies[name] - 0.05 * raw[name] * scale[name]
         torch.testing.assert_close(copy.detach(), wanted)
         relevance = None if q.relevance is None else q.relevance.values[name]
@@ -202,7 +204,7 @@ def test_training_moves_copies_numbers_and_assignments(kind: str, method: str) -
     train(q, 6)
     assert (q.numbers != numbers).all()
     for name in q.weights:
-        assert not torch.equal(q.full_precision[name], copies[name])
+        assert not torch.equal(q.latent[name], copies[name])
         assert not torch.equal(q.integers()[name], start[name])
     assert_from_codebook(q)
 
@@ -313,7 +315,7 @@ def test_the_file_holds_the_model(kind: str, method: str, tmp_path: Path) -> Non
     coded = [record for record in info.tensors if record.kind == "quantized"]
     for row, record in zip(q.numbers, coded, strict=True):
         assert record.numbers == tuple(row.tolist())
-        assert (record.form, record.bits, record.step) == (q.form, q.bits, None)
+        assert (record.form, record.bits, record.step) == (q.form, q.settings.bits, None)
     assert info.sparsity == pytest.approx(q.sparsity())
 
 
@@ -421,17 +423,20 @@ def test_inconsistent_files_are_refused(
 
 @pytest.mark.parametrize("name", ["ECQ", "EC2T", "FantastIC4"])
 def test_methods_are_built_by_name(name: str) -> None:
-    plain = family.build(name, network(), 3, None, lam=0.2)
-    relevant = family.build(f"{name}x", network(), 3, LRP(), lam=0.2)
+    bits = {"bits": 3} if name == "ECQ" else {}
+    plain = build_method(name, {"lam": 0.2, **bits}).constrain(network(), 1)
+    relevant = build_method(f"{name}x", {"lam": 0.2, "alpha": 0.3, **bits}).constrain(network(), 1)
+    assert isinstance(plain, Quantizer)
+    assert isinstance(relevant, Quantizer)
     assert type(plain) is type(relevant)
     assert plain.relevance is None
     assert relevant.relevance is not None
-    assert plain.bits == (family.fixed_bits(name) or 3)
-    assert family.fixed_bits(f"{name}x") == family.fixed_bits(name)
-    with pytest.raises(ValueError, match=f"{name}x is {name} with relevance"):
-        family.build(name, network(), 3, LRP())
-    with pytest.raises(ValueError, match="method must be one of ECQ, EC2T, FantastIC4"):
-        family.build("ECQT", network(), 3, None)
+    assert relevant.relevance.lrp == LRP(alpha=0.3)
+    assert plain.settings.bits == relevant.settings.bits
+    with pytest.raises(ValueError, match=f"{name} has no setting 'alpha'"):
+        build_method(name, {"lam": 0.2, "alpha": 0.3, **bits})
+    with pytest.raises(ValueError, match="method must be one of ECQ, ECQx, EC2T"):
+        build_method("ECQT", {"lam": 0.2})
 
 
 def test_a_codebook_is_not_exported(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ecqx.data import Split
+from ecqx.errors import InputError
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
+from ecqx.training.evaluation import evaluate, scores
 from ecqx.training.objectives import objective_of
-from ecqx.training.trainer import FitSettings, Trainer, evaluate, scores
+from ecqx.training.settings import FitSettings, steps_per_epoch
+from ecqx.training.trainer import Trainer
 
 METHODS: dict[str, LRP | None] = {
     "ECQ": None,
@@ -174,6 +178,28 @@ def test_the_one_sample_that_is_left_over_is_left_out() -> None:
     assert alone.fit()[0].steps == 1
 
 
+@pytest.mark.parametrize("samples", [1, 2, 31, 32, 33, 34, 63, 64, 65, 70])
+@pytest.mark.parametrize("size", [1, 2, 32, 100])
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_steps_of_an_epoch_are_known_before(samples: int, size: int, most: int | None) -> None:
+    settings = FitSettings(epochs=1, batch_size=size, max_batches=most)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    subject = Trainer(model, TRAIN.take(samples), VALIDATION, settings)
+    assert subject.fit()[0].steps == steps_per_epoch(samples, settings) > 0
+
+
+def test_a_batch_norm_that_needs_more_than_one_sample_is_refused_before_training() -> None:
+    settings = FitSettings(epochs=1, batch_size=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.BatchNorm1d(3))
+    before = state_of(Trainer(model, TRAIN, VALIDATION, settings))
+    with pytest.raises(InputError, match=r"batch_size: 1, but .* 2 or more would work") as caught:
+        Trainer(model, TRAIN, VALIDATION, settings).fit()
+    assert "\n" not in str(caught.value)
+    assert same(state_of(Trainer(model, TRAIN, VALIDATION, settings)), before)
+    # BatchNorm over pixels has enough of them.
+    assert Trainer(network(), TRAIN.take(5), VALIDATION, settings).fit()[0].steps == 5
+
+
 @pytest.mark.parametrize("relevance", [LRP(of="stepped"), LRP(of="quantized")])
 def test_a_layer_without_part_in_the_output_is_named(relevance: LRP) -> None:
     model, data = of_kind("labels of pixels")
@@ -239,6 +265,32 @@ def test_early_stopping(
 def test_max_batches(most: int | None, steps: int) -> None:
     subject = trainer(replace(SETTINGS, epochs=2, max_batches=most))
     assert [epoch.steps for epoch in subject.fit()] == [steps] * 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": -1}, "epochs must be a whole number, at least 0, not -1"),
+        ({"epochs": 2.0}, "epochs must be a whole number"),
+        ({"epochs": None}, "epochs must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, not 0"),
+        ({"max_batches": 0}, "max_batches must be a whole number, at least 1, not 0"),
+        ({"patience": 0}, "patience must be a whole number, at least 1, not 0"),
+        ({"patience": True}, "patience must be a whole number, at least 1, not True"),
+        ({"lr": 0.0}, "lr must be a finite number above 0, not 0.0"),
+        ({"lr": math.inf}, "lr must be a finite number above 0, not inf"),
+        ({"lr": math.nan}, "lr must be a finite number above 0, not nan"),
+        ({"weight_decay": -1e-3}, "weight_decay must be a finite number, at least 0, not -0.001"),
+        ({"min_delta": math.nan}, "min_delta must be a finite number, at least 0, not nan"),
+        ({"optimizer": "lion"}, "optimizer must be one of adam, sgd, not 'lion'"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, not 'step'"),
+        ({"selection": "first"}, "selection must be one of best, last, not 'first'"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        FitSettings(**setting)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_epochs() -> None:
@@ -395,6 +447,55 @@ def test_a_resumed_run_is_the_uninterrupted_one(
                 torch.as_tensor(resumed.optimizer.state_dict()["state"][name][key]),
                 torch.as_tensor(value),
             )
+
+
+def with_dropout(seed: int, epochs: int = 3, quantized: bool = False) -> Trainer:
+    """A network with dropout, whose global generator is as another program left it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 8), nn.Linear(8, 3))
+    quantizer = ECQx(model, relevance=LRP()) if quantized else None
+    settings = replace(SETTINGS, epochs=epochs)
+    return Trainer(model, TRAIN, VALIDATION, settings, seed, quantizer)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_dropout_resumes_where_it_was(tmp_path: Path, quantized: bool) -> None:
+    path = tmp_path / "epoch.pt"
+    whole = with_dropout(seed=4, quantized=quantized)
+    history = whole.fit()
+    first = with_dropout(seed=4, quantized=quantized)
+    first.run_epoch()
+    first.save(path)
+    resumed = with_dropout(seed=77, quantized=quantized)
+    torch.rand(100)
+    assert resumed.fit(resume=path) == history
+    assert same(state_of(resumed), state_of(whole))
+
+
+def masks(subject: Trainer) -> list[Tensor]:
+    """What dropout keeps in each step."""
+    kept: list[Tensor] = []
+    subject.model[1].register_forward_hook(  # type: ignore[index]
+        lambda module, inputs, output: kept.append(output != 0) if module.training else None
+    )
+    subject.fit()
+    return kept
+
+
+def test_dropout_is_drawn_anew_for_each_seed_and_epoch() -> None:
+    first = masks(with_dropout(seed=0))
+    assert all(torch.equal(a, b) for a, b in zip(first, masks(with_dropout(seed=0)), strict=True))
+    other = masks(with_dropout(seed=1))
+    # The epochs of one seed are not those of the next seed, one later.
+    drawn = [mask for mask in (*first, *other) if len(mask) == 32]
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
+
+
+def test_training_leaves_the_global_generator_as_it_was() -> None:
+    subject = with_dropout(seed=0)
+    before = torch.get_rng_state()
+    subject.fit()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -49,7 +49,10 @@ def test_parts_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return Section(f"kills {suite}", "Killed stages", "Table.", suite != "bad", "1 kill")
 
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("suite: own\nsuites: {own: {}, bad: {}, smoke: {}}\n")
+    Path("params.yaml").write_text("suite: own")
+    for name in ("bad", "smoke"):
+        Path("suites", name).mkdir(parents=True)
+        Path("suites", name, "params.yaml").write_text(f"suite: {name}")
     for name in verify.PARTS:
         monkeypatch.setitem(verify.PARTS, name, part)
     assert verify.main(["kills"]) == 0

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ecqx.coding.checkpoint import read_state
 from ecqx.errors import InputError
 from ecqx.models import MODELS, build
-from ecqx.models.weights import _official_url, imagenet_weights, load_weights
+from ecqx.models.loading import load_weights
+from ecqx.models.weights import _official_url, imagenet_weights
 
 State = dict[str, Tensor]
 HEADS = {

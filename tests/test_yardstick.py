@@ -14,11 +14,11 @@ from made_runs import MIXED_TASKS, make_mixed_grid, make_yardsticks
 from matplotlib.figure import Figure
 
 from ecqx.errors import InputError
-from ecqx.report import build
+from ecqx.report.build import build
 from ecqx.report.dominance import BySeed, Grade, Point, best_point
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import to_csv
-from ecqx.report.yardstick import compare, yardstick_table
+from ecqx.report.yardstick import counterparts_of, yardstick_table
 
 SIZE, ACCURACY = 100.0, 0.90
 
@@ -36,7 +36,7 @@ def scattered(size: float, accuracy: float, by: tuple[float, float]) -> BySeed:
 def test_a_measured_point_that_is_as_good() -> None:
     curve = one_seed((0.1, 120, 0.95), (0.2, 100, 0.90), (0.3, 90, 0.91))
     found = best_point(curve, SIZE, ACCURACY)
-    # Both latter points are as good; the more accurate one is told.
+    # Both latter points are as good; the more accurate one is reported.
     assert (found.grade, found.lam, found.between) == (Grade.AS_GOOD, 0.3, None)
 
 
@@ -157,7 +157,7 @@ def evidence_of(runs: list[dict[str, Any]]) -> Evidence:
 
 def table_of(runs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     evidence = evidence_of(runs)
-    text = to_csv(yardstick_table(evidence, compare(evidence, rows)))
+    text = to_csv(yardstick_table(evidence, counterparts_of(evidence, rows)))
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -220,9 +220,9 @@ def test_bad_yardsticks_are_named() -> None:
     evidence = evidence_of(make_mixed_grid("resnet20"))
     row = make_yardsticks()[0]
     with pytest.raises(InputError, match=r"report\.yardsticks: 'bytes' is missing"):
-        compare(evidence, [{key: value for key, value in row.items() if key != "bytes"}])
+        counterparts_of(evidence, [{key: value for key, value in row.items() if key != "bytes"}])
     with pytest.raises(InputError, match="task resnet20 has no ECQ runs of 3 bit"):
-        compare(evidence, [row | {"bits": 3}])
+        counterparts_of(evidence, [row | {"bits": 3}])
 
 
 @pytest.mark.parametrize("yardsticks", [[], make_yardsticks()])
@@ -231,7 +231,7 @@ def test_page_has_the_section_where_there_is_a_yardstick(
 ) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     build(
-        runs=make_mixed_grid("resnet20", lambdas=(0.05, 0.2)),
+        records=make_mixed_grid("resnet20", lambdas=(0.05, 0.2)),
         relevance={},
         out=tmp_path,
         suite="made",

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import yaml
+from stages.verify.workplace import settings_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def tiny(**task: object) -> str:
-    """Suite smoke with one network, one bit width and one Λ of ECQ and ECQx, on fewer samples."""
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    suite = params["suites"]["smoke"]
-    suite["data"]["digits"][0]["limit"] = 100
-    del suite["tasks"]["resnet20"], suite["pretrain"]["resnet20"]
-    del suite["quantize"]["tasks"]["resnet20"]
-    fit = suite["quantize"]["tasks"]["mlp"]["fit"]
-    suite["quantize"]["tasks"]["mlp"] = {"fit": fit, "bits": [4], "lam": [0.3]}
-    suite["pretrain"]["mlp"]["epochs"] = 3
-    compared = suite["comparison"]["tasks"]["mlp"]
-    compared["methods"] = {
-        name: compared["methods"][name] for name in ("ECQ", "ECQx", "pruning", "fp16")
-    }
+def tiny(**task: object) -> dict[str, Any]:
+    """Suite smoke with one network, on fewer samples, and one setting of a few methods."""
+    suite = settings_of(REPOSITORY, "smoke")
+    suite["data"] = {"root": ["datasets"], "sets": suite["data"]["sets"]}
+    suite["data"]["sets"]["digits"][0]["limit"] = 100
+    for section in (
+        suite["tasks"],
+        suite["pretrain"],
+        suite["quantize"]["tasks"],
+        suite["report"]["titles"],
+    ):
+        del section["resnet20"]
     suite["tasks"]["mlp"] |= task
-    return yaml.safe_dump(
-        {"suite": "smoke", "data": {"root": ["datasets"]}, "suites": {"smoke": suite}}
-    )
+    suite["pretrain"]["mlp"]["epochs"] = 3
+    suite["quantize"]["tasks"]["mlp"]["sweeps"] = [
+        {"sweep": "grid", "method": ["ECQ", "ECQx"], "bits": 4, "lam": 0.3},
+        {"sweep": "comparison", "method": "pruning", "bits": 4, "sparsity": 0.5},
+        {"sweep": "comparison", "method": "fp16"},
+    ]
+    suite["report"]["comparison"]["tasks"]["mlp"]["trials"] = 1
+    return suite

@@ -59,11 +59,11 @@ class AssignmentSettings:
         if not 0 <= self.p <= 1:
             raise ValueError(f"p must lie in [0, 1], not {self.p}")
         if self.sparsity_band is not None:
-            low, high = self.sparsity_band
-            if not -1 <= low <= high <= 1:
+            band = self.sparsity_band
+            if len(band) != 2 or not -1 <= band[0] <= band[1] <= 1:
                 raise ValueError(
-                    f"sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
-                    f"not {tuple(self.sparsity_band)}"
+                    "sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
+                    f"not {tuple(band)}"
                 )
         if self.pmf not in PMF_CHOICES:
             raise ValueError(f"pmf must be one of {', '.join(PMF_CHOICES)}, not {self.pmf!r}")

@@ -76,8 +76,7 @@ class CentroidGrid:
         ValueError
             If ``bits`` is out of range or ``weight`` is empty, not floating point or not finite.
         """
-        if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-            raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
+        check_bits(bits)
         flat = checked_weight(weight).flatten()
         half = 2 ** (bits - 1)
         signed = bool((flat < 0).any())
@@ -123,6 +122,12 @@ class GridStack:
         middles = torch.where(left < right, (left + right) / 2, math.inf)
         middles = middles.flip(-1).cummin(-1).values.flip(-1)
         return cls(values, zero, round_down(middles))
+
+
+def check_bits(bits: int) -> None:
+    """Raise ``ValueError`` for a bit width that no grid has."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
 
 
 def checked_weight(weight: Tensor) -> Tensor:

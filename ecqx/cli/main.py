@@ -14,10 +14,10 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from ecqx import __version__
 from ecqx.cli.run import run
 from ecqx.errors import InputError
 from ecqx.progress import counted, sign
+from ecqx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def main() -> None:
     except _HELP_WANTED as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except (click.ClickException, ValueError, OSError) as error:
+    except (click.ClickException, InputError, OSError) as error:
         click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
         sys.exit(2)
     except click.Abort:
@@ -133,7 +133,7 @@ def encode(
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
-        pass  # a missing file is told as such before a library words it in its own way
+        pass  # a missing file is reported here, before a library does so in words of its own
     if _is_quantizer_checkpoint(checkpoint):
         from ecqx.coding.coded_state import read_coded_state
 

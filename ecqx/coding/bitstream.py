@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ecqx.coding.container import body_length_bytes, pack, read_entries
 from ecqx.coding.quantized import (
     CodebookTensor,
     CodedState,
+    CodedStateSource,
     Quantized,
     QuantizedTensor,
     first_order_entropy,
@@ -58,13 +59,6 @@ __all__ = [
     "load",
     "save",
 ]
-
-
-class CodedStateSource(Protocol):
-    """What `save` needs of a quantizer."""
-
-    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
-        """The model's whole state_dict in order, and its quantized tensors by name."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load
 from ecqx.coding.container import read_entries
-from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.coding.quantized import CodedStateSource, Quantized, QuantizedTensor
 from ecqx.coding.tensor_coding import QUANTIZED
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
@@ -29,8 +29,6 @@ from ecqx.modules import HALF, MainOutput, unwrapped
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
-
-    from ecqx.quantizers.base import Quantizer
 
 # The first with integers of four bits.
 OPSET = 21
@@ -41,7 +39,7 @@ _WRAPPER = "model."
 
 def export_onnx(
     path: str | Path,
-    model: Quantizer | nn.Module,
+    model: CodedStateSource | nn.Module,
     example_input: Tensor,
     file: str | Path | None = None,
     four_bits: bool = True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -88,6 +88,14 @@ class CodedState:
     def coded_state(self) -> tuple[dict[str, Tensor], Mapping[str, Quantized]]:
         """Both attributes."""
         return self.state, self.quantized
+
+
+@runtime_checkable
+class CodedStateSource(Protocol):
+    """What `save` needs of a quantizer."""
+
+    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+        """The model's whole state_dict in order, and its quantized tensors by name."""
 
 
 def places(codebook: Codebook) -> tuple[int, int, str]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
+from ecqx.assignment.centroids import check_bits
 from ecqx.assignment.codebooks import Codebook, Form
 from ecqx.coding import entropy_coder
 from ecqx.coding.quantized import CodebookTensor, Quantized, check_integers, places
@@ -147,8 +147,7 @@ def _codebook_entry(quantized: CodebookTensor, shape: tuple[int, ...]) -> Entry:
 
 
 def check_grid(bits: int, step: float) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
+    check_bits(bits)
     if not (math.isfinite(step) and step > 0):
         raise ValueError(f"step must be finite and greater than 0 in float32, not {step}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -211,6 +212,26 @@ class TensorData:
             test=function(self.test),
         )
 
+    def to(self, device: torch.device | str) -> TensorData:
+        """The data for a network on another device, see `Split.to`."""
+        return self.map(lambda split: split.to(device))
+
+    def enlarged(self, times: int) -> TensorData:
+        """The data with each pixel, and its label, repeated ``times`` times each way."""
+        return self if times == 1 else self.map(lambda split: _enlarged(split, times))
+
+    def checksum(self) -> str:
+        """BLAKE2b of samples and their preparation, 32 hexadecimal digits; words do not count."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in SPLITS:
+            split: Split = getattr(self, name)
+            tensors = (split.inputs, split.targets)
+            kinds = [(str(tensor.dtype), tensor.shape) for tensor in tensors]
+            digest.update(json.dumps([name, kinds, asdict(split.preparation)]).encode())
+            for tensor in tensors:
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write the splits to one safetensors file."""
         tensors = {}
@@ -254,3 +275,12 @@ def _preparation(values: dict[str, Any]) -> Preparation:
     """JSON has lists where the dataclass has tuples."""
     values = {**values, "mean": tuple(values["mean"]), "deviation": tuple(values["deviation"])}
     return Preparation(**values)
+
+
+def _enlarged(split: Split, times: int) -> Split:
+    targets = _repeated(split.targets, times) if split.targets.ndim > 2 else split.targets
+    return replace(split, inputs=_repeated(split.inputs, times), targets=targets)
+
+
+def _repeated(pixels: Tensor, times: int) -> Tensor:
+    return pixels.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)

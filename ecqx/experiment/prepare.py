@@ -1,25 +1,30 @@
-"""Everything that an experiment needs, checked: what does not fit is told before it is trained."""
+"""Everything that an experiment needs, checked before hours of training."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
-from ecqx.errors import InputError
+from ecqx.errors import input_errors
+from ecqx.experiment.datasets import load_data
 from ecqx.experiment.places import check_writable
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.experiment.result import encoded_model, record_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.start import build_network, check_model, load_data, load_start
+from ecqx.experiment.start import build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
+from ecqx.methods.ecq import EntropyConstrained
+from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
 from ecqx.progress import sign
 from ecqx.relevance.settings import LRP
+from ecqx.training.device import find_device
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,7 @@ class Prepared:
     Attributes
     ----------
     settings : RunSettings
-    relevance : LRP, optional
-        None for ECQ.
+    method : EntropyConstrained
     device : torch.device
     loaded : TensorData
         On the device.
@@ -43,7 +47,7 @@ class Prepared:
     """
 
     settings: RunSettings
-    relevance: LRP | None
+    method: EntropyConstrained
     device: torch.device
     loaded: TensorData
     model: nn.Module
@@ -58,17 +62,12 @@ def prepare(settings: RunSettings) -> Prepared:
 
     Raises
     ------
-    ValueError
+    InputError
         For the first thing that is wrong or missing, in one line.
     """
-    lrp = LRP(
-        composite=settings.lrp_composite,
-        canonizer=settings.canonizer,
-        output=settings.lrp_output,  # type: ignore[arg-type]
-        weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
-        alpha=settings.alpha,
-    )
-    device = choose_device(settings.device)
+    with input_errors("--lrp: "):
+        method = method_of(settings)
+    device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
     check_writable(encoded_model(settings), record_file(settings))
     check_model(settings.model)
@@ -77,12 +76,16 @@ def prepare(settings: RunSettings) -> Prepared:
     with sign("fitting network and data"):
         model = build_network(settings.model, loaded, settings.seed)
     start, still_random = load_start(model, settings, state)
-    if settings.lrp:
+    # The weights that quantization refuses, of a copy: pre-training comes before it.
+    with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
+        method.constrain(copy.deepcopy(model), steps=0)
+    if method.relevance is not None:
         with sign("looking for rules of relevance"):
-            check_relevance(model, next(loaded.train.batches(2)), lrp, split_weights(model)[0])
+            batch, weights = next(loaded.train.batches(2)), split_weights(model)[0]
+            check_relevance(model, batch, method.relevance, weights)
     return Prepared(
         settings,
-        lrp if settings.lrp else None,
+        method,
         device,
         loaded.map(lambda split: split.to(device)),
         model.to(device),
@@ -91,17 +94,22 @@ def prepare(settings: RunSettings) -> Prepared:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Where the network runs: ``auto`` takes a GPU where there is one.
-
-    Raises
-    ------
-    InputError
-        If there is none and it is asked for.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: cuda, but torch finds no GPU here; auto or cpu would work")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def method_of(settings: RunSettings) -> EntropyConstrained:
+    """The method that the settings ask for; ``ValueError`` for a setting out of range."""
+    # Settings of relevance are checked without --lrp as well.
+    lrp = LRP(
+        composite=settings.lrp_composite,
+        canonizer=settings.canonizer,
+        output=settings.lrp_output,  # type: ignore[arg-type]
+        weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
+        alpha=settings.alpha,
+    )
+    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
+    takes = method_class(settings.method).takes()
+    given = {name: value for name, value in (own | asdict(lrp)).items() if name in takes}
+    method = build_method(settings.method, given)
+    assert isinstance(method, EntropyConstrained)
+    return method
 
 
 def split_weights(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Whether the relevance of a network's weights can be told, asked before it is trained."""
+"""Whether LRP can give each quantized weight a relevance, checked before training."""
 
 from __future__ import annotations
 

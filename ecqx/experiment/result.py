@@ -9,7 +9,8 @@ from typing import Any
 
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.training.objectives import Scores
-from ecqx.training.trainer import Epoch, FitSettings
+from ecqx.training.settings import FitSettings
+from ecqx.training.trainer import Epoch
 
 # Settings that say where and how loudly, not what; the checkpoint goes by its file's name.
 _LEFT_OUT = (
@@ -69,7 +70,7 @@ class Result:
     @property
     def record(self) -> dict[str, Any]:
         """All of it as plain values, without what differs from place to place or time to time."""
-        settings = telling_settings(self.settings)
+        settings = result_settings(self.settings)
         return {
             "settings": settings | {"device": self.device, "exclude": EXCLUDED},
             "fit": asdict(self.fit),
@@ -138,10 +139,10 @@ class Result:
         return rows
 
 
-def telling_settings(settings: RunSettings) -> dict[str, Any]:
-    """The settings that a result depends on, as plain values; weights and data are told apart."""
-    told = {name: value for name, value in asdict(settings).items() if name not in _LEFT_OUT}
-    return told | {"bitwidth": settings.bits}
+def result_settings(settings: RunSettings) -> dict[str, Any]:
+    """The settings that a result depends on, as plain values; weights and data not included."""
+    found = {name: value for name, value in asdict(settings).items() if name not in _LEFT_OUT}
+    return found | {"bitwidth": settings.bits}
 
 
 def encoded_model(settings: RunSettings) -> Path:

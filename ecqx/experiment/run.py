@@ -8,16 +8,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-import ecqx
 from ecqx.coding import bitstream
+from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
 from ecqx.experiment.places import new_folders_removed
 from ecqx.experiment.prepare import Prepared, prepare, split_weights
-from ecqx.experiment.result import Result, encoded_model, record_file, telling_settings
-from ecqx.experiment.seeded_trainer import SeededTrainer
+from ecqx.experiment.result import Result, encoded_model, record_file, result_settings
+from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.experiment.tracking import (
     DvcLiveTracker,
@@ -27,18 +28,14 @@ from ecqx.experiment.tracking import (
     WandbTracker,
 )
 from ecqx.files import write_text
-from ecqx.methods import family
 from ecqx.progress import sign
 from ecqx.quantizers.base import Quantizer
 from ecqx.training.distributed import is_first, wait_for_all
+from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
-from ecqx.training.trainer import Epoch, FitSettings, scores
-
-# Published, for the parameters that are not quantized.
-WEIGHT_DECAY = 5e-6
-# Published: end when accuracy has not risen by so much for so many epochs. There it is accuracy on
-# the test split, here on the validation split: the test split must not choose anything.
-PATIENCE, MIN_DELTA = 4, 0.001
+from ecqx.training.settings import FitSettings, steps_per_epoch
+from ecqx.training.trainer import Epoch, Trainer
+from ecqx.version import __version__
 
 Say = Callable[[str], None]
 
@@ -62,9 +59,9 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
     Raises
     ------
-    ValueError
-        In one line: `InputError` before anything is trained or written if settings, data, network
-        and weights cannot be had or do not fit; later what `ECQx` raises.
+    InputError
+        Before anything is trained or written, if settings, data, network and weights are not
+        available or do not fit.
     """
     with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
         prepared = prepare(settings)
@@ -78,7 +75,7 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
 
 def _trackers(prepared: Prepared) -> Tracker:
-    settings, shown = prepared.settings, telling_settings(prepared.settings)
+    settings, shown = prepared.settings, result_settings(prepared.settings)
     if not settings.trackers or not is_first():
         return Trackers()
     resume = any(file.exists() for file in _progress_files(prepared))
@@ -93,7 +90,7 @@ def _trackers(prepared: Prepared) -> Tracker:
 
 @dataclass(frozen=True)
 class _Experiment:
-    """The course of an experiment, and where it is told."""
+    """The course of an experiment, and where it is reported."""
 
     prepared: Prepared
     tracker: Tracker
@@ -106,48 +103,29 @@ class _Experiment:
         before, during = _progress_files(self.prepared)
         scored = {"start": self._scores(model)}
         if settings.pretrain_epochs:
-            self._train("pre-training", self._fit(settings.pretrain_epochs), None, before)
+            self._train("pre-training", settings.pretraining, None, before)
             scored["pre-trained"] = self._scores(model)
-        quantizer = family.build(
-            settings.method,
-            model,
-            settings.bits,
-            self.prepared.relevance,
-            lam=settings.lam,
-            p=settings.p,
-            exclude=EXCLUDED,
-        )
-        fit = self._fit(settings.epochs, WEIGHT_DECAY, PATIENCE)
+        fit = settings.training
+        steps = fit.epochs * steps_per_epoch(len(self.prepared.loaded.train), fit)
+        quantizer = self.prepared.method.constrain(model, steps)
         history = self._train("quantized training", fit, quantizer, during)
         epochs = settings.pretrain_epochs + len(history)
         scored["quantized"] = self._scores(model)
         if is_first():
             bitstream.save(encoded_model(settings), quantizer, progress=True)
         wait_for_all()
-        decoded = copy.deepcopy(model)
-        decoded.load_state_dict(bitstream.load(encoded_model(settings)))
-        scored["decoded file"] = self._scores(decoded)
-        result = self._result(fit, history, scored)
+        file = self._score_file()
+        scored["decoded file"] = {
+            objective_of(self.prepared.loaded.test.targets).metric: file["accuracy"],
+            **file["other_metrics"],
+        }
+        result = self._result(history, scored, file)
         if is_first():
             write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
-            for file in (before, during):
-                file.unlink(missing_ok=True)
+            for progress in (before, during):
+                progress.unlink(missing_ok=True)
         self.tracker.log(result.numbers, epochs)
         return result
-
-    def _fit(
-        self, epochs: int, weight_decay: float = 0.0, patience: int | None = None
-    ) -> FitSettings:
-        settings = self.prepared.settings
-        return FitSettings(
-            epochs=epochs,
-            lr=settings.lr,
-            batch_size=settings.batch_size,
-            weight_decay=weight_decay,
-            max_batches=settings.max_batches,
-            patience=patience,
-            min_delta=MIN_DELTA,
-        )
 
     def _train(
         self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
@@ -170,23 +148,30 @@ class _Experiment:
 
         if progress.exists():
             self.warn(f"{phase} goes on after its last finished epoch")
-        trainer = SeededTrainer(self.prepared.model, loaded, fit, settings.seed, quantizer)
-        return trainer.fit(resume=progress, on_epoch=report)
+        trainer = Trainer(
+            self.prepared.model, loaded.train, loaded.validation, fit, settings.seed, quantizer
+        )
+        return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
     def _scores(self, model: nn.Module) -> Scores:
         """All metrics on the test split."""
         with sign("evaluating on the test split"):
             return scores(model, self.prepared.loaded.test)
 
-    def _result(self, fit: FitSettings, history: list[Epoch], scored: dict[str, Scores]) -> Result:
+    def _score_file(self) -> dict[str, Any]:
+        """Measures of the model that the file holds."""
         prepared = self.prepared
-        contents = bitstream.inspect(encoded_model(prepared.settings))
-        # A quantizer has a weight to quantize.
-        assert contents.sparsity is not None
-        assert contents.entropy is not None
+        path, decoded = encoded_model(prepared.settings), copy.deepcopy(prepared.model)
+        with sign("evaluating the decoded file"):
+            return score_file(path, EcqxFile(), decoded, prepared.loaded, EXCLUDED)
+
+    def _result(
+        self, history: list[Epoch], scored: dict[str, Scores], file: dict[str, Any]
+    ) -> Result:
+        prepared = self.prepared
         return Result(
             settings=prepared.settings,
-            fit=fit,
+            fit=prepared.settings.training,
             device=prepared.device.type,
             start=prepared.start,
             data=prepared.loaded.label,
@@ -194,16 +179,17 @@ class _Experiment:
             scores=scored,
             history=history,
             kept=split_weights(prepared.model)[1],
-            sparsity=contents.sparsity,
-            entropy=contents.entropy,
-            size=contents.size.total,
-            compression_ratio=contents.compression_ratio,
+            sparsity=file["sparsity"],
+            entropy=file["entropy_bits_per_weight"],
+            size=file["bytes"],
+            compression_ratio=file["compression_ratio"],
         )
 
 
 def _progress_files(prepared: Prepared) -> list[Path]:
     """Files for the progress of both trainings, named after all that these depend on."""
-    known = [ecqx.__version__, prepared.device.type, telling_settings(prepared.settings)]
+    settings = result_settings(prepared.settings) | {"device": prepared.device.type}
+    known = [__version__, settings]
     digest = hashlib.sha256(json.dumps(known).encode())
     splits = [getattr(prepared.loaded, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]

@@ -1,13 +1,14 @@
-"""What `ecqx run` can be told. Imports no torch: settings are checked in no time."""
+"""The settings of `ecqx run`. Imports no torch: settings are checked in no time."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 from ecqx.experiment.tracking import TRACKERS
+from ecqx.training.settings import FitSettings
 
 DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
@@ -16,15 +17,17 @@ DEVICES = ("auto", "cpu", "cuda")
 QUANTIZERS = {"ECQ": None, "EC2T": 2, "FantastIC4": 4}
 # Parameters with this in their name stay as they are (published).
 EXCLUDED = ("downsample", "aux_classifier")
+# Published, for the parameters that are not quantized.
+WEIGHT_DECAY = 5e-6
+# Published: end when accuracy has not risen by so much for so many epochs. There it is accuracy on
+# the test split, here on the validation split: the test split must not choose anything.
+PATIENCE, MIN_DELTA = 4, 0.001
 
 _LARGE = sys.float_info.max
 _RANGES: dict[str, tuple[float, float]] = {
     # BatchNorm cannot be trained on one sample.
     "batch_size": (2, _LARGE),
-    "epochs": (0, _LARGE),
     "pretrain_epochs": (0, _LARGE),
-    "max_batches": (1, _LARGE),
-    "lr": (0, _LARGE),
     "workers": (0, _LARGE),
     "bitwidth": (2, 8),
     "lam": (0, _LARGE),
@@ -145,10 +148,30 @@ class RunSettings:
         for name in self.tracker:
             if name not in TRACKERS:
                 raise InputError(f"--tracker: {name!r}, but there are {', '.join(TRACKERS)}")
+        with input_errors("--"):
+            _ = self.training
         if self.model_path is not None and self.model_rand_int:
             raise InputError(
                 "--model_path and --model_rand_int: give one, a checkpoint or random weights"
             )
+
+    @property
+    def training(self) -> FitSettings:
+        """Of the quantized training."""
+        return replace(
+            self.pretraining, epochs=self.epochs, weight_decay=WEIGHT_DECAY, patience=PATIENCE
+        )
+
+    @property
+    def pretraining(self) -> FitSettings:
+        """Of the training in full precision."""
+        return FitSettings(
+            epochs=self.pretrain_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            max_batches=self.max_batches,
+            min_delta=MIN_DELTA,
+        )
 
     @property
     def trackers(self) -> tuple[str, ...]:

@@ -1,33 +1,21 @@
-"""What an experiment starts from: its data and a network with weights, and whether they fit."""
+"""The network that an experiment starts from, with its weights, and whether it fits the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ecqx import data, models
-from ecqx.data.archives import names
-from ecqx.data.downloads import is_at_hand
-from ecqx.data.folder import DEVIATION as CIFAR_DEVIATION
-from ecqx.data.folder import IMAGES
-from ecqx.data.folder import MEAN as CIFAR_MEAN
 from ecqx.data.tensors import TensorData
-from ecqx.data.voc2012 import DEVIATION as IMAGENET_DEVIATION
-from ecqx.data.voc2012 import MEAN as IMAGENET_MEAN
 from ecqx.errors import InputError
 from ecqx.experiment.settings import RunSettings
-from ecqx.models.networks import MODELS
-from ecqx.models.weights import imagenet_weights, load_weights
+from ecqx.models.loading import load_weights
+from ecqx.models.networks import MODELS, build
+from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, objective_of
 
-# Groups of packages that some data sets are read with.
-EXTRAS = {"digits": "pipeline", "speech_commands": "speech"}
-# Sides of images that fit CIFAR's networks, ImageNet's, and (published) those for segmentation.
-SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
 # What networks raise on inputs that they are not made for.
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
 
@@ -40,89 +28,6 @@ def check_model(name: str) -> None:
         raise InputError(
             f"--model: {name!r}, but there are {', '.join(MODELS)} and torchvision's networks"
         )
-
-
-def labels_pixels(name: str) -> bool:
-    """Whether a network is one of torchvision's for segmentation."""
-    import torchvision
-
-    return name in torchvision.models.list_models(module=torchvision.models.segmentation)
-
-
-# -- data ------------------------------------------------------------------------------------------
-
-
-def load_data(settings: RunSettings) -> TensorData:
-    """Load the settings' data set, downloaded first where that is possible and needed.
-
-    Raises
-    ------
-    InputError
-        If it cannot be had, or a package that reads it is missing.
-    """
-    try:
-        return _LOADERS[settings.dataset](settings)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(settings.dataset, "pipeline")
-        raise InputError(
-            f"--dataset {settings.dataset} needs {error.name}, which is not installed: "
-            f"pip install 'ecqx[{extra}]'"
-        ) from error
-
-
-def _cifar10(settings: RunSettings) -> TensorData:
-    return data.cifar(settings.data_path, 10)
-
-
-def _cifar100(settings: RunSettings) -> TensorData:
-    return data.cifar(settings.data_path, 100)
-
-
-def _voc(settings: RunSettings) -> TensorData:
-    if labels_pixels(settings.model):
-        return data.voc(settings.data_path, "segmentation", settings.image_size or PIXEL_LABELS)
-    return data.voc(settings.data_path, "classification", settings.image_size or LARGE)
-
-
-def _folder(settings: RunSettings) -> TensorData:
-    own = settings.model in MODELS
-    return data.image_folder(
-        settings.data_path,
-        validation=_tenth(settings.data_path),
-        size=settings.image_size or (SMALL if own else LARGE),
-        mean=CIFAR_MEAN if own else IMAGENET_MEAN,
-        deviation=CIFAR_DEVIATION if own else IMAGENET_DEVIATION,
-    )
-
-
-def _tenth(path: Path) -> int:
-    """A tenth of an image folder's training images."""
-    images = [n for n in names(path) if n.startswith("train/") and n.lower().endswith(IMAGES)]
-    return max(1, len(images) // 10)
-
-
-def _digits(settings: RunSettings) -> TensorData:
-    return data.digits()
-
-
-def _speech_commands(settings: RunSettings) -> TensorData:
-    full = is_at_hand(data.speech_source("full"), settings.data_path)
-    return data.speech_commands(
-        settings.data_path, "full" if full else "test", processes=max(1, settings.workers)
-    )
-
-
-_LOADERS: dict[str, Callable[[RunSettings], TensorData]] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "voc": _voc,
-    "folder": _folder,
-    "digits": _digits,
-    "speech_commands": _speech_commands,
-}
-
-
-# -- network ---------------------------------------------------------------------------------------
 
 
 def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
@@ -138,7 +43,7 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     shape = "×".join(map(str, inputs.shape[1:]))
     torch.manual_seed(seed)
     try:
-        model = models.build(name, num_classes=classes, **_input_size(name, inputs))
+        model = build(name, num_classes=classes, **_input_size(name, inputs))
         with torch.no_grad(), evaluation_mode(model):
             logits = main_output(model(inputs))
     except UNFIT as error:
@@ -195,7 +100,7 @@ def load_start(
     Raises
     ------
     InputError
-        If the weights do not fit or cannot be had.
+        If the weights do not fit or are not available.
     """
     if state is not None and settings.model_path is not None:
         return settings.model_path.name, load_weights(model, state, str(settings.model_path))

@@ -207,7 +207,7 @@ def check_wandb(key: str) -> None:
     Raises
     ------
     InputError
-        If the package is missing, or this cannot be a key; the message does not tell the key.
+        If the package is missing, or this cannot be a key; the message does not contain the key.
     """
     if find_spec("wandb") is None:
         raise InputError("--wandb needs a package that is not installed: pip install 'ecqx[wandb]'")

@@ -1,36 +1,75 @@
-"""The interface of a method of the comparison."""
+"""The interface of a method: how it trains, what training leaves, and the form of its file."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Self
 
-from torch import Tensor, nn
+from torch import nn
 
-from ecqx.training.trainer import Constraint
+from ecqx.coding.coded_state import write_coded_state
+from ecqx.coding.quantized import CodedStateSource
+from ecqx.training.constraint import Constraint
+from ecqx.training.settings import Selection
 
 
 class Method(ABC):
-    """One way from a pre-trained model to a small file, with its settings.
+    """One way to make a model small, with its settings; a subclass is a frozen dataclass of them.
+
+    A new method is one module here, one line in `ecqx.methods.registry` and, where no form of
+    file fits, one in `ecqx.coding.forms`.
 
     Attributes
     ----------
-    suffix : str
-        Of the names of its files.
-    selection : {"best", "last"}
-        Which epoch's state is kept, as in `ecqx.training.trainer.FitSettings`.
+    form : str
+        The form of its files, a name of `ecqx.coding.forms`.
     is_trained : bool
         Whether weights are constrained in training. Where they are not, the model is trained on in
-        full precision for as many epochs, and compressed afterwards.
+        full precision for as many epochs and compressed afterwards.
+    selection : {"best", "last"}
+        "last" where no other epoch's state has what was asked for.
     """
 
-    suffix: ClassVar[str]
-    selection: ClassVar[Literal["best", "last"]] = "best"
+    form: ClassVar[str]
     is_trained: ClassVar[bool] = True
+    selection: ClassVar[Selection] = "best"
 
+    @classmethod
+    def takes(cls) -> tuple[str, ...]:
+        """Names of the settings that `build` takes."""
+        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+
+    @classmethod
+    def is_tunable(cls) -> bool:
+        """Whether there is a setting to be tried."""
+        return bool(cls.takes())
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any]) -> Self:
+        """The method with these settings.
+
+        Raises
+        ------
+        ValueError
+            If a setting is unknown, missing or out of range.
+        """
+        return cls(**settings)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by the names that `build` takes, as plain values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @property
+    def bit_width(self) -> int | None:
+        """Bits a weight; None where the method has none."""
+        return getattr(self, "bits", None)
+
+    @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Constraint | None:
-        """Hold a model's weights to the method's form.
+        """Hold a model's weights to the method's form in training.
 
         Parameters
         ----------
@@ -44,12 +83,15 @@ class Method(ABC):
         Constraint or None
             For `ecqx.training.trainer.Trainer`; None where weights are not constrained.
         """
-        return None
 
-    @abstractmethod
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write the trained model to one file that `read` restores it from."""
+    def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
+        """Write what training left, uncoded, for the form of file to code."""
+        if constraint is None:
+            write_coded_state(path, model.state_dict(), {})
+        else:
+            assert isinstance(constraint, CodedStateSource)
+            write_coded_state(path, *constraint.coded_state())
 
-    @abstractmethod
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict of a file that `write` wrote: every tensor of the model, on the CPU."""
+    def form_settings(self) -> dict[str, Any]:
+        """Settings of the form of file that are the method's own."""
+        return {}

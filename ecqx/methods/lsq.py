@@ -7,18 +7,17 @@ arXiv:1902.08153. Weights only, as everywhere in this suite.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ecqx.coding.bitstream import load, save
+from ecqx.assignment.centroids import check_bits
 from ecqx.methods.interface import Method
+from ecqx.quantizers.integer_weights import IntegerWeights
 from ecqx.quantizers.straight_through import rounded
-from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
-from ecqx.training.trainer import Constraint
 
 SMALLEST_STEP = 1e-8
 
@@ -36,20 +35,22 @@ class LearnedSteps(IntegerWeights):
         Changed in place.
     bits : int
         Bit width b, 2 to 8.
+    exclude : sequence of str
+        Parameters whose name contains one of these stay as they are.
     """
 
-    def __init__(self, model: nn.Module, bits: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, bits: int, exclude: Sequence[str] = ()) -> None:
+        super().__init__(model, exclude)
         self.bits = bits
         self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        for name, copy in self.copies.items():
+        for name, copy in self.latent.items():
             first = 2 * copy.detach().abs().mean() / math.sqrt(self.highest)
             self.numbers[name] = nn.Parameter(first.clamp(min=SMALLEST_STEP))
         self.project()
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy, step = self.copies[name], self.numbers[name]
+        copy, step = self.latent[name], self.numbers[name]
         scale = 1 / math.sqrt(copy.numel() * self.highest)
         # The step itself, with `scale` times its gradient.
         scaled = step.detach() + (step - step.detach()) * scale
@@ -69,29 +70,23 @@ class LearnedSteps(IntegerWeights):
 
 @dataclass(frozen=True)
 class LSQ(Method):
-    """Learned step size at one bit width, coded with NNCodec's engine.
+    """Learned step size at one bit width.
 
     Attributes
     ----------
     bits : int
         2 to 8.
+    exclude : tuple of str
+        Parameters whose name contains one of these stay as they are.
     """
 
     bits: int
-    suffix: ClassVar[str] = "ecqx"
+    exclude: tuple[str, ...] = ()
+    form: ClassVar[str] = "ecqx"
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
 
     def constrain(self, model: nn.Module, steps: int) -> LearnedSteps:
         """Attach the learned steps."""
-        return LearnedSteps(model, self.bits)
-
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write integers and steps as ECQ's."""
-        assert isinstance(constraint, LearnedSteps)
-        save(path, constraint, floats="published")
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Read a file of the suite."""
-        return load(path)
+        return LearnedSteps(model, self.bits, self.exclude)

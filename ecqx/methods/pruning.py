@@ -6,20 +6,18 @@ Zhu, Gupta: "To prune, or not to prune: exploring the efficacy of pruning for mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment.centroids import CentroidGrid
-from ecqx.coding.bitstream import load, save
+from ecqx.assignment.centroids import CentroidGrid, check_bits
 from ecqx.methods.interface import Method
+from ecqx.quantizers.integer_weights import IntegerWeights
 from ecqx.quantizers.straight_through import rounded
-from ecqx.quantizers.straight_through_integers import IntegerWeights, check_bits
-from ecqx.training.trainer import Constraint
+from ecqx.training.settings import Selection
 
 # Share of the training in which the sparsity rises; the rest is left for recovery.
 RAMP = 0.5
@@ -43,12 +41,21 @@ class PrunedUniform(IntegerWeights):
         s, in [0, 1).
     steps : int
         T.
+    exclude : sequence of str
+        Parameters whose name contains one of these stay as they are.
     """
 
-    def __init__(self, model: nn.Module, bits: int, sparsity: float, steps: int) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        bits: int,
+        sparsity: float,
+        steps: int,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__(model, exclude)
         self.bits, self.final_sparsity, self.steps = bits, sparsity, steps
-        self.grids = {n: CentroidGrid.fit(c.detach(), bits) for n, c in self.copies.items()}
+        self.grids = {n: CentroidGrid.fit(c.detach(), bits) for n, c in self.latent.items()}
         self.done = 0
         self.threshold = 0.0
         self.project()
@@ -60,7 +67,7 @@ class PrunedUniform(IntegerWeights):
 
     def quantized(self, name: str) -> Tensor:
         """The weights of a layer."""
-        copy, grid = self.copies[name], self.grids[name]
+        copy, grid = self.latent[name], self.grids[name]
         lowest, highest = -grid.zero, len(grid.values) - 1 - grid.zero
         kept = copy.detach().abs() > self.threshold
         k = rounded(copy / grid.step)
@@ -69,7 +76,7 @@ class PrunedUniform(IntegerWeights):
 
     def step(self, name: str) -> Tensor:
         """The step of a layer's grid."""
-        return torch.tensor(self.grids[name].step, device=self.copies[name].device)
+        return torch.tensor(self.grids[name].step, device=self.latent[name].device)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """After the optimizer's step: the next threshold, then the model's weights."""
@@ -80,30 +87,23 @@ class PrunedUniform(IntegerWeights):
     @torch.no_grad()
     def _threshold(self) -> float:
         """The largest magnitude that is pruned; 0 where none is."""
-        magnitudes = torch.cat([copy.abs().flatten() for copy in self.copies.values()])
+        magnitudes = torch.cat([copy.abs().flatten() for copy in self.latent.values()])
         count = int(self.pruned_share() * magnitudes.numel())
         return float(magnitudes.kthvalue(count).values) if count else 0.0
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def _rest_of_state(self) -> dict[str, Tensor]:
         """As of the base class, and the steps done."""
-        return {**super().state_dict(), "done": torch.tensor(self.done)}
+        return {**super()._rest_of_state(), "done": torch.tensor(self.done)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
-        if "done" not in state:
-            raise ValueError("the state is not one of this constraint: no number of steps")
+    def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])
-        with torch.no_grad():
-            for name, copy in self.copies.items():
-                if f"copies.{name}" in state:
-                    copy.copy_(state[f"copies.{name}"])
         self.threshold = self._threshold()
-        super().load_state_dict(state)
+        super()._restore_rest(state)
 
 
 @dataclass(frozen=True)
 class Pruning(Method):
-    """Gradual magnitude pruning at one bit width, coded with NNCodec's engine.
+    """Gradual magnitude pruning at one bit width.
 
     Attributes
     ----------
@@ -111,13 +111,16 @@ class Pruning(Method):
         2 to 8.
     sparsity : float
         Share of weights that are pruned in the end, in [0, 1).
+    exclude : tuple of str
+        Parameters whose name contains one of these stay as they are.
     """
 
     bits: int
     sparsity: float
-    suffix: ClassVar[str] = "ecqx"
+    exclude: tuple[str, ...] = ()
+    form: ClassVar[str] = "ecqx"
     # An early epoch would be one of less sparsity than was asked for.
-    selection: ClassVar[Literal["best", "last"]] = "last"
+    selection: ClassVar[Selection] = "last"
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
@@ -126,13 +129,4 @@ class Pruning(Method):
 
     def constrain(self, model: nn.Module, steps: int) -> PrunedUniform:
         """Attach pruning and grid."""
-        return PrunedUniform(model, self.bits, self.sparsity, steps)
-
-    def write(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write integers and steps as ECQ's."""
-        assert isinstance(constraint, PrunedUniform)
-        save(path, constraint, floats="published")
-
-    def read(self, path: Path) -> dict[str, Tensor]:
-        """Read a file of the suite."""
-        return load(path)
+        return PrunedUniform(model, self.bits, self.sparsity, steps, self.exclude)

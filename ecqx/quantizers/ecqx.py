@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ecqx.assignment.centroids import CentroidGrid, GridStack
-from ecqx.assignment.information import LambdaMax, Pmf
 from ecqx.coding.quantized import Quantized, QuantizedTensor
-from ecqx.quantizers.base import GRADIENTS, Gradient, Quantizer, naming
+from ecqx.quantizers.base import Quantizer, naming
+from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
-
-__all__ = ["GRADIENTS", "ECQx", "Gradient"]
 
 
 class ECQx(Quantizer):
     """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
 
     Every parameter with more than one dimension is quantized, input and output layers included;
-    `summary` tells what becomes of each. Its grid is fitted once, on the weights the model comes
+    `summary` shows what becomes of each. Its grid is fitted once, on the weights the model comes
     with, and the first assignment is ECQ.
 
     Parameters
@@ -29,36 +28,27 @@ class ECQx(Quantizer):
         Changed in place: from now on its quantized parameters hold centroids, rounded to the
         parameter's type where that is half precision. Taken out of DataParallel or
         ``torch.compile``, so that names are those of the model itself.
-    bits : int
-        Bit width, 2 to 8.
-    lam : float
-        Λ ≥ 0, strength of the entropy constraint.
+    bits, lam
+        See `ecqx.quantizers.settings.QuantizerSettings`.
     relevance : LRP, optional
         Settings of the relevance; None for ECQ.
-    p : float
-        Width of the sparsity band, short for ``sparsity_band=(-p, 0)``.
-    sparsity_band : (float, float), optional
-        Lowest and highest sparsity of ECQx relative to ECQ's.
-    gradient : {"magnitude", "published", "identity"}
-        How the gradient of a weight in a non-zero cluster is scaled on its way to the
-        full-precision copy: by the magnitude of its centroid, by the signed centroid (published;
-        it turns the gradient round in negative clusters), or not.
-    exclude : sequence of str
-        Parameters whose name contains one of these stay as they are.
-    pmf, lambda_max
-        See `ecqx.assign`.
+    **settings
+        The others of `ecqx.quantizers.settings.QuantizerSettings`: ``p``, ``sparsity_band``,
+        ``gradient``, ``exclude``, ``pmf``, ``lambda_max``.
 
     Raises
     ------
     ValueError
         If a setting is out of range, nothing is left to quantize, or a parameter is not finite or
         not fit to be quantized (`ecqx.quantizers.parameters.survey`).
+    TypeError
+        If there is no such setting.
 
     Notes
     -----
-    Copies of half-precision weights, and their relevance, are float32. What is not quantized is
-    trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4), because its
-    1e-8 is zero there.
+    Latent weights of half-precision weights, and their relevance, are float32. What is not
+    quantized is trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4),
+    because its 1e-8 is zero there.
 
     Examples
     --------
@@ -82,26 +72,19 @@ class ECQx(Quantizer):
         bits: int = 4,
         lam: float = 0.05,
         relevance: LRP | None = None,
-        p: float = 0.1,
-        sparsity_band: tuple[float, float] | None = None,
-        gradient: Gradient = "magnitude",
-        exclude: Sequence[str] = (),
-        pmf: Pmf = "published",
-        lambda_max: LambdaMax = "published",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            model, bits, lam, relevance, p, sparsity_band, gradient, exclude, pmf, lambda_max
-        )
+        super().__init__(model, QuantizerSettings(bits=bits, lam=lam, **settings), relevance)
 
     def _fit(self) -> None:
         self.grids = {}
-        for name, copy in self.full_precision.items():
+        for name, latent in self.latent.items():
             with naming(name):
-                self.grids[name] = CentroidGrid.fit(copy, self.bits)
+                self.grids[name] = CentroidGrid.fit(latent, self.settings.bits)
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:
-        return QuantizedTensor(integers, self.grids[name].step, self.bits)
+        return QuantizedTensor(integers, self.grids[name].step, self.settings.bits)
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
@@ -109,7 +92,9 @@ class ECQx(Quantizer):
         return {"step": step, "first": torch.tensor(-grid.zero)}
 
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
-        for name, copy in self.full_precision.items():
+        for name, latent in self.latent.items():
             step, first = float(state[f"step.{name}"]), int(state[f"first.{name}"])
-            self.grids[name] = CentroidGrid.from_step(step, first, 2**self.bits, copy.device)
+            self.grids[name] = CentroidGrid.from_step(
+                step, first, 2**self.settings.bits, latent.device
+            )
         self._stack = GridStack.of(self.grids.values())

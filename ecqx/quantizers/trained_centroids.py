@@ -10,7 +10,7 @@ in the place of the equidistant grid; docs/trained_centroids.md has the formulas
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ecqx.assignment.centroids import GridStack, is_finite
 from ecqx.assignment.codebooks import Codebook, Form, binary_basis, bits_of, codebooks, ternary
-from ecqx.assignment.information import LambdaMax, Pmf
 from ecqx.coding.quantized import CodebookTensor, Quantized
-from ecqx.quantizers.base import Gradient, Quantizer, naming
+from ecqx.quantizers.base import Quantizer, naming
+from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 
 
@@ -38,6 +38,8 @@ class TrainedQuantizer(Quantizer):
 
     form: ClassVar[Form]
     count: ClassVar[int]
+    # Of the settings, where they are not those of `QuantizerSettings`.
+    defaults: ClassVar[Mapping[str, Any]] = {}
     grids: dict[str, Codebook]
 
     def __init__(
@@ -45,24 +47,11 @@ class TrainedQuantizer(Quantizer):
         model: nn.Module,
         lam: float = 0.05,
         relevance: LRP | None = None,
-        p: float = 0.1,
-        sparsity_band: tuple[float, float] | None = None,
-        gradient: Gradient = "magnitude",
-        exclude: Sequence[str] = (),
-        pmf: Pmf = "published",
-        lambda_max: LambdaMax = "published",
+        **settings: Any,
     ) -> None:
+        settings = {**self.defaults, **settings}
         super().__init__(
-            model,
-            self.width(),
-            lam,
-            relevance,
-            p,
-            sparsity_band,
-            gradient,
-            exclude,
-            pmf,
-            lambda_max,
+            model, QuantizerSettings(bits=self.width(), lam=lam, **settings), relevance
         )
 
     @classmethod
@@ -80,9 +69,9 @@ class TrainedQuantizer(Quantizer):
 
     def _fit(self) -> None:
         rows = []
-        for name, copy in self.full_precision.items():
+        for name, latent in self.latent.items():
             with naming(name):
-                rows.append(self.first_numbers(copy))
+                rows.append(self.first_numbers(latent))
         self.numbers = nn.Parameter(torch.stack(rows))
         self._draw()
 
@@ -149,10 +138,9 @@ class EC2T(TrainedQuantizer):
 
     Parameters
     ----------
-    model, lam, relevance, p, sparsity_band, gradient, exclude, pmf
-        As for `ecqx.ECQx`; with relevance the zero cluster has its factor as in ECQx.
-    lambda_max : {"published", "derived"}
-        As for `ecqx.ECQx`, but ``derived`` by default, EC2T's own formula: its centroids lie well
+    model, lam, relevance, **settings
+        As for `ecqx.ECQx`; with relevance the zero cluster has its factor as in ECQx. But
+        ``lambda_max`` is ``derived`` by default, EC2T's own formula: its centroids lie well
         within the weights' range, where ``published`` is several times as large and layers die.
 
     Examples
@@ -167,23 +155,8 @@ class EC2T(TrainedQuantizer):
 
     form = "values"
     count = 2
+    defaults: ClassVar = {"lambda_max": "derived"}
     first_numbers = staticmethod(ternary)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        lam: float = 0.05,
-        relevance: LRP | None = None,
-        p: float = 0.1,
-        sparsity_band: tuple[float, float] | None = None,
-        gradient: Gradient = "magnitude",
-        exclude: Sequence[str] = (),
-        pmf: Pmf = "published",
-        lambda_max: LambdaMax = "derived",
-    ) -> None:
-        super().__init__(
-            model, lam, relevance, p, sparsity_band, gradient, exclude, pmf, lambda_max
-        )
 
     def _confine(self) -> None:
         self.numbers[:, 0].clamp_(max=0.0)
@@ -197,7 +170,7 @@ class FantastIC4(TrainedQuantizer):
 
     Parameters
     ----------
-    model, lam, relevance, p, sparsity_band, gradient, exclude, pmf, lambda_max
+    model, lam, relevance, **settings
         As for `ecqx.ECQx`; with relevance the zero cluster has its factor as in ECQx.
 
     Examples

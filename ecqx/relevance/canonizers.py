@@ -8,18 +8,20 @@ leaves ResNet20's additions unsplit, and relevance grows at each of them.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import mobilenetv2, mobilenetv3, resnet
+from torchvision.ops import SqueezeExcitation
 from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
 from zennit.layer import Sum
+from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 from zennit.types import BatchNorm
 
 from ecqx.relevance.products import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
-
-_MOBILENETS = ("torchvision.models.mobilenetv2", "torchvision.models.mobilenetv3")
 
 
 class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
@@ -64,56 +66,38 @@ def _is_foldable(module: Any) -> bool:
     return getattr(module, "affine", True) and module.running_mean is not None
 
 
-class SplitResnetAdditions(Canonizer):  # type: ignore[misc]
-    """Split the residual additions of torchvision's ResNets by zennit's own canonizers."""
+class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
+    """Split the residual additions of torchvision's ResNets and MobileNets, and V3's gates.
 
-    def apply(self, root_module: nn.Module) -> list[Canonizer]:
-        """Rewrite the blocks below ``root_module``, if there are any."""
-        if not _holds_classes_of(root_module, "torchvision.models.resnet"):
-            return []
-        from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
-
-        split: list[Canonizer] = ResNetBasicBlockCanonizer().apply(root_module)
-        split += ResNetBottleneckCanonizer().apply(root_module)
-        return split
-
-    def register(self) -> None:
-        """Nothing of its own."""
-
-    def remove(self) -> None:
-        """Nothing of its own."""
-
-
-class SplitMobileNetAdditions(AttributeCanonizer):  # type: ignore[misc]
-    """Split the residual additions of torchvision's MobileNets, and the gates of MobileNetV3."""
+    Blocks of a subclass are split as well, unless it has a forward of its own: that is not
+    replaced, and a warning says so.
+    """
 
     def __init__(self) -> None:
         super().__init__(self._attributes)
 
-    def apply(self, root_module: nn.Module) -> list[Canonizer]:
-        """Rewrite the blocks below ``root_module``, if there are any."""
-        if not any(_holds_classes_of(root_module, library) for library in _MOBILENETS):
-            return []
-        split: list[Canonizer] = super().apply(root_module)
-        return split
-
     @staticmethod
     def _attributes(name: str, module: nn.Module) -> dict[str, Any] | None:
-        from torchvision.models import mobilenetv2, mobilenetv3
-        from torchvision.ops import SqueezeExcitation
+        own = next((kind for kind in _FORWARDS if isinstance(module, kind)), None)
+        if own is None or not getattr(module, "use_res_connect", True):
+            return None
+        if type(module).forward.__module__.partition(".")[0] != "torchvision":
+            _warn_of_own_forward(type(module))
+            return None
+        joint = (
+            {"canonizer_product": BranchProduct()}
+            if own is SqueezeExcitation
+            else {"canonizer_sum": Sum()}
+        )
+        return {"forward": _FORWARDS[own].__get__(module), **joint}
 
-        blocks = (mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual)
-        if isinstance(module, blocks) and module.use_res_connect:
-            return {"forward": _residual_forward.__get__(module), "canonizer_sum": Sum()}
-        if isinstance(module, SqueezeExcitation):
-            product = BranchProduct()
-            return {"forward": _gated_forward.__get__(module), "canonizer_product": product}
-        return None
 
-
-def _holds_classes_of(root_module: nn.Module, library: str) -> bool:
-    """Whether a network has modules of a library, told without the seconds of importing it."""
-    return any(type(module).__module__ == library for module in root_module.modules())
+def _warn_of_own_forward(kind: type[nn.Module]) -> None:
+    warnings.warn(
+        f"{kind.__qualname__}: has a forward of its own, so its branches are not split and "
+        "relevance may grow there; add them by ecqx.layers.ResidualSum",
+        stacklevel=2,
+    )
 
 
 def _residual_forward(self: Any, x: Tensor) -> Tensor:
@@ -126,6 +110,16 @@ def _gated_forward(self: Any, x: Tensor) -> Tensor:
     gate = self._scale(x).expand_as(x)
     product: Tensor = self.canonizer_product(torch.stack([x, gate], dim=-1))
     return product
+
+
+# What replaces the forward of torchvision's blocks; zennit imports torchvision in any case.
+_FORWARDS: dict[type[nn.Module], Any] = {
+    resnet.BasicBlock: ResNetBasicBlockCanonizer.forward,
+    resnet.Bottleneck: ResNetBottleneckCanonizer.forward,
+    mobilenetv2.InvertedResidual: _residual_forward,
+    mobilenetv3.InvertedResidual: _residual_forward,
+    SqueezeExcitation: _gated_forward,
+}
 
 
 def build_canonizer(name: str) -> Canonizer:
@@ -148,6 +142,4 @@ def build_canonizer(name: str) -> Canonizer:
         If the name is unknown.
     """
     check_choice("canonizer", name, CANONIZERS)
-    return CompositeCanonizer(
-        [FoldBatchNormStatistics(), SplitResnetAdditions(), SplitMobileNetAdditions()]
-    )
+    return CompositeCanonizer([FoldBatchNormStatistics(), SplitTorchvisionBlocks()])

@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ecqx.report.records import Method
 from ecqx.report.style import Picture
 
 # A trace or a layout of plotly.
 Spec = dict[str, Any]
 Kind = Literal["panels", "strips"]
 
-COLOURS: dict[Method, str] = {"ECQ": "var(--ecq)", "ECQx": "var(--ecqx)"}
+COLOURS: dict[str, str] = {"ECQ": "var(--ecq)", "ECQx": "var(--ecqx)"}
 NEUTRAL, PAPER = "var(--faint)", "var(--card)"
-SYMBOLS: dict[Method, str] = {"ECQ": "square", "ECQx": "circle"}
-DASHES: dict[Method, str] = {"ECQ": "dash", "ECQx": "solid"}
+SYMBOLS: dict[str, str] = {"ECQ": "square", "ECQx": "circle"}
+DASHES: dict[str, str] = {"ECQ": "dash", "ECQx": "solid"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from ecqx.report.columns import (
     ACCURACY,
@@ -13,14 +15,14 @@ from ecqx.report.columns import (
     METHOD,
     RATIO,
     SHARED_RANGE,
-    TASK,
     gain_cells,
+    row,
     table,
 )
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import GRID, METHODS, Method, Setting
+from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
 from ecqx.report.selection import (
     flat,
     gain_at_equal_sparsity,
@@ -28,10 +30,11 @@ from ecqx.report.selection import (
     over_seeds,
     smallest_file,
 )
-from ecqx.report.sources import source_of
+from ecqx.report.statistics import Estimate, with_pooled_spread
 from ecqx.report.tables import relevance_and_magnitude
 from ecqx.report.verdicts import (
     MARGIN_TEXT,
+    NO_SPREAD_TEXT,
     RANK_BOUND,
     Claim,
     Part,
@@ -47,7 +50,6 @@ from ecqx.report.verdicts import (
 
 PAPER_RATIO = 103
 PAPER_BITS = range(2, 6)
-PAPER_METHOD: Method = "ECQx"
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
@@ -72,35 +74,56 @@ def _table(evidence: Evidence, name: str, columns: tuple[Column, ...], rows: lis
     return table(evidence, name, "Evidence", "", columns, rows)
 
 
-def _cases(evidence: Evidence) -> list[tuple[str, int]]:
-    """Every task and bit width of the paper that was measured."""
-    return [(t, bits) for t in evidence.tasks for bits in evidence.bits(t) if bits in PAPER_BITS]
+@dataclass(frozen=True)
+class Judged:
+    """A setting of the grid with the drop that it is judged by."""
+
+    setting: Setting
+    drop: Estimate
+
+    @property
+    def ratio(self) -> Estimate:
+        """Compression ratio over seeds."""
+        return self.setting.mean("compression_ratio")
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it keeps the accuracy."""
+        return judge_drop(self.drop)
+
+
+def _judged(evidence: Evidence, task: str) -> list[Judged]:
+    """A task's grid; settings whose drop is the same in all seeds take the pooled deviation."""
+    settings = evidence.of(task)
+    drops = with_pooled_spread([setting.drop() for setting in settings])
+    return [Judged(s, drop) for s, drop in zip(settings, drops, strict=True) if drop]
 
 
 def file_size(evidence: Evidence) -> Claim:
     """Claim 1: how small a file may be while the accuracy is kept."""
-    settings = [s for task in evidence.tasks for s in evidence.of(task, GRID, PAPER_METHOD)]
+    judged = {task: _judged(evidence, task) for task in evidence.tasks}
+    own = [one for task in judged for one in judged[task] if one.setting.method == PAPER_METHOD]
     rows = [
         row
         for task in evidence.tasks
-        for method in METHODS
-        for row in _ratio_rows(evidence, task, evidence.of(task, GRID, method))
+        for method in GRID_METHODS
+        for row in _ratio_rows([one for one in judged[task] if one.setting.method == method])
     ]
     columns = (
-        *(TASK, METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
+        *(METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
         Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
         key="file-size",
         title=f"Files are up to {PAPER_RATIO} times smaller without loss of accuracy.",
-        verdict=_ratio_verdict(settings),
-        findings=tuple(_ratio_findings(evidence, settings)),
+        verdict=_ratio_verdict(own),
+        findings=tuple(_ratio_findings(evidence, own)),
         rule=(
             "A setting keeps the accuracy if the 95 % interval of its drop lies below "
-            f"{MARGIN_TEXT}. {DROP_TEXT} The claim holds if an ECQx setting with a mean ratio of "
-            f"at least {PAPER_RATIO} keeps the accuracy. It does not hold if every ECQx setting "
-            "has the interval of its ratio wholly below that or the interval of its drop wholly "
-            "above the margin. The largest of many ratios is picked in view of the "
+            f"{MARGIN_TEXT}. {DROP_TEXT} {NO_SPREAD_TEXT} The claim holds if an ECQx setting with "
+            f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
+            "ECQx setting has the interval of its ratio wholly below that or the interval of its "
+            "drop wholly above the margin. The largest of many ratios is picked in view of the "
             "test accuracy; the rows by validation show what a choice without it gives. The ratio "
             "depends on the size of the network: names, step sizes, biases and BatchNorm do not "
             "shrink with the weights."
@@ -109,23 +132,24 @@ def file_size(evidence: Evidence) -> Claim:
     )
 
 
-def _ratio(setting: Setting) -> float:
-    return setting.mean("compression_ratio").mean
+def _kept(settings: Sequence[Judged]) -> list[Judged]:
+    return [one for one in settings if one.verdict is Verdict.HOLDS]
 
 
-def _kept(settings: Sequence[Setting]) -> list[Setting]:
-    return [s for s in settings if judge_drop(s.drop()) is Verdict.HOLDS]
+def _largest(settings: Sequence[Judged]) -> Judged | None:
+    """The setting of largest mean ratio."""
+    return max(settings, key=lambda one: one.ratio.mean, default=None)
 
 
-def _ratio_verdict(settings: Sequence[Setting]) -> Verdict:
-    if any(_ratio(s) >= PAPER_RATIO for s in _kept(settings)):
+def _ratio_verdict(settings: Sequence[Judged]) -> Verdict:
+    if any(one.ratio.mean >= PAPER_RATIO for one in _kept(settings)):
         return Verdict.HOLDS
-    possible = [s for s in settings if judge_drop(s.drop()) is not Verdict.FAILS]
-    too_large = [s.mean("compression_ratio").lies_below(PAPER_RATIO) for s in possible]
+    possible = [one for one in settings if one.verdict is not Verdict.FAILS]
+    too_large = [one.ratio.lies_below(PAPER_RATIO) for one in possible]
     return Verdict.FAILS if settings and all(too_large) else Verdict.OPEN
 
 
-def _ratio_findings(evidence: Evidence, settings: Sequence[Setting]) -> Iterator[str]:
+def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[str]:
     if not settings:
         yield "No ECQx runs were measured."
         return
@@ -133,43 +157,41 @@ def _ratio_findings(evidence: Evidence, settings: Sequence[Setting]) -> Iterator
         ("with the accuracy kept", _kept(settings)),
         ("at any accuracy", settings),
     ):
-        if not chosen:
+        best = _largest(chosen)
+        if best is None:
             yield f"No ECQx setting is certain to keep the accuracy within {MARGIN_TEXT}."
-            continue
-        best = max(chosen, key=_ratio)
-        text = _ratio_text(best, f"{evidence.name(best.task)}, ")
-        yield f"Largest ratio of ECQx {words}: {text}"
-    tasks = list(dict.fromkeys(s.task for s in settings))
+        else:
+            text = _ratio_text(best, f"{evidence.name(best.setting.task)}, ")
+            yield f"Largest ratio of ECQx {words}: {text}"
+    tasks = list(dict.fromkeys(one.setting.task for one in settings))
     for task in tasks if len(tasks) > 1 else ():
-        kept = [s for s in _kept(settings) if s.task == task]
-        text = _ratio_text(max(kept, key=_ratio), "") if kept else "none."
+        best = _largest([one for one in _kept(settings) if one.setting.task == task])
+        text = _ratio_text(best, "") if best else "none."
         yield f"{evidence.name(task)}: largest ratio of ECQx with the accuracy kept: {text}"
 
 
-def _ratio_text(setting: Setting, where: str) -> str:
-    ratio = RATIO.text(setting.mean("compression_ratio"))
-    where += f"{setting.bits} bit, Λ {setting.lam:g}"
-    return f"{ratio} ({where}), drop {in_points(setting.drop())}."
+def _ratio_text(one: Judged, where: str) -> str:
+    where += f"{one.setting.bits} bit, Λ {one.setting.lam:g}"
+    return f"{RATIO.text(one.ratio)} ({where}), drop {in_points(one.drop)}."
 
 
-def _ratio_rows(evidence: Evidence, task: str, settings: Sequence[Setting]) -> list[Row]:
+def _ratio_rows(settings: Sequence[Judged]) -> list[Row]:
     if not settings:
         return []
-    kept = _kept(settings)
-    choices: list[tuple[str, Setting | None]] = [
-        ("largest ratio, accuracy kept", max(kept, key=_ratio) if kept else None),
-        ("smallest file by validation", smallest_file(settings)),
-        ("largest ratio, any accuracy", max(settings, key=_ratio)),
-    ]
+    smallest = smallest_file([one.setting for one in settings])
+    choices = (
+        ("largest ratio, accuracy kept", _largest(_kept(settings))),
+        ("smallest file by validation", next(o for o in settings if o.setting is smallest)),
+        ("largest ratio, any accuracy", _largest(settings)),
+    )
+    records = flat(one.setting for one in settings)
     rows = []
-    for words, setting in choices:
-        label = (evidence.tasks[task], settings[0].method, words)
+    for words, one in choices:
         numbers: tuple[Cell, ...] = ("none", None, None, None, None)
-        if setting is not None:
-            ratio = setting.mean("compression_ratio")
-            lam = f"{setting.lam:g}"
-            numbers = (setting.bits, lam, ratio, setting.drop(), _overhead(setting))
-        rows.append(Row(task, (*label, *numbers), source_of(flat(settings))))
+        if one is not None:
+            label = (one.setting.bits, one.setting.lam_in_words)
+            numbers = (*label, one.ratio, one.drop, _overhead(one.setting))
+        rows.append(row(records, smallest.method, words, *numbers))
     return rows
 
 
@@ -181,23 +203,22 @@ def _overhead(setting: Setting) -> float:
 def low_bit_width(evidence: Evidence) -> Claim:
     """Claim 2: whether accuracy is kept at each bit width."""
     rows, parts = [], []
-    for task, bits in _cases(evidence):
-        for method in METHODS:
-            settings = evidence.of(task, GRID, method, bits)
-            if not settings:
-                continue
-            chosen = most_accurate(settings)
-            drop = chosen.drop()
-            part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
-            if method == PAPER_METHOD:
-                parts.append(part)
-            cells = (
-                *(evidence.tasks[task], bits, method, f"{chosen.lam:g}"),
-                *(over_seeds(chosen.runs, "accuracy_fp32"), chosen.mean("accuracy")),
-                *(drop, part.verdict.value),
-            )
-            rows.append(Row(task, cells, source_of(chosen.runs)))
-    columns = (TASK, BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
+    for task in evidence.tasks:
+        judged = _judged(evidence, task)
+        for bits in (bits for bits in evidence.bits(task) if bits in PAPER_BITS):
+            for method in GRID_METHODS:
+                settings = evidence.of(task, GRID, method, bits)
+                if not settings:
+                    continue
+                best = most_accurate(settings)
+                drop = next(one.drop for one in judged if one.setting is best)
+                part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
+                if method == PAPER_METHOD:
+                    parts.append(part)
+                cells = (over_seeds(best.records, "accuracy_fp32"), best.mean("accuracy"), drop)
+                label = (bits, method, best.lam_in_words)
+                rows.append(row(best.records, *label, *cells, part.verdict.value))
+    columns = (BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
     findings = [tally(parts, "tasks and bit widths with ECQx")]
     if parts:
         worst = max(parts, key=lambda part: part.value.mean if part.value else 0.0)
@@ -212,9 +233,9 @@ def low_bit_width(evidence: Evidence) -> Claim:
         rule=(
             "Per task, bit width and method the setting of highest mean validation accuracy is "
             "taken. The row holds if the 95 % interval of its drop lies below "
-            f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} The "
-            "claim goes by the rows of ECQx: it holds if all of them do, and does not hold if one "
-            "does not."
+            f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} "
+            f"{NO_SPREAD_TEXT} The claim goes by the rows of ECQx: it holds if all of them do, and "
+            "does not hold if one does not."
         ),
         table=_table(evidence, "claim_bit_width", columns, rows),
     )
@@ -223,18 +244,22 @@ def low_bit_width(evidence: Evidence) -> Claim:
 def equal_sparsity(evidence: Evidence) -> Claim:
     """Claim 3: ECQx against ECQ at equal sparsity."""
     rows, parts = [], []
-    for task, bits in _cases(evidence):
-        ecq, ecqx = (evidence.of(task, GRID, method, bits) for method in METHODS)
-        if not ecq or not ecqx:
-            continue
-        gain = gain_at_equal_sparsity(ecqx, ecq)
-        verdict = judge_gain(gain.difference)
-        part = Part(evidence.name(task), f"{bits} bit", gain.difference, verdict)
-        parts.append(part)
-        seeds = f"{gain.compared} of {gain.seeds}"
-        cells = (evidence.tasks[task], bits, *gain_cells(gain), seeds, part.verdict.value)
-        rows.append(Row(task, cells, source_of(flat([*ecq, *ecqx]))))
-    columns = (TASK, BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
+    for task in evidence.tasks:
+        pairs = {
+            bits: [evidence.of(task, GRID, method, bits) for method in GRID_METHODS]
+            for bits in evidence.bits(task)
+            if bits in PAPER_BITS
+        }
+        pairs = {bits: pair for bits, pair in pairs.items() if all(pair)}
+        gains = [gain_at_equal_sparsity(ecqx, ecq) for ecq, ecqx in pairs.values()]
+        differences = with_pooled_spread([gain.difference for gain in gains])
+        for bits, gain, difference in zip(pairs, gains, differences, strict=True):
+            verdict = judge_gain(difference)
+            parts.append(Part(evidence.name(task), f"{bits} bit", difference, verdict))
+            seeds = f"{gain.compared} of {gain.seeds}"
+            shown = gain_cells(replace(gain, difference=difference))
+            rows.append(row(flat(chain(*pairs[bits])), bits, *shown, seeds, verdict.value))
+    columns = (BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
     return Claim(
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",
@@ -245,8 +270,9 @@ def equal_sparsity(evidence: Evidence) -> Claim:
             "over sparsity along Λ, and the difference ECQx − ECQ is averaged over the range of "
             "sparsity that both methods cover. A row holds if the 95 % interval over seeds lies "
             f"above −{MARGIN_TEXT}, and does not hold if it lies wholly below. Without a common "
-            "range, or with one seed only, it cannot be told. The claim holds if all rows do, and "
-            "does not hold if one does not."
+            "range it is inconclusive. Where all seeds agree exactly, the deviation is that of the "
+            "task’s bit widths, pooled; where none of them has any, or with one seed only, the row "
+            "is inconclusive. The claim holds if all rows do, and does not hold if one does not."
         ),
         table=_table(evidence, "claim_equal_sparsity", columns, rows),
     )
@@ -282,8 +308,8 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
     ]
     shown = relevance_and_magnitude(evidence, correlations)
     rows = [
-        Row(row.task, (*row.cells, part.verdict.value), row.source)
-        for row, part in zip(shown.rows, parts, strict=True)
+        Row(one.task, (*one.cells[1:], part.verdict.value), one.source)
+        for one, part in zip(shown.rows, parts, strict=True)
     ]
     return Claim(
         key="relevance-is-not-magnitude",
@@ -296,7 +322,7 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
             f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
             "layers do, and does not hold if one does not."
         ),
-        table=_table(evidence, "claim_not_magnitude", (*shown.columns, VERDICT), rows),
+        table=_table(evidence, "claim_not_magnitude", (*shown.columns[1:], VERDICT), rows),
     )
 
 

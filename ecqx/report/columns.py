@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import Setting
+from ecqx.report.records import Record, Setting
 from ecqx.report.selection import Gain
+from ecqx.report.sources import source_of
 
 TASK = Column("task", "task")
 METRIC = Column("metric", "metric")
@@ -30,16 +31,20 @@ SHARED_RANGE = Column("range_percent", "common sparsity (%)")
 MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO, ENTROPY)
 
 
-def measures(setting: Setting) -> tuple[Cell, ...]:
-    """Cells of `MEASURES`."""
-    return (
-        setting.mean("accuracy"),
-        setting.drop(),
-        setting.mean("sparsity"),
-        setting.mean("bytes"),
-        setting.mean("compression_ratio"),
-        setting.mean("entropy_bits_per_weight"),
-    )
+def measures(setting: Setting, columns: Iterable[Column] = MEASURES) -> tuple[Cell, ...]:
+    """Cells of some of `MEASURES`."""
+    return tuple(setting.mean(_MEASURED[column.key]) for column in columns)
+
+
+# What the columns show, by its name in a record.
+_MEASURED = {
+    ACCURACY.key: "accuracy",
+    DROP.key: "drop",
+    SPARSITY.key: "sparsity",
+    SIZE.key: "bytes",
+    RATIO.key: "compression_ratio",
+    ENTROPY.key: "entropy_bits_per_weight",
+}
 
 
 def other_columns(evidence: Evidence) -> tuple[Column, ...]:
@@ -73,9 +78,10 @@ def reading(evidence: Evidence) -> str:
     """How tables of settings are read."""
     return (
         f"{spread_in_words(evidence)}, of the models decoded from their files. Accuracy is the "
-        "metric of the task that is named below. Drop is the accuracy of the same checkpoint "
-        "trained as long in full precision minus this one, paired per seed; negative is a gain. "
-        "Ratio is the size of all floating-point values in 32 bit over the size of the file."
+        "test value of the task’s metric, which is named below; whatever is chosen is chosen by "
+        "its validation value. Drop is the accuracy of the same checkpoint trained as long in full "
+        "precision minus this one, paired per seed; negative is a gain. Ratio is the size of all "
+        "floating-point values in 32 bit over the size of the file."
     )
 
 
@@ -87,5 +93,11 @@ def table(
     columns: tuple[Column, ...],
     rows: Iterable[Row],
 ) -> Table:
-    """A table of the suite."""
-    return Table(name, title, caption, evidence.suite, evidence.tasks, columns, list(rows))
+    """A table of the suite; the title of a row's task is its first cell."""
+    titled = [Row(row.task, (evidence.tasks[row.task], *row.cells), row.source) for row in rows]
+    return Table(name, title, caption, evidence.suite, evidence.tasks, (TASK, *columns), titled)
+
+
+def row(records: Sequence[Record], *cells: Cell) -> Row:
+    """A row about some records of one task, without the task's title."""
+    return Row(records[0].task, cells, source_of(records))

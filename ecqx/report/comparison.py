@@ -1,81 +1,151 @@
-"""The report of the comparison: ECQx and its family beside other methods.
-
-Knows nothing of how the files were made: it is given what was measured and a folder to write to.
-"""
+"""The rules by which all methods are compared, and the records that keep to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from ecqx.files import write_atomically
-from ecqx.report.comparison_figure import comparison_figure
-from ecqx.report.comparison_page import render_comparison
-from ecqx.report.comparison_records import Fairness, Measured, Rules
-from ecqx.report.comparison_tables import build_tables
-from ecqx.report.comparison_verdict import judge, verdict_markdown
-from ecqx.report.formats import FORMATS
-from ecqx.report.page import Origin
-from ecqx.report.style import house_style
-
-__all__ = ["Fairness", "Rules", "build"]
+from ecqx.errors import InputError
+from ecqx.report.evidence import Evidence
+from ecqx.report.records import COMPARISON, FIXED, METHODS, Record, Setting
+from ecqx.report.selection import flat
+from ecqx.report.statistics import Estimate
 
 
-def build(
-    runs: Sequence[Mapping[str, Any]],
-    out: Path,
-    suite: str,
-    tasks: Mapping[str, str],
-    rules: Rules,
-    origin: Origin | None = None,
-) -> None:
-    """Write tables, the figure, the verdict and the page of a suite's comparison.
+@dataclass(frozen=True)
+class Fairness:
+    """What all methods are compared by on one task.
 
-    The same records give the same bytes, in whatever order they come. Everything is made before
-    the first file is written.
-
-    Parameters
+    Attributes
     ----------
-    runs : sequence of mapping
-        One record for each trial and seed, with the keys of `comparison_records.File`.
-    out : Path
-        Folder to write ``tables/``, ``figures/``, ``verdict.md`` and ``report.html`` to. The table
-        ``family`` is left out where neither EC2T nor FantastIC4 was measured.
-    suite : str
-        Name of the suite, shown everywhere.
-    tasks : mapping of str to str
-        Titles of the tasks, in the order in which they are shown.
-    rules : Rules
-        What the methods are compared by.
-    origin : Origin, optional
-        What the results were made from, for the page.
-
-    Raises
-    ------
-    InputError
-        If there are no records, a record lacks a key, or the files of a task cannot be compared;
-        see `Measured.collect`.
+    ratios : (float, float)
+        Range of compression ratios that the area under the curve is taken over.
+    trials : int
+        Trials of every method that has something to choose.
     """
-    measured = Measured.collect(suite, rules, tasks, runs)
-    judgements = judge(measured)
-    tables = build_tables(measured)
-    with house_style():
-        picture = comparison_figure(measured)
-    written: dict[str, bytes] = {
-        f"tables/{table.name}.{ending}": write(table).encode()
-        for table in tables
-        for ending, write in FORMATS.items()
-    }
-    written[f"figures/{picture.name}.png"] = picture.png
-    written[f"figures/{picture.name}.svg"] = picture.svg
-    written["verdict.md"] = verdict_markdown(measured, judgements).encode()
-    written["report.html"] = render_comparison(
-        measured, judgements, picture, tables, origin
-    ).encode()
-    for name, content in written.items():
-        _write(out / name, content)
+
+    ratios: tuple[float, float]
+    trials: int
+
+    def __post_init__(self) -> None:
+        low, high = self.ratios
+        if not 0 < low < high:
+            raise InputError(f"ratios must be positive and ascending, not {low:g} and {high:g}")
 
 
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda p: p.write_bytes(content))
+@dataclass(frozen=True)
+class Rules:
+    """What all methods are compared by.
+
+    Attributes
+    ----------
+    loss : float
+        How far the validation accuracy of a file may lie below that of full precision, a fraction
+        of one.
+    tasks : mapping of str to Fairness
+        What holds for each task.
+    """
+
+    loss: float
+    tasks: Mapping[str, Fairness]
+
+    @property
+    def loss_in_words(self) -> str:
+        """The loss that is allowed, in points."""
+        return f"{100 * self.loss:g} points"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The records of sweep "comparison" and their rules; a setting is a trial of its method.
+
+    Attributes
+    ----------
+    evidence : Evidence
+        Of that sweep alone.
+    rules : Rules
+    """
+
+    evidence: Evidence
+    rules: Rules
+
+    @classmethod
+    def collect(cls, evidence: Evidence, rules: Rules) -> Comparison:
+        """Take the records of the comparison and check that they keep to the rules.
+
+        Raises
+        ------
+        InputError
+            If there are none, a task has no rules, or the files of a task cannot be compared: they
+            differ in parameters or seeds, or a method has more or fewer trials than the rules say.
+        """
+        comparison = cls(evidence.sweeps(COMPARISON), rules)
+        if not comparison.tasks:
+            raise InputError("report.comparison has rules, but no run is of sweep 'comparison'")
+        for task in comparison.tasks:
+            comparison._check(task)
+        return comparison
+
+    @property
+    def tasks(self) -> Mapping[str, str]:
+        """Titles of the tasks that are compared on, in the order in which they are shown."""
+        return self.evidence.tasks
+
+    def of(self, task: str, method: str | None = None) -> list[Setting]:
+        """Trials of a task, or of one of its methods."""
+        return self.evidence.of(task, COMPARISON, method)
+
+    def records(self, task: str, method: str | None = None) -> list[Record]:
+        """Records of these trials."""
+        return flat(self.of(task, method))
+
+    def methods(self, task: str) -> list[str]:
+        """Methods that a task was measured with, in the order in which they are shown."""
+        present = {trial.method for trial in self.of(task)}
+        return [method for method in METHODS if method in present]
+
+    def fairness(self, task: str) -> Fairness:
+        """What a task's methods are compared by."""
+        return self.rules.tasks[task]
+
+    def full_precision(self, task: str) -> Estimate:
+        """Test accuracy in full precision over seeds."""
+        return self.of(task)[0].mean("accuracy_fp32")
+
+    def ranges_in_words(self) -> str:
+        """Over which compression ratios each task's area is taken."""
+        ranges = (self.fairness(task).ratios for task in self.tasks)
+        return f"from {self._each(f'{low:g} to {high:g}' for low, high in ranges)}"
+
+    def trials_in_words(self) -> str:
+        """How many trials each method had."""
+        return f"{self._each(str(self.fairness(task).trials) for task in self.tasks)} trials"
+
+    def _each(self, words: Iterable[str]) -> str:
+        """What holds for the tasks, in their order; said once where it is the same for all."""
+        said = list(words)
+        if len(set(said)) == 1:
+            return said[0]
+        return ", ".join(f"{w} ({t})" for w, t in zip(said, self.tasks.values(), strict=True))
+
+    def _check(self, task: str) -> None:
+        """Whether the files of a task can be compared."""
+        if task not in self.rules.tasks:
+            raise InputError(f"task {task}: report.comparison names no ratios and trials for it")
+        sizes = sorted({record.parameters for record in self.records(task)})
+        if len(sizes) > 1:
+            raise InputError(
+                f"task {task}: files are of models with {sizes[0]} and {sizes[-1]} parameters, "
+                "not of one model"
+            )
+        seeds = {record.seed for record in self.records(task)}
+        for trial in self.of(task):
+            missing = sorted(seeds - {record.seed for record in trial.records})
+            if missing:
+                words = f"{trial.method} ({trial.first.words})"
+                raise InputError(f"task {task}: {words} has no run with seed {missing[0]}")
+        for method in self.methods(task):
+            expected = 1 if method in FIXED else self.fairness(task).trials
+            count = len(self.of(task, method))
+            if count != expected:
+                raise InputError(f"task {task}: {method} has {count} trials, not {expected}")

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ecqx.report.comparison_curves import undominated
-from ecqx.report.comparison_records import METHODS, Measured, Trial
-from ecqx.report.size_figures import size_axis
+from ecqx.report.comparison import Comparison
+from ecqx.report.curves import size, subtitle
+from ecqx.report.records import METHODS, Setting
+from ecqx.report.selection import front
+from ecqx.report.size_figures import logarithmic_ticks, size_axis
 from ecqx.report.style import (
     NEUTRAL,
     Picture,
@@ -52,9 +53,8 @@ def _rival(colour: str, marker: str, line: Any) -> Style:
     return {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "zorder": 3}
 
 
-# Our own family: solid lines in strong colours, one hue a quantizer, filled where it heeds
-# relevance. Rivals: dashes in quieter ones. No two share a marker, so that none is told by its
-# colour alone.
+# Our own family: solid lines in strong colours, one hue a quantizer, filled with relevance. Rivals:
+# dashes in quieter colours. No two share a marker, so that none is recognized by colour alone.
 STYLES: dict[str, Style] = {
     "ECQ": _own("#DD8500", "s", 5, False),
     "ECQx": _own("#00508C", "o", 6, True),
@@ -82,23 +82,23 @@ class Seen:
     hidden: int
 
 
-def comparison_figure(measured: Measured) -> Picture:
+def comparison_figure(comparison: Comparison) -> Picture:
     """The curve of every method and the Pareto front of all, chosen by validation accuracy."""
-    figure, all_axes = _panels(len(measured.tasks))
+    figure, all_axes = _panels(len(comparison.tasks))
     hidden = {
-        title: _panel(axes, measured, task)
-        for axes, (task, title) in zip(all_axes, measured.tasks.items(), strict=True)
+        title: _panel(axes, comparison, task)
+        for axes, (task, title) in zip(all_axes, comparison.tasks.items(), strict=True)
     }
     title = "Accuracy against file size: all methods"
-    heading(figure, title, _subtitle(measured))
+    heading(figure, title, subtitle(comparison.evidence, comparison.evidence.settings))
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(wspace=0.05, hspace=0.05)
-    present = {trial.method for trial in measured.trials}
+    present = {trial.method for trial in comparison.evidence.settings}
     handles = [Line2D([], [], label=m, **STYLES[m]) for m in METHODS if m in present]
-    front = Line2D([], [], color=HALO, linewidth=8, label="Pareto front")
-    legend_below(figure, [*handles, front, reference_handle("full precision")], columns=5)
-    return finish(figure, "comparison", title, _caption(hidden), _alt(measured))
+    halo = Line2D([], [], color=HALO, linewidth=8, label="Pareto front")
+    legend_below(figure, [*handles, halo, reference_handle("full precision")], columns=5)
+    return finish(figure, "comparison", title, _caption(hidden), _alt(comparison))
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -110,18 +110,18 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
-def _panel(axes: Axes, measured: Measured, task: str) -> tuple[int, int]:
+def _panel(axes: Axes, comparison: Comparison, task: str) -> tuple[int, int]:
     """Draw one task; return how many points of the curves are out of sight, and of how many."""
-    every = measured.of(task)
-    curves = [undominated(measured.of(task, method)) for method in measured.methods(task)]
-    full = 100 * measured.full_precision(task).mean
+    every = comparison.of(task)
+    curves = [front(comparison.of(task, method)) for method in comparison.methods(task)]
+    full = 100 * comparison.full_precision(task).mean
     points = [trial for curve in curves for trial in curve]
     seen = _seen(points, full)
-    front = undominated(every)
+    best = front(every)
     # One trial alone has a dot of the same width.
     axes.plot(
-        [_size(t) for t in front],
-        [_accuracy(t) for t in front],
+        [size(t).mean for t in best],
+        [_accuracy(t) for t in best],
         color=HALO,
         linewidth=9,
         solid_capstyle="round",
@@ -135,15 +135,16 @@ def _panel(axes: Axes, measured: Measured, task: str) -> tuple[int, int]:
     axes.set_ylim(seen.low, seen.high)
     axes.set_ylabel(f"{every[0].first.metric} (%)")
     _ratio_axis(axes, 4 * every[0].first.parameters / 1000)
-    axes.set_title(_panel_title(measured, task))
+    shared = comparison.evidence.common_data(comparison.tasks) is not None
+    axes.set_title(comparison.tasks[task] if shared else comparison.evidence.name(task))
     return seen.hidden, len(points)
 
 
-def _curve(axes: Axes, curve: Sequence[Trial]) -> None:
+def _curve(axes: Axes, curve: Sequence[Setting]) -> None:
     lower = [_deviation(trial) for trial in curve]
     upper = [_top(trial) - _accuracy(trial) for trial in curve]
     axes.errorbar(
-        [_size(trial) for trial in curve],
+        [size(trial).mean for trial in curve],
         [_accuracy(trial) for trial in curve],
         yerr=(lower, upper) if any(lower) else None,
         elinewidth=0.8,
@@ -152,24 +153,20 @@ def _curve(axes: Axes, curve: Sequence[Trial]) -> None:
     )
 
 
-def _size(trial: Trial) -> float:
-    return trial.mean("bytes").mean / 1000
-
-
-def _accuracy(trial: Trial) -> float:
+def _accuracy(trial: Setting) -> float:
     return 100 * trial.mean("accuracy").mean
 
 
-def _deviation(trial: Trial) -> float:
+def _deviation(trial: Setting) -> float:
     return 100 * (trial.mean("accuracy").sd or 0.0)
 
 
-def _top(trial: Trial) -> float:
+def _top(trial: Setting) -> float:
     """Upper end of the deviation bar, which goes no further than an accuracy does."""
     return min(_accuracy(trial) + _deviation(trial), 100.0)
 
 
-def _seen(trials: Sequence[Trial], full: float) -> Seen:
+def _seen(trials: Sequence[Setting], full: float) -> Seen:
     """Limits that leave out what lies far below full precision, or below the best if that is less.
 
     The best trial is thus in sight, however bad all of them are.
@@ -179,7 +176,7 @@ def _seen(trials: Sequence[Trial], full: float) -> Seen:
     low = max(floor, min(full, *(_accuracy(trial) - _deviation(trial) for trial in shown)))
     high = max(full, *(_top(trial) for trial in shown))
     pad = max(0.05 * (high - low), 0.05)
-    sizes = _widened([_size(trial) for trial in shown])
+    sizes = _widened([size(trial).mean for trial in shown])
     return Seen(sizes, low - pad, high + pad, len(trials) - len(shown))
 
 
@@ -200,26 +197,7 @@ def _ratio_axis(axes: Axes, full: float) -> None:
     above = axes.secondary_xaxis("top", functions=(other, other))
     above.set_xlabel("compression ratio", fontsize=9, color=NEUTRAL)
     above.tick_params(colors=NEUTRAL)
-    low, high = axes.get_xlim()
-    span = high / low
-    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if span < 8 else (1.0, 2.0, 5.0) if span < 60 else (1.0,)
-    above.xaxis.set_major_locator(LogLocator(subs=subs))
-    above.xaxis.set_minor_locator(NullLocator())
-    above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _panel_title(measured: Measured, task: str) -> str:
-    title = measured.tasks[task]
-    data = measured.of(task)[0].first.dataset.split(" (")[0]
-    return title if data in title else f"{title} on {data}"
-
-
-def _subtitle(measured: Measured) -> str:
-    seeds = sorted({len(measured.seeds(task)) for task in measured.tasks})
-    if seeds == [1]:
-        return f"suite {measured.suite}, one seed, no deviation"
-    count = " or ".join(str(n) for n in seeds)
-    return f"suite {measured.suite}, mean ± deviation over {count} seeds"
+    logarithmic_ticks(above.xaxis, *axes.get_xlim())
 
 
 def _caption(hidden: Mapping[str, tuple[int, int]]) -> str:
@@ -234,23 +212,24 @@ def _caption(hidden: Mapping[str, tuple[int, int]]) -> str:
         "Each curve joins the trials of a method that no other trial of that method dominates in "
         "mean size and mean validation accuracy; its markers are their mean test accuracies, so a "
         "curve may fall. The wide band joins the trials that no trial of any method dominates, the "
-        "Pareto front. Solid lines are the family of ECQx, with filled markers where relevance is "
-        "heeded; dashes are other methods; one without anything to choose is a single marker. "
+        "Pareto front. Solid lines are the family of ECQx, with filled markers where relevance "
+        "plays a part; dashes are other methods; one without anything to choose is a single "
+        "marker. "
         f"Further left and higher is better. {below}The dotted line is the same checkpoint trained "
         "as long in full precision."
     )
 
 
-def _alt(measured: Measured) -> str:
+def _alt(comparison: Comparison) -> str:
     """Who is on the front of each task, from the smallest file to the largest."""
     parts = []
-    for task, title in measured.tasks.items():
-        front = undominated(measured.of(task))
-        methods = ", ".join(dict.fromkeys(trial.method for trial in front))
-        first, last = front[0], front[-1]
+    for task, title in comparison.tasks.items():
+        best = front(comparison.of(task))
+        methods = ", ".join(dict.fromkeys(trial.method for trial in best))
+        first, last = best[0], best[-1]
         parts.append(
-            f"{title}: the Pareto front goes from {_size(first):.1f} kB with "
-            f"{_accuracy(first):.1f} % to {_size(last):.1f} kB with {_accuracy(last):.1f} %, with "
-            f"trials of {methods}."
+            f"{title}: the Pareto front goes from {size(first).mean:.1f} kB with "
+            f"{_accuracy(first):.1f} % to {size(last).mean:.1f} kB with {_accuracy(last):.1f} %, "
+            f"with trials of {methods}."
         )
     return f"Curves of accuracy over file size on a logarithmic axis. {' '.join(parts)}"

@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from ecqx.report.columns import TASK
+from ecqx.report.columns import row, table
+from ecqx.report.comparison import Comparison, Rules
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
-from ecqx.report.comparison_records import CHAMPION, File, Measured, Rules, source_of
-from ecqx.report.formats import Column, Row, Table, markdown_body
-from ecqx.report.statistics import Estimate, paired_difference
-
-
-class Outcome(StrEnum):
-    """How ECQx does against another method."""
-
-    WINS = "wins"
-    TIES = "ties"
-    LOSES = "loses"
-    MIXED = "depends on the size"
-    OPEN = "cannot be told"
-
-    @classmethod
-    def of(cls, value: Estimate, neutral: float) -> Outcome:
-        """By the 95 % interval of a value that is above ``neutral`` where ECQx is better."""
-        if value.low is None:
-            return cls.OPEN
-        if value.lies_above(neutral):
-            return cls.WINS
-        return cls.LOSES if value.lies_below(neutral) else cls.TIES
-
+from ecqx.report.formats import Column, Table, markdown_body
+from ecqx.report.records import PAPER_METHOD, Record
+from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
+from ecqx.report.verdicts import Verdict, judge_against
 
 # What stands before the names of the methods.
 RELATIONS = {
-    Outcome.WINS: "wins against",
-    Outcome.TIES: "ties with",
-    Outcome.LOSES: "loses to",
-    Outcome.MIXED: "wins or loses, depending on the size, against",
-    Outcome.OPEN: "cannot be told from",
+    Verdict.WINS: "wins against",
+    Verdict.TIES: "ties with",
+    Verdict.LOSES: "loses to",
+    Verdict.MIXED: "wins or loses, depending on the size, against",
+    Verdict.OPEN: "is inconclusive against",
 }
-
-
 # The same of the sizes of files.
 SIZES = {
-    Outcome.WINS: "smaller than those of",
-    Outcome.TIES: "neither smaller nor larger, as far as can be told, than those of",
-    Outcome.LOSES: "larger than those of",
-    Outcome.OPEN: "not to be compared, for want of a file or of seeds, with those of",
+    Verdict.WINS: "smaller than those of",
+    Verdict.TIES: "neither clearly smaller nor clearly larger than those of",
+    Verdict.LOSES: "larger than those of",
+    Verdict.OPEN: "not comparable, for lack of a file or of a spread over seeds, with those of",
 }
 
 
@@ -59,8 +38,10 @@ class Duel:
     Attributes
     ----------
     rival : str
-    area : Estimate
+    area : Estimate or None
         Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
+        Its interval, like those below, has the pooled deviation of the task's duels where all
+        seeds agree.
     common : Estimate or None
         The same over the part of the range where both have a file with every seed; None where
         there is no such part.
@@ -73,22 +54,22 @@ class Duel:
     """
 
     rival: str
-    area: Estimate
+    area: Estimate | None
     common: Estimate | None
     factor: Estimate | None
     coverage: str
 
     @property
-    def outcome(self) -> Outcome:
+    def verdict(self) -> Verdict:
         """By the interval of the difference, unless it is the other way round at common sizes."""
-        whole = Outcome.of(self.area, 0)
-        part = whole if self.common is None else Outcome.of(self.common, 0)
-        return Outcome.MIXED if {whole, part} == {Outcome.WINS, Outcome.LOSES} else whole
+        whole = judge_against(self.area, 0)
+        part = whole if self.common is None else judge_against(self.common, 0)
+        return Verdict.MIXED if {whole, part} == {Verdict.WINS, Verdict.LOSES} else whole
 
     @property
-    def size_outcome(self) -> Outcome:
+    def size_verdict(self) -> Verdict:
         """How ECQx does by the size of files within the loss: by the interval of the factor."""
-        return Outcome.OPEN if self.factor is None else Outcome.of(self.factor, 1)
+        return judge_against(self.factor, 1)
 
 
 @dataclass(frozen=True)
@@ -109,88 +90,102 @@ class Judgement:
     duels: tuple[Duel, ...]
     smallest: str
 
-    def rivals(self, outcome: Outcome) -> list[str]:
-        """Methods against which ECQx does so."""
-        return [duel.rival for duel in self.duels if duel.outcome is outcome]
+    def rivals(self, verdict: Verdict) -> list[str]:
+        """Methods that have this verdict."""
+        return [duel.rival for duel in self.duels if duel.verdict is verdict]
 
     @property
     def sentence(self) -> str:
         """The verdict in one line."""
         if not self.duels:
-            return f"{self.title}: there is nothing to compare {CHAMPION} with."
-        parts = [f"{RELATIONS[o]} {', '.join(r)}" for o in Outcome if (r := self.rivals(o))]
-        return f"{self.title}: {CHAMPION} {'; '.join(parts)}."
+            return f"{self.title}: there is nothing to compare {PAPER_METHOD} with."
+        parts = [
+            f"{words} {', '.join(r)}" for v, words in RELATIONS.items() if (r := self.rivals(v))
+        ]
+        return f"{self.title}: {PAPER_METHOD} {'; '.join(parts)}."
 
     @property
     def size_sentence(self) -> str:
         """The same about the files within the loss; empty where there is nothing to compare."""
-        rivals = {o: [d.rival for d in self.duels if d.size_outcome is o] for o in Outcome}
-        parts = [f"{SIZES[o]} {', '.join(named)}" for o, named in rivals.items() if named]
-        return f"{CHAMPION}’s files there are {'; '.join(parts)}." if parts else ""
+        rivals = {v: [d.rival for d in self.duels if d.size_verdict is v] for v in SIZES}
+        parts = [f"{SIZES[v]} {', '.join(named)}" for v, named in rivals.items() if named]
+        return f"{PAPER_METHOD}’s files there are {'; '.join(parts)}." if parts else ""
 
 
-def judge(measured: Measured) -> list[Judgement]:
+def judge(comparison: Comparison) -> list[Judgement]:
     """The verdict on every task."""
     return [
-        Judgement(task, title, tuple(_duels(measured, task)), _smallest_in_words(measured, task))
-        for task, title in measured.tasks.items()
+        Judgement(task, title, _duels(comparison, task), _smallest_in_words(comparison, task))
+        for task, title in comparison.tasks.items()
     ]
 
 
-def _duels(measured: Measured, task: str) -> Iterator[Duel]:
-    methods = measured.methods(task)
-    if CHAMPION not in methods:
-        return
-    loss, ratios = measured.rules.loss, measured.fairness(task).ratios
-    own = measured.files(task, CHAMPION)
-    for rival in methods:
-        if rival == CHAMPION:
-            continue
-        theirs = measured.files(task, rival)
-        difference = paired_difference(areas(own, ratios), areas(theirs, ratios))
-        ours, other = kept(own, loss), kept(theirs, loss)
-        both = ours.files.keys() & other.files.keys()
-        yield Duel(
-            rival,
-            difference,
-            _common_difference(own, theirs, ratios),
-            _factor(ours, other) if ours.complete and other.complete else None,
-            f"{len(both)} of {ours.seeds}",
+def _duels(comparison: Comparison, task: str) -> tuple[Duel, ...]:
+    methods = comparison.methods(task)
+    if PAPER_METHOD not in methods:
+        return ()
+    rivals = [method for method in methods if method != PAPER_METHOD]
+    loss, ratios = comparison.rules.loss, comparison.fairness(task).ratios
+    own, *theirs = (comparison.records(task, method) for method in (PAPER_METHOD, *rivals))
+    ours, *others = (kept(files, loss) for files in (own, *theirs))
+    differences = with_pooled_spread([_difference(own, files, ratios) for files in theirs])
+    common = with_pooled_spread([_common_difference(own, files, ratios) for files in theirs])
+    factors = with_pooled_spread([_log_factor(ours, other) for other in others])
+    return tuple(
+        Duel(
+            rival=rival,
+            area=differences[i],
+            common=common[i],
+            factor=_exponential(factors[i]),
+            coverage=f"{len(ours.files.keys() & others[i].files.keys())} of {ours.seeds}",
         )
+        for i, rival in enumerate(rivals)
+    )
+
+
+def _difference(
+    own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
+) -> Estimate:
+    return paired_difference(areas(own, ratios), areas(theirs, ratios))
 
 
 def _common_difference(
-    own: Sequence[File], theirs: Sequence[File], ratios: tuple[float, float]
+    own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
 ) -> Estimate | None:
     """Difference of areas where both have files: up to the ratio that both reach with any seed."""
     low, high = ratios
     reached = [
-        max(file.ratio for file in files)
+        max(file.compression_ratio for file in files)
         for method in (own, theirs)
         for files in by_seed(method).values()
     ]
     common = (low, min(high, *reached))
-    if common[1] <= low:
+    return _difference(own, theirs, common) if common[1] > low else None
+
+
+def _log_factor(ours: Kept, other: Kept) -> Estimate | None:
+    """Logarithm of how many times larger the other's files are; None where some seed lacks one."""
+    if not (ours.complete and other.complete):
         return None
-    return paired_difference(areas(own, common), areas(theirs, common))
-
-
-def _factor(ours: Kept, other: Kept) -> Estimate:
-    """How many times larger the other's files are, from the mean difference of logarithms."""
-    logs = paired_difference(
+    return paired_difference(
         {seed: math.log(file.bytes) for seed, file in other.files.items()},
         {seed: math.log(file.bytes) for seed, file in ours.files.items()},
     )
+
+
+def _exponential(logs: Estimate | None) -> Estimate | None:
+    if logs is None:
+        return None
     low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
     return Estimate(math.exp(logs.mean), None, logs.n, low, high)
 
 
-def _smallest_in_words(measured: Measured, task: str) -> str:
+def _smallest_in_words(comparison: Comparison, task: str) -> str:
     """Who has the smallest files within the loss, and who comes next."""
     sizes: list[tuple[float, str]] = []
-    for method in measured.methods(task):
-        found = kept(measured.files(task, method), measured.rules.loss)
-        size, ratio = found.mean(lambda file: file.bytes), found.mean(lambda file: file.ratio)
+    for method in comparison.methods(task):
+        found = kept(comparison.records(task, method), comparison.rules.loss)
+        size, ratio = found.mean("bytes"), found.mean("compression_ratio")
         if size and ratio:
             words = f"{method}, {SIZE.text(size)} kB (ratio {RATIO.text(ratio)})"
             sizes.append((size.mean, words))
@@ -203,22 +198,23 @@ SIZE = Column("size_kb", "size (kB)", "spread", 1, 1e-3)
 RATIO = Column("ratio", "ratio", "spread", 1)
 
 
-def rule(measured: Measured) -> str:
+def rule(comparison: Comparison) -> str:
     """How the verdict follows from the numbers."""
     return (
         "Each method is judged by the area under its curve: at every file size that a compression "
-        f"ratio {measured.ranges_in_words()} allows, the file of highest validation accuracy that "
-        "fits is taken, and the test accuracies of these files are averaged, evenly over the "
+        f"ratio {comparison.ranges_in_words()} allows, the file of highest validation accuracy "
+        "that fits is taken, and the test accuracies of these files are averaged, evenly over the "
         "logarithm of the ratio. Where none fits, accuracy counts as 0: how small its files get "
         "counts for a method, too, and one whose files are all larger has an area of 0. "
-        f"{CHAMPION} wins where the 95 % "
+        f"{PAPER_METHOD} wins where the 95 % "
         "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
         "where it lies below, and ties otherwise. Where the same difference, taken only up to the "
         "ratio that both methods reach with every seed, points the other way, the verdict is that "
-        "it depends on the size. With fewer than two seeds it cannot be told. "
-        "Every interval stands for its own comparison; none is widened for there being many, so "
-        "some of the many may miss the truth by chance. A tie means that these seeds do not tell, "
-        "not that the methods are equal."
+        "it depends on the size. Where all seeds agree exactly, the deviation of the differences "
+        "is that of the task’s other methods, pooled; where none has any, or with one seed, the "
+        "comparison is inconclusive. Every interval stands for its own comparison; none is widened "
+        "for there being many, so some of the many may miss the truth by chance. A tie means that "
+        "these seeds show no difference, not that the methods are equal."
     )
 
 
@@ -232,54 +228,49 @@ def smallest_rule(rules: Rules) -> str:
     )
 
 
-def duel_table(measured: Measured, judgements: Sequence[Judgement]) -> Table:
+def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table:
     """The numbers of all duels."""
-    loss = measured.rules.loss_in_words
+    loss = comparison.rules.loss_in_words
     columns = (
-        *(TASK, Column("rival", "other method"), Column("outcome", CHAMPION)),
+        *(Column("rival", "other method"), Column("verdict", PAPER_METHOD)),
         Column("area_points", "difference of areas (points)", "interval", 2, 100),
         Column("common_points", "the same where both have files (points)", "interval", 2, 100),
         Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
         Column("seeds_both", "seeds with both files"),
     )
     rows = [
-        Row(
-            judgement.task,
-            (
-                *(judgement.title, duel.rival, duel.outcome.value),
-                *(duel.area, duel.common, duel.factor, duel.coverage),
-            ),
-            source_of(
-                [f for m in (CHAMPION, duel.rival) for f in measured.files(judgement.task, m)]
-            ),
+        row(
+            [r for m in (PAPER_METHOD, duel.rival) for r in comparison.records(judgement.task, m)],
+            *(duel.rival, duel.verdict.value),
+            *(duel.area, duel.common, duel.factor, duel.coverage),
         )
         for judgement in judgements
         for duel in judgement.duels
     ]
     caption = (
-        f"Area of {CHAMPION} minus that of the other method, over the whole range and over the "
+        f"Area of {PAPER_METHOD} minus that of the other method, over the whole range and over the "
         "part of it where both have files with every seed, and the size of the other’s smallest "
         f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
         "95 % intervals over seeds."
     )
-    title = f"{CHAMPION} against each other method"
-    return Table("verdict", title, caption, measured.suite, measured.tasks, columns, rows)
+    title = f"{PAPER_METHOD} against each other method"
+    return table(comparison.evidence, "verdict", title, caption, columns, rows)
 
 
-def verdict_markdown(measured: Measured, judgements: Sequence[Judgement]) -> str:
-    """The verdict as one Markdown document."""
-    table = duel_table(measured, judgements)
+def comparison_markdown(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
+    """The verdict as a section of a Markdown document."""
+    duels = duel_table(comparison, judgements)
     lines = [
-        f"# {CHAMPION} beside other methods, judged from suite {measured.suite}",
+        f"## {PAPER_METHOD} beside other methods",
         "",
         *(f"- {judgement.sentence}" for judgement in judgements),
         "",
-        smallest_rule(measured.rules),
+        smallest_rule(comparison.rules),
         "",
         *(f"- {j.title}: {j.smallest}. {j.size_sentence}".rstrip() for j in judgements),
         "",
-        f"Rule: {rule(measured)}",
+        f"Rule: {rule(comparison)}",
     ]
-    if table.rows:
-        lines += ["", f"## {table.title}", "", table.caption, "", markdown_body(table)]
+    if duels.rows:
+        lines += ["", f"### {duels.title}", "", duels.caption, "", markdown_body(duels)]
     return "\n".join(lines) + "\n"

@@ -32,12 +32,12 @@ from ecqx.report.columns import (
 )
 from ecqx.report.curves import Quantity, accuracy, change, panel_title, ratio, size, sparsity
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import GRID, METHODS, Method, Setting
+from ecqx.report.records import GRID, GRID_METHODS, Setting
 from ecqx.report.selection import flat, over_seeds
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import Picture
 from ecqx.report.sweeps import p_settings
-from ecqx.report.yardstick import Comparison
+from ecqx.report.yardstick import Counterpart
 
 # A panel opens with no more than so many points below full precision; a double click shows all.
 OPENED = 15.0
@@ -55,7 +55,7 @@ class Look:
     hollow: bool = False
 
     @classmethod
-    def of(cls, method: Method) -> Look:
+    def of(cls, method: str) -> Look:
         """The look that a method has in every chart."""
         return cls(method, COLOURS[method], SYMBOLS[method], DASHES[method])
 
@@ -71,17 +71,17 @@ Series = list[tuple[Look, list[Setting]]]
 
 def by_method(settings: Sequence[Setting]) -> Series:
     """The curves of both methods."""
-    every = [(Look.of(m), [s for s in settings if s.method == m]) for m in METHODS]
+    every = [(Look.of(m), [s for s in settings if s.method == m]) for m in GRID_METHODS]
     return [(look, own) for look, own in every if own]
 
 
 def build_curve_charts(
-    evidence: Evidence, pictures: Sequence[Picture], comparisons: Sequence[Comparison]
+    evidence: Evidence, pictures: Sequence[Picture], counterparts: Sequence[Counterpart]
 ) -> list[Chart]:
     """A chart for each figure of curves, in the order of the figures."""
     named = {picture.name: picture for picture in pictures}
     made: dict[str, Callable[[Picture], Chart]] = {
-        "yardstick": lambda picture: _yardstick(evidence, picture, comparisons),
+        "yardstick": lambda picture: _yardstick(evidence, picture, counterparts),
         "accuracy_sparsity": lambda picture: _each_task(
             evidence, picture, "sparsity (%)", sparsity, accuracy
         ),
@@ -170,7 +170,7 @@ def _influence_of_batchnorm(evidence: Evidence, picture: Picture) -> Chart:
     panels, every = [], []
     for pair in evidence.pairs():
         bits = evidence.reference_bits(pair[1])
-        for method in METHODS:
+        for method in GRID_METHODS:
             found = [evidence.of(task, GRID, method, bits) for task in pair]
             if not all(found):
                 continue
@@ -185,9 +185,9 @@ def _influence_of_batchnorm(evidence: Evidence, picture: Picture) -> Chart:
     return chart_of(picture, panels, keys)
 
 
-def _yardstick(evidence: Evidence, picture: Picture, comparisons: Sequence[Comparison]) -> Chart:
+def _yardstick(evidence: Evidence, picture: Picture, counterparts: Sequence[Counterpart]) -> Chart:
     """Our curves of each task and bit width, and a star for each published result."""
-    theirs = list(dict.fromkeys(c.yardstick for c in comparisons))
+    theirs = list(dict.fromkeys(c.yardstick for c in counterparts))
     cases = list(dict.fromkeys((y.task, y.bits) for y in theirs))
     tasks = [task for task, _ in cases]
     panels, every = [], []
@@ -291,7 +291,7 @@ def hover(setting: Setting) -> str:
         f"{column.header}: {column.text(cell)}"
         for column, cell in zip(columns, measures(setting), strict=True)
     ]
-    seeds = ", ".join(str(run.seed) for run in setting.runs)
+    seeds = ", ".join(str(run.seed) for run in setting.records)
     return "<br>".join([head, *lines, f"seeds: {seeds}"])
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import METHODS, Method, Setting
+from ecqx.report.records import GRID_METHODS, Setting
 from ecqx.report.selection import flat, over_seeds
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import (
@@ -80,7 +80,7 @@ def panel_title(
 
 def subtitle(evidence: Evidence, settings: Sequence[Setting]) -> str:
     """Suite, data if all tasks have the same, and number of seeds."""
-    seeds = sorted({len(setting.runs) for setting in settings})
+    seeds = sorted({len(setting.records) for setting in settings})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = f"mean ± deviation over {count} seeds"
     if seeds == [1]:
@@ -103,7 +103,7 @@ def titled(text: str) -> str:
 
 def full_precision_handle(settings: Sequence[Setting]) -> Line2D:
     """Legend entry of the full-precision line, with its band if there is one."""
-    several = any(len(setting.runs) > 1 for setting in settings)
+    several = any(len(setting.records) > 1 for setting in settings)
     return reference_handle("full precision ± deviation" if several else "full precision")
 
 
@@ -146,7 +146,7 @@ def _span(value: Estimate, top: float) -> tuple[float, float]:
     return value.mean - deviation, min(value.mean + deviation, top)
 
 
-def method_style(method: Method) -> Style:
+def method_style(method: str) -> Style:
     """Colour, marker and line of a method."""
     return {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": LINES[method]}
 
@@ -174,13 +174,13 @@ def accuracy_axis(
 def method_handles(settings: Sequence[Setting]) -> list[Line2D | Patch]:
     """Legend entries of the methods shown."""
     present = {setting.method for setting in settings}
-    return [method_handle(method) for method in METHODS if method in present]
+    return [method_handle(method) for method in GRID_METHODS if method in present]
 
 
 def in_words(evidence: Evidence, settings: Sequence[Setting], y: Quantity, unit: str) -> str:
     """Where the curves of one panel begin and end, for the alternative text."""
     parts = []
-    for method in METHODS:
+    for method in GRID_METHODS:
         along = [s for s in settings if s.method == method]
         if along:
             first, last = along[0], along[-1]

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ecqx.report.records import GRID, Method, Run, Setting, group_settings, read_runs
+from ecqx.report.records import GRID, Record, Setting, group_settings, read_records
+from ecqx.report.selection import widths
 from ecqx.report.sources import describe, source_of
 
 # Labels of data longer than this lose what they have in brackets where there is little room.
@@ -15,38 +16,45 @@ LABEL_LENGTH = 40
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured, with the words to label it.
+    """All that was measured, or some sweeps of it, with the words to label it.
 
     Attributes
     ----------
     suite : str
         Name of the suite.
     tasks : dict of str to str
-        Titles of the tasks that have runs, in the order in which they are shown.
-    runs : list of Run
-        All runs, sorted.
+        Titles of the tasks that have records, in the order in which they are shown.
+    records : list of Record
+        Sorted.
     settings : list of Setting
-        The same runs, grouped over seeds.
+        The same records, grouped over seeds.
     """
 
     suite: str
     tasks: dict[str, str]
-    runs: list[Run]
+    records: list[Record]
     settings: list[Setting]
 
     @classmethod
     def collect(
-        cls, suite: str, tasks: Mapping[str, str], runs: Iterable[Mapping[str, Any]]
+        cls, suite: str, tasks: Mapping[str, str], entries: Iterable[Mapping[str, Any]]
     ) -> Evidence:
-        """Read the runs; a task without a title goes by its key, after those with one."""
-        read = read_runs(runs)
-        measured = list(dict.fromkeys(run.task for run in read))
+        """Read the entries; a task without a title goes by its key, after those with one."""
+        return cls._of(suite, tasks, read_records(entries))
+
+    @classmethod
+    def _of(cls, suite: str, tasks: Mapping[str, str], records: list[Record]) -> Evidence:
+        measured = list(dict.fromkeys(record.task for record in records))
         shown = {key: title for key, title in tasks.items() if key in measured}
         shown.update({key: key for key in measured if key not in shown})
-        return cls(suite, shown, read, group_settings(read))
+        return cls(suite, shown, records, group_settings(records))
+
+    def sweeps(self, *names: str) -> Evidence:
+        """The records of some sweeps only."""
+        return self._of(self.suite, self.tasks, [r for r in self.records if r.sweep in names])
 
     def of(
-        self, task: str, sweep: str = GRID, method: Method | None = None, bits: int | None = None
+        self, task: str, sweep: str = GRID, method: str | None = None, bits: int | None = None
     ) -> list[Setting]:
         """Settings of a task and sweep, by bits, method, p and Λ."""
         return [
@@ -59,16 +67,16 @@ class Evidence:
 
     def bits(self, task: str, sweep: str = GRID) -> list[int]:
         """Bit widths that a task was measured at, ascending."""
-        return sorted({setting.bits for setting in self.of(task, sweep)})
+        return widths(self.of(task, sweep))
 
     def reference_bits(self, task: str) -> int | None:
         """The bit width that stands for a task where only one is shown: 4, or else the largest."""
         bits = self.bits(task)
         return None if not bits else 4 if 4 in bits else bits[-1]
 
-    def of_task(self, task: str) -> list[Run]:
-        """All runs of a task."""
-        return [run for run in self.runs if run.task == task]
+    def of_task(self, task: str) -> list[Record]:
+        """All records of a task."""
+        return [record for record in self.records if record.task == task]
 
     def pairs(self) -> list[tuple[str, str]]:
         """Tasks without and with BatchNorm that belong together: X and X_bn."""
@@ -89,7 +97,7 @@ class Evidence:
 
     def other_metrics(self) -> list[str]:
         """Names of the metrics that some task has beside its accuracy."""
-        return list(dict.fromkeys(name for run in self.runs for name in run.other_metrics))
+        return list(dict.fromkeys(name for r in self.records for name in r.other_metrics))
 
     def data(self, task: str) -> str:
         """The data that a task was measured on."""
@@ -112,7 +120,7 @@ class Evidence:
 
     def seeds_per_setting(self) -> list[int]:
         """How many seeds settings have, ascending."""
-        return sorted({len(setting.runs) for setting in self.settings})
+        return sorted({len(setting.records) for setting in self.settings})
 
     def notes(self, tasks: Iterable[str]) -> str:
         """What some tasks were measured on, in sentences."""

@@ -26,7 +26,7 @@ from ecqx.report.curves import (
     titled,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import GRID, METHODS, Setting
+from ecqx.report.records import GRID, GRID_METHODS, Setting
 from ecqx.report.style import (
     NEUTRAL,
     Picture,
@@ -58,7 +58,7 @@ def build_figures(evidence: Evidence) -> list[Picture]:
 def _accuracy_panel(axes: Axes, settings: list[Setting]) -> list[tuple[float, float]]:
     """One panel of accuracy against sparsity, ECQ beside ECQx; return the ranges drawn."""
     ranges = [reference_line(axes, settings)]
-    for method in METHODS:
+    for method in GRID_METHODS:
         of_method = [s for s in settings if s.method == method]
         if of_method:
             ranges.append(accuracy_curve(axes, of_method, sparsity, **method_style(method)))
@@ -140,7 +140,7 @@ def _sparsity_figure(
 
 
 def _band(settings: Sequence[Setting]) -> str:
-    several = any(len(setting.runs) > 1 for setting in settings)
+    several = any(len(setting.records) > 1 for setting in settings)
     return ", its band the deviation over seeds" if several else ""
 
 
@@ -197,7 +197,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
         (pair, bits, method)
         for pair in evidence.pairs()
         for bits in [evidence.reference_bits(pair[1])]
-        for method in METHODS
+        for method in GRID_METHODS
         if all(evidence.of(task, GRID, method, bits) for task in pair)
     ]
     if not cases:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from tabulate import tabulate
 
-from ecqx.report.sources import LABELS, MISSING, Source, describe, join
+from ecqx.report.records import MISSING
+from ecqx.report.sources import LABELS, Source, describe, join
 from ecqx.report.statistics import Estimate
 
 Cell = str | int | float | Estimate | None

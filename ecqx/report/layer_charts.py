@@ -7,7 +7,7 @@ from typing import Any
 
 from ecqx.report.charts import COLOURS, Chart, Key, Panel, Spec, axis, short
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import METHODS
+from ecqx.report.records import GRID_METHODS
 
 Record = Mapping[str, Any]
 QUANTITIES: tuple[tuple[str, Callable[[Record], float]], ...] = (
@@ -28,7 +28,7 @@ def build_layer_charts(evidence: Evidence, layers: Sequence[Record]) -> list[Cha
 
 
 def _chart(evidence: Evidence, task: str, layers: Sequence[Record]) -> Chart:
-    methods = [m for m in METHODS if any(layer["method"] == m for layer in layers)]
+    methods = [m for m in GRID_METHODS if any(layer["method"] == m for layer in layers)]
     first = layers[0]
     run = f"{first['bits']} bit, Λ {first['lam']:g}, seed {first['seed']}"
     panels = [

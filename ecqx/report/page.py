@@ -15,20 +15,26 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ecqx.report.charts import Chart, script_json
+from ecqx.report.comparison_verdict import RELATIONS, Judgement
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.sources import describe, source_of
 from ecqx.report.statistics import Estimate
+from ecqx.report.style import Picture
 from ecqx.report.tradeoff import tradeoff
 from ecqx.report.verdicts import Claim, Verdict
 
 # Tables longer than this are folded away until the reader opens them.
-FOLDED_ROWS = 30
+FOLDED_ROWS = 40
 # Letters in a line of the packed library.
 LINE = 4096
 
-MARKS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
-CLASSES = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
+# How verdicts look: a mark, and a class of the style sheet.
+MARKS = {
+    **{Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"},
+    **{Verdict.WINS: "✓", Verdict.LOSES: "✗", Verdict.TIES: "=", Verdict.MIXED: "?"},
+}
+CLASSES = {v: {"✓": "holds", "✗": "fails"}.get(mark, "open") for v, mark in MARKS.items()}
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,46 @@ class Origin:
         The suite's settings as YAML.
     data : mapping of str to str
         Checksums of the data sets.
-    constraints : str
-        SHA-256 of ``constraints.txt``, which pins every package.
     """
 
     settings: str
     data: Mapping[str, str]
-    constraints: str
+
+
+@dataclass(frozen=True)
+class Contest:
+    """ECQx beside other methods, as the page shows it.
+
+    Attributes
+    ----------
+    judgements : sequence of Judgement
+        One for each task.
+    loss : str
+        How much accuracy a file may lose.
+    rules : sequence of str
+        How the verdict follows from the numbers.
+    duels : Table
+        The numbers behind the verdict.
+    picture : Picture
+    tables : sequence of Table
+    """
+
+    judgements: Sequence[Judgement]
+    loss: str
+    rules: Sequence[str]
+    duels: Table
+    picture: Picture
+    tables: Sequence[Table]
+
+    @property
+    def drawing(self) -> str:
+        """The picture, to stand in the page."""
+        return base64.b64encode(self.picture.svg).decode("ascii")
 
 
 @dataclass(frozen=True)
 class Content:
-    """What the page shows beside the runs.
+    """What the page shows beside the records.
 
     Attributes
     ----------
@@ -74,20 +108,20 @@ class Content:
     best : sequence of Table
         The best file of each task; empty where no grid was measured.
     centre : Chart or None
-        Accuracy against size; without panels, as the page draws the runs themselves.
+        Accuracy against size; without panels, as the page draws the records themselves.
     sections : sequence of Section
         In the order in which they are shown; empty ones are left out.
+    contest : Contest or None
+        None where the suite compares no other methods.
     origin : Origin or None
-    pages : mapping of str to str
-        Titles and places of further pages of the suite, seen from this one.
     """
 
     claims: Sequence[Claim]
     best: Sequence[Table]
     centre: Chart | None
     sections: Sequence[Section]
+    contest: Contest | None
     origin: Origin | None
-    pages: Mapping[str, str]
 
 
 def render_page(evidence: Evidence, content: Content) -> str:
@@ -99,7 +133,7 @@ def render_page(evidence: Evidence, content: Content) -> str:
         HTML that loads nothing from outside itself. Links lead to the works it cites and to the
         files that lie beside it.
     """
-    return template("report.html.j2").render(
+    return _template().render(
         suite=evidence.suite,
         measured=describe(
             (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
@@ -111,12 +145,12 @@ def render_page(evidence: Evidence, content: Content) -> str:
         licence=_licence(get_plotlyjs()),
         marks=MARKS,
         classes=CLASSES,
+        relations=RELATIONS,
         folded_rows=FOLDED_ROWS,
     )
 
 
-def template(name: str) -> Template:
-    """A template of this package, with what all of them use."""
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("ecqx.report"),
         autoescape=True,
@@ -127,7 +161,7 @@ def template(name: str) -> Template:
     )
     environment.filters["sort_key"] = sort_key
     environment.globals["inlined"] = _inlined
-    return environment.get_template(name)
+    return environment.get_template("report.html.j2")
 
 
 def sort_key(cell: Cell, column: Column) -> str:

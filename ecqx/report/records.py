@@ -1,74 +1,99 @@
-"""The measured runs, typed: one run, and one setting over its seeds."""
+"""The measured runs of every method, typed: one record, and one setting over its seeds."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.report.regression import CONFIGURATION
-from ecqx.report.statistics import Estimate, estimate, paired_difference
+from ecqx.report.statistics import Estimate, estimate
 
-# The methods that the grid, all curves and the claims compare.
-Method = Literal["ECQ", "ECQx"]
-METHODS: tuple[Method, ...] = ("ECQ", "ECQx")
-# Those that train their centroids; a sweep of their own keeps them out of everything else.
-TrainedMethod = Literal["EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"]
-TRAINED_METHODS: tuple[TrainedMethod, ...] = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
-GRID, P_SWEEP, ABLATION, TRAINED = "grid", "p", "ablation", "trained"
+MISSING = "–"
 
-SHARED_BY_SETTING = ("task", "sweep", "bits", "method", "variant", "p", "lam")
-# How metrics.json names a start that was given: what the pretrain stage made "of" what.
+# All methods in the order in which they are shown: those that the paper compares, those whose
+# centroids are trained, what a user would pick instead, and what leaves nothing to choose.
+PAPER_METHOD = "ECQx"
+GRID_METHODS = ("ECQ", PAPER_METHOD)
+TRAINED_METHODS = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
+FAMILY = (*GRID_METHODS, *TRAINED_METHODS)
+FIXED = ("fp16", "int8")
+METHODS = (*FAMILY, "NNCodec uniform", "NNCodec dependent", "pruning", "LSQ", "torchao", *FIXED)
+
+GRID, P_SWEEP, ABLATION, TRAINED, COMPARISON = "grid", "p", "ablation", "trained", "comparison"
+METHODS_OF_SWEEP = {
+    GRID: GRID_METHODS,
+    P_SWEEP: GRID_METHODS,
+    ABLATION: GRID_METHODS,
+    TRAINED: TRAINED_METHODS,
+    COMPARISON: METHODS,
+}
+
+# The settings of quantizer, relevance and file that do not vary along bits, Λ and p.
+CONFIGURATION = (
+    *("sparsity_band", "alpha", "gradient", "composite", "canonizer", "weight_rule", "lrp_output"),
+    *("relevance_of", "relevance_every", "relevance_samples", "pmf", "lambda_max", "floats"),
+)
+# How metrics.json names a given start: what the pretrain stage made "of" what.
 GIVEN_START = " of "
 SHOWN_CHECKSUM = 8
 
 
 @dataclass(frozen=True)
-class Run:
-    """One trained, encoded and evaluated run.
+class Record:
+    """One measured run, an entry of ``metrics.json``.
 
     Accuracies, which are what the task's metric gives, other metrics and sparsity are fractions
-    of one. ``configuration`` holds the values of `ecqx.report.regression.CONFIGURATION`, in that
-    order.
+    of one; ``accuracy`` and ``accuracy_validation`` are those of the model decoded from its file.
+    What a method does not have is None. ``configuration`` holds the values of `CONFIGURATION`, in
+    that order.
     """
 
     run_id: str
     task: str
+    method: str
     sweep: str
     variant: str | None
-    dataset: str
-    model: str
-    method: Method | TrainedMethod
-    bits: int
-    lam: float
+    bits: int | None
+    lam: float | None
     p: float | None
+    batch_size: int
     seed: int
     epochs: int
     steps: int
-    batch_size: int
+    cost: float
+    dataset: str
+    model: str
+    metric: str
     train_samples: int
     start: str
-    metric: str
     accuracy_start: float
     accuracy_fp32: float
+    accuracy_fp32_validation: float
     accuracy_validation: float
     accuracy: float
     other_metrics: Mapping[str, float]
     sparsity: float
-    bytes: int
-    bytes_integers: int
-    bytes_other: int
-    compression_ratio: float
-    entropy_bits_per_weight: float
     parameters: int
+    bytes: int
+    bytes_integers: int | None
+    bytes_other: int | None
+    compression_ratio: float
+    entropy_bits_per_weight: float | None
     configuration: tuple[Any, ...]
 
     @property
     def bytes_fp32(self) -> float:
         """Size of the same model with all floating-point values in 32 bit."""
         return self.bytes * self.compression_ratio
+
+    @property
+    def drop(self) -> float:
+        """Full-precision accuracy minus accuracy; positive is a loss."""
+        return self.accuracy_fp32 - self.accuracy
 
     @property
     def samples_seen(self) -> int:
@@ -81,56 +106,75 @@ class Run:
         _, is_given, checksum = self.start.partition(GIVEN_START)
         return f"checkpoint {checksum[:SHOWN_CHECKSUM]}" if is_given else "random weights"
 
+    @property
+    def words(self) -> str:
+        """What distinguishes the setting from others of its method; a dash where nothing does."""
+        bits = None if self.bits is None else f"{self.bits} bit"
+        lam = None if self.lam is None else f"Λ {self.lam:g}"
+        return ", ".join(part for part in (bits, lam, self.variant) if part) or MISSING
+
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs of one setting, which differ in their seed only."""
+    """The records of one setting, which differ in their seed only, by ascending seed.
+
+    ``lam`` is NaN where the method has none, which only sweep "comparison" allows.
+    """
 
     task: str
     sweep: str
-    bits: int
-    method: Method | TrainedMethod
+    method: str
+    bits: int | None
     variant: str | None
     p: float | None
     lam: float
-    runs: tuple[Run, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for what all of them have in common."""
+        return self.records[0]
+
+    @property
+    def lam_in_words(self) -> str | None:
+        """Λ as tables show it; None where the method has none."""
+        return None if math.isnan(self.lam) else f"{self.lam:g}"
 
     def mean(self, name: str) -> Estimate:
-        """Estimate of a numeric attribute of the runs over seeds."""
-        return estimate(getattr(run, name) for run in self.runs)
+        """Estimate of a numeric attribute of the records over seeds; NaN where one lacks it."""
+        values = [getattr(record, name) for record in self.records]
+        return Estimate(math.nan) if None in values else estimate(values)
 
     def other(self, metric: str) -> Estimate | None:
         """Estimate of a further metric over seeds; None where the task has no such metric."""
-        known = [run.other_metrics[metric] for run in self.runs if metric in run.other_metrics]
+        known = [r.other_metrics[metric] for r in self.records if metric in r.other_metrics]
         return estimate(known) if known else None
 
     def drop(self) -> Estimate:
         """Full-precision accuracy minus accuracy, paired per seed; positive is a loss."""
-        return paired_difference(
-            {run.seed: run.accuracy_fp32 for run in self.runs},
-            {run.seed: run.accuracy for run in self.runs},
-        )
+        return self.mean("drop")
 
 
-def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """Check and sort the runs, so that nothing depends on the order in which they were measured.
+def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """Check and sort the records, so that nothing depends on the order in which they come.
 
     Parameters
     ----------
-    runs : iterable of mapping
-        Entries of ``metrics.json``; those of unknown sweeps are left out.
+    entries : iterable of mapping
+        Entries of ``metrics.json``. Those of unknown sweeps are left out, unknown keys ignored.
 
     Returns
     -------
-    list of Run
+    list of Record
 
     Raises
     ------
     InputError
-        If a key is missing, a method is none of its sweep's, or two runs share a setting and a
+        If a key is missing, a method is none of its sweep's, or two records share a setting and a
         seed.
     """
-    read = sorted((run for run in map(_read_run, runs) if run.sweep in _SWEEPS), key=_order)
+    known = (entry for entry in entries if entry.get("sweep", GRID) in METHODS_OF_SWEEP)
+    read = sorted(map(_read, known), key=_order)
     if not read:
         raise InputError("there are no runs to report on")
     for one, other in pairwise(read):
@@ -139,46 +183,52 @@ def read_runs(runs: Iterable[Mapping[str, Any]]) -> list[Run]:
     return read
 
 
-_SWEEPS = (GRID, P_SWEEP, ABLATION, TRAINED)
-_ALL_METHODS = (*METHODS, *TRAINED_METHODS)
-_OWN = tuple(field.name for field in fields(Run) if field.name != "configuration")
+_OWN = tuple(field.name for field in fields(Record) if field.name != "configuration")
 
 
-def _read_run(run: Mapping[str, Any]) -> Run:
-    name = run.get("run_id", "without run_id")
+def _read(entry: Mapping[str, Any]) -> Record:
+    name = entry.get("run_id", "without run_id")
     for key in (*_OWN, *CONFIGURATION):
-        if key not in run:
+        if key not in entry:
             raise InputError(f"run {name}: '{key}' is missing")
-    possible = TRAINED_METHODS if run["sweep"] == TRAINED else METHODS
-    if run["method"] not in possible:
+    sweep, method = entry["sweep"], entry["method"]
+    if method not in METHODS_OF_SWEEP[sweep]:
         raise InputError(
-            f"run {name}: method of sweep {run['sweep']!r} must be one of {', '.join(possible)}, "
-            f"not {run['method']!r}"
+            f"run {name}: method of sweep {sweep!r} must be one of "
+            f"{', '.join(METHODS_OF_SWEEP[sweep])}, not {method!r}"
         )
-    values = {key: run[key] for key in _OWN}
-    configuration = tuple(_hashable(run[key]) for key in CONFIGURATION)
-    return Run(**values, configuration=configuration)
+    for key in ("bits", "lam"):
+        if entry[key] is None and sweep != COMPARISON:
+            raise InputError(f"run {name}: '{key}' must be a number in sweep {sweep!r}, not null")
+    configuration = tuple(_hashable(entry[key]) for key in CONFIGURATION)
+    return Record(**{key: entry[key] for key in _OWN}, configuration=configuration)
 
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _order(run: Run) -> tuple[Any, ...]:
-    p = -1.0 if run.p is None else run.p
-    method = _ALL_METHODS.index(run.method)
-    return (run.task, run.sweep, run.bits, method, run.variant or "", p, run.lam, run.seed)
+def _order(record: Record) -> tuple[Any, ...]:
+    bits, p, lam = (-1.0 if v is None else v for v in (record.bits, record.p, record.lam))
+    method, variant = METHODS.index(record.method), _natural(record.variant or "")
+    return (record.task, record.sweep, bits, method, variant, p, lam, record.seed)
 
 
-def group_settings(runs: Iterable[Run]) -> list[Setting]:
-    """Settings in the order of their runs, each with its runs by ascending seed."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_order(run)[:-1], []).append(run)
-    return [
-        Setting(
-            **{name: getattr(r[0], name) for name in SHARED_BY_SETTING},
-            runs=tuple(r),
-        )
-        for r in groups.values()
-    ]
+def _natural(text: str) -> tuple[Any, ...]:
+    """Key that sorts texts that differ only in their numbers by these numbers."""
+    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    return (re.sub(number, "", text), [float(found) for found in re.findall(number, text)], text)
+
+
+# What the records of a setting share.
+_Shared = tuple[str, str, str, int | None, str | None, float | None, float]
+
+
+def group_settings(records: Iterable[Record]) -> list[Setting]:
+    """Settings in the order of their records, each with its records by ascending seed."""
+    groups: dict[_Shared, list[Record]] = {}
+    for record in records:
+        lam = math.nan if record.lam is None else record.lam
+        key = (record.task, record.sweep, record.method, record.bits, record.variant, record.p, lam)
+        groups.setdefault(key, []).append(record)
+    return [Setting(*key, tuple(group)) for key, group in groups.items()]

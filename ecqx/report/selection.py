@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ecqx.report.records import Run, Setting
+from ecqx.report.records import Record, Setting
 from ecqx.report.statistics import (
     Curve,
     Estimate,
@@ -20,14 +20,19 @@ from ecqx.report.statistics import (
 VALIDATION_SLACK = 0.01
 
 
-def flat(settings: Iterable[Setting]) -> list[Run]:
-    """All runs of some settings."""
-    return [run for setting in settings for run in setting.runs]
+def flat(settings: Iterable[Setting]) -> list[Record]:
+    """All records of some settings."""
+    return [record for setting in settings for record in setting.records]
 
 
-def over_seeds(runs: Iterable[Run], name: str) -> Estimate:
+def widths(settings: Iterable[Setting]) -> list[int]:
+    """Bit widths of some settings, ascending."""
+    return sorted({setting.bits for setting in settings if setting.bits is not None})
+
+
+def over_seeds(records: Iterable[Record], name: str) -> Estimate:
     """Estimate over seeds of a number that belongs to the seed, such as ``accuracy_fp32``."""
-    per_seed = group_means((run.seed, getattr(run, name)) for run in runs)
+    per_seed = group_means((record.seed, getattr(record, name)) for record in records)
     return estimate(seed.mean for seed in per_seed.values())
 
 
@@ -52,8 +57,8 @@ def curves(settings: Iterable[Setting]) -> dict[int, Curve]:
     """Accuracy over sparsity along Λ, per seed."""
     points: dict[int, list[tuple[float, float]]] = {}
     for setting in settings:
-        for run in setting.runs:
-            points.setdefault(run.seed, []).append((run.sparsity, run.accuracy))
+        for record in setting.records:
+            points.setdefault(record.seed, []).append((record.sparsity, record.accuracy))
     return dict(points)
 
 
@@ -94,6 +99,17 @@ def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) 
 
 
 def front(settings: Sequence[Setting]) -> list[Setting]:
-    """Settings that no other one beats in both mean file size and mean validation accuracy."""
+    """Settings that no other one dominates in mean file size and mean validation accuracy.
+
+    A setting dominates another if it is no worse in both and better in one, so equal ones stay
+    together.
+
+    Returns
+    -------
+    list of Setting
+        By ascending size.
+    """
     points = [(s.mean("bytes").mean, _validation(s)) for s in settings]
-    return [settings[index] for index in pareto_front(points)]
+    best = {points[index] for index in pareto_front(points)}
+    kept = [index for index, point in enumerate(points) if point in best]
+    return [settings[index] for index in sorted(kept, key=lambda index: points[index])]

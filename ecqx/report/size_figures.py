@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -28,8 +29,8 @@ from ecqx.report.curves import (
     titled,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import GRID, METHODS, Method, Setting
-from ecqx.report.selection import front
+from ecqx.report.records import GRID, GRID_METHODS, Setting
+from ecqx.report.selection import front, widths
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import (
     COLOURS,
@@ -65,17 +66,16 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
     for axes, task in zip(all_axes, tasks, strict=True):
         settings = evidence.of(task)
         ranges = [reference_line(axes, settings)]
-        for method in METHODS:
+        for method in GRID_METHODS:
             of_method = [s for s in settings if s.method == method]
             if of_method:
                 ranges += _cloud(axes, method, of_method)
         accuracy_axis(axes, evidence, task, ranges)
         size_axis(axes, [size(s).mean for s in settings])
-        full = settings[0].runs[0].bytes_fp32 / 1000
+        full = settings[0].records[0].bytes_fp32 / 1000
         detail = f"full precision: {full:,.0f} kB"
         axes.set_title(panel_title(evidence, task, detail, tasks, break_line=True))
     shown = [s for task in tasks for s in evidence.of(task)]
-    widths = sorted({s.bits for s in shown})
     title = f"{titled(evidence.metric_of_all(tasks))} against file size"
     heading(figure, title, subtitle(evidence, shown))
     handles: list[Line2D | Patch] = [
@@ -89,12 +89,12 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
             markerfacecolor=_face(m),
             label=f"{m}, line: Pareto front",
         )
-        for m in METHODS
+        for m in GRID_METHODS
         if any(s.method == m for s in shown)
     ]
     handles += [
         Line2D([], [], color=NEUTRAL, marker=BIT_MARKERS[b], linestyle="", label=f"{b} bit")
-        for b in widths
+        for b in widths(shown)
     ]
     legend_below(figure, [*handles, full_precision_handle(shown)], columns=4)
     return finish(
@@ -109,12 +109,12 @@ def accuracy_against_size(evidence: Evidence) -> Picture | None:
     )
 
 
-def _face(method: Method) -> str:
+def _face(method: str) -> str:
     """Markers of ECQ are hollow, as their shape already tells the bit width."""
     return COLOURS[method] if method == "ECQx" else "white"
 
 
-def _cloud(axes: Axes, method: Method, settings: list[Setting]) -> list[tuple[float, float]]:
+def _cloud(axes: Axes, method: str, settings: list[Setting]) -> list[tuple[float, float]]:
     """All settings of a method, hollow for ECQ, and the line through its Pareto front."""
     best = front(settings)
     axes.plot(
@@ -125,7 +125,7 @@ def _cloud(axes: Axes, method: Method, settings: list[Setting]) -> list[tuple[fl
         linewidth=2,
     )
     ranges = []
-    for bits in sorted({s.bits for s in settings}):
+    for bits in widths(settings):
         style: Style = {
             "color": COLOURS[method],
             "marker": BIT_MARKERS[bits],
@@ -142,17 +142,22 @@ def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     """File sizes in kB on a logarithmic axis."""
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
-    span = max(sizes) / min(sizes)
-    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if span < 8 else (1.0, 2.0, 5.0) if span < 60 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    logarithmic_ticks(axes.xaxis, min(sizes), max(sizes))
     axes.set_xlabel("file size (kB)")
+
+
+def logarithmic_ticks(axis: Axis, low: float, high: float) -> None:
+    """Round numbers as ticks of a logarithmic axis, the more the shorter its range is."""
+    span = high / low
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if span < 8 else (1.0, 2.0, 5.0) if span < 60 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _front_words(evidence: Evidence, task: str) -> str:
     texts = []
-    for method in METHODS:
+    for method in GRID_METHODS:
         best = front(evidence.of(task, GRID, method))
         if best:
             small, large = best[0], best[-1]
@@ -176,7 +181,7 @@ def along_lambda(evidence: Evidence, name: str, y: Quantity, label: str) -> Pict
     tasks = [task for task, _ in chosen]
     figure, all_axes = panels(len(chosen))
     for axes, (task, settings) in zip(all_axes, chosen, strict=True):
-        for method in METHODS:
+        for method in GRID_METHODS:
             of_method = [s for s in settings if s.method == method]
             if of_method:
                 curve(axes, of_method, lambda s: Estimate(s.lam), y, **method_style(method))

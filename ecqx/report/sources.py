@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ecqx.report.records import Run
+from ecqx.report.records import MISSING, Record
 
-MISSING = "–"
 # What a number was measured on, as columns of CSV.
 LABELS = ("data", "metric", "train_samples", "samples_seen", "epochs", "seeds", "start")
-# More values than this are told by their range.
+# More values than this are given as a range.
 LISTED = 5
 
 
@@ -67,20 +66,27 @@ class Source:
         return dict(zip(LABELS, map(join, (*values, self.seeds, self.start)), strict=True))
 
 
-def source_of(runs: Iterable[Run], trained: bool = True) -> Source:
-    """What runs of one task were measured on; not ``trained`` is their start."""
-    listed = list(runs)
+def source_of(records: Iterable[Record], trained: bool = True) -> Source:
+    """What records of one task were measured on; not ``trained`` is their start.
 
-    def values(name: str) -> frozenset[Any]:
-        return frozenset(getattr(run, name) for run in listed)
+    Steps and epochs are those of the runs that trained at all.
+    """
+    listed = list(records)
+
+    def values(name: str, of: Iterable[Record] = listed) -> frozenset[Any]:
+        return frozenset(getattr(record, name) for record in of)
 
     known = Source(
         values("dataset"), values("metric"), values("start_in_words"), values("train_samples")
     )
     if not trained:
         return known
+    steps = [record for record in listed if record.steps > 0]
     return replace(
-        known, seen=values("samples_seen"), epochs=values("epochs"), seeds=values("seed")
+        known,
+        seen=values("samples_seen", steps),
+        epochs=values("epochs", steps),
+        seeds=values("seed"),
     )
 
 

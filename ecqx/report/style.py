@@ -24,11 +24,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from ecqx.report.records import Method
-
-COLOURS: dict[Method, str] = {"ECQ": "#DD8500", "ECQx": "#00508C"}
-MARKERS: dict[Method, str] = {"ECQ": "s", "ECQx": "o"}
-LINES: dict[Method, Any] = {"ECQ": "--", "ECQx": "-"}
+COLOURS: dict[str, str] = {"ECQ": "#DD8500", "ECQx": "#00508C"}
+MARKERS: dict[str, str] = {"ECQ": "s", "ECQx": "o"}
+LINES: dict[str, Any] = {"ECQ": "--", "ECQx": "-"}
 NEUTRAL = "#555555"
 
 # Keyword arguments of a line.
@@ -146,7 +144,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D | Patch], columns: int
         legend.remove()
 
 
-def method_handle(method: Method) -> Line2D:
+def method_handle(method: str) -> Line2D:
     """Legend entry of a method."""
     return Line2D(
         [],

@@ -1,4 +1,4 @@
-"""The tables of what single settings change: p, BatchNorm, and what an ablation replaces."""
+"""The tables of what single settings change: p, BatchNorm, ablations, trained centroids."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from ecqx.report.columns import (
     METHOD,
     SEEDS,
     SHARED_RANGE,
-    TASK,
     P,
     gain_cells,
     measures,
     reading,
+    row,
     table,
 )
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
-from ecqx.report.records import ABLATION, GRID, METHODS, P_SWEEP, Method, Setting
-from ecqx.report.regression import CONFIGURATION
+from ecqx.report.records import (
+    ABLATION,
+    CONFIGURATION,
+    GRID,
+    GRID_METHODS,
+    MISSING,
+    P_SWEEP,
+    TRAINED,
+    Setting,
+)
 from ecqx.report.selection import flat, gain_at_equal_sparsity, over_seeds, smallest_file
-from ecqx.report.sources import MISSING, source_of
+from ecqx.report.sources import join
 from ecqx.report.statistics import Estimate, paired_difference
 
 
@@ -48,14 +56,14 @@ def p_sweep(evidence: Evidence) -> Table:
         for p, settings in p_settings(evidence, task):
             for setting in settings:
                 words = "ECQ" if p is None else f"{p:g}"
-                label = (evidence.tasks[task], setting.bits, words, f"{setting.lam:g}")
-                cells = (*label, *measures(setting), len(setting.runs))
-                rows.append(Row(task, cells, source_of(setting.runs)))
+                label = (setting.bits, words, setting.lam_in_words)
+                cells = (*label, *measures(setting), len(setting.records))
+                rows.append(row(setting.records, *cells))
     caption = (
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
     )
-    columns = (TASK, BITS, P, LAMBDA, *MEASURES, SEEDS)
+    columns = (BITS, P, LAMBDA, *MEASURES, SEEDS)
     return table(evidence, "p_sweep", "All settings of the sweep over p", caption, columns, rows)
 
 
@@ -69,19 +77,18 @@ def influence_of_p(evidence: Evidence) -> Table:
             if p is None:
                 continue
             cells = (
-                evidence.tasks[task],
                 settings[0].bits,
                 f"{p:g}",
                 ", ".join(f"{setting.lam:g}" for setting in settings),
                 *gain_cells(gain_at_equal_sparsity(settings, reference)),
             )
-            rows.append(Row(task, cells, source_of(flat(settings))))
+            rows.append(row(flat(settings), *cells))
     caption = (
         "Accuracy of ECQx minus that of ECQ at equal sparsity: both interpolated linearly over "
         "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
         "with its 95 % interval."
     )
-    columns = (TASK, BITS, P, Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
+    columns = (BITS, P, Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
     return table(evidence, "influence_of_p", "Influence of p", caption, columns, rows)
 
 
@@ -100,10 +107,10 @@ def ablation(evidence: Evidence) -> Table:
             for setting in (*at, *sorted(here, key=lambda s: _variant_order(base, s))):
                 differing = [CONFIGURATION[i] for i in _differing(base, setting)]
                 words = ", ".join(differing).replace("_", " ") or MISSING
-                label = (evidence.tasks[task], bits, f"{lam:g}", words, setting.variant or "none")
+                label = (bits, f"{lam:g}", words, setting.variant or "none")
                 gain = None if setting in at or not at else _gain_over(at[0], setting)
-                cells = (*label, *measures(setting), gain, len(setting.runs))
-                rows.append(Row(task, cells, source_of(setting.runs)))
+                cells = (*label, *measures(setting), gain, len(setting.records))
+                rows.append(row(setting.records, *cells))
     caption = (
         "ECQx with single settings replaced, at the same Λ, in the order of the settings. The gain "
         "is the accuracy minus that of the row without a replacement, paired per seed, with its "
@@ -111,7 +118,7 @@ def ablation(evidence: Evidence) -> Table:
         f"cost. {reading(evidence)}"
     )
     columns = (
-        *(TASK, BITS, LAMBDA, Column("setting", "setting"), Column("replaced", "replaced")),
+        *(BITS, LAMBDA, Column("setting", "setting"), Column("replaced", "replaced")),
         *(*MEASURES, Column("gain_points", "gain (points)", "interval", 2, 100), SEEDS),
     )
     return table(evidence, "ablation", "Ablation", caption, columns, rows)
@@ -119,20 +126,20 @@ def ablation(evidence: Evidence) -> Table:
 
 def _differing(base: Sequence[Setting], setting: Setting) -> list[int]:
     """Places in `CONFIGURATION` that a setting has other values at than the base."""
-    values = setting.runs[0].configuration
-    own = base[0].runs[0].configuration if base else values
+    values = setting.records[0].configuration
+    own = base[0].records[0].configuration if base else values
     return [i for i in range(len(values)) if values[i] != own[i]]
 
 
 def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]:
-    """Variants by what they replace and its value; last those that replace what runs do not tell.
+    """Variants by what they replace and its value; last those that records do not distinguish.
 
     Of the bands of sparsity those below ECQ's come first, the narrow before the wide.
     """
     differing = _differing(base, setting)
     if not differing:
         return (len(CONFIGURATION), (), setting.variant)
-    value = setting.runs[0].configuration[differing[0]]
+    value = setting.records[0].configuration[differing[0]]
     rank: tuple[float, ...] = ()
     if isinstance(value, tuple):
         rank = (value[1], -value[0])
@@ -144,8 +151,8 @@ def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]
 def _gain_over(default: Setting, setting: Setting) -> Estimate:
     """Accuracy of a setting minus that of the default, paired per seed."""
     return paired_difference(
-        {run.seed: run.accuracy for run in setting.runs},
-        {run.seed: run.accuracy for run in default.runs},
+        {run.seed: run.accuracy for run in setting.records},
+        {run.seed: run.accuracy for run in default.records},
     )
 
 
@@ -158,7 +165,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
     for pair in evidence.pairs():
         shared = sorted(set(evidence.bits(pair[0])) & set(evidence.bits(pair[1])))
         for bits in shared:
-            for method in METHODS:
+            for method in GRID_METHODS:
                 rows += [
                     _batchnorm_row(evidence, task, bits, method, settings)
                     for task in pair
@@ -170,7 +177,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
         f"(mean over seeds with its 95 % interval). {reading(evidence)}"
     )
     columns = (
-        *(TASK, Column("batchnorm", "BatchNorm"), BITS, METHOD, LAMBDA),
+        *(Column("batchnorm", "BatchNorm"), BITS, METHOD, LAMBDA),
         *(FULL_PRECISION, *MEASURES, GAIN),
     )
     title = "Influence of BatchNorm"
@@ -178,19 +185,56 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
 
 
 def _batchnorm_row(
-    evidence: Evidence, task: str, bits: int, method: Method, settings: Sequence[Setting]
+    evidence: Evidence, task: str, bits: int, method: str, settings: Sequence[Setting]
 ) -> Row:
     chosen = smallest_file(settings)
     reference = evidence.of(task, GRID, "ECQ", bits)
     gain = gain_at_equal_sparsity(settings, reference).difference if method == "ECQx" else None
     cells = (
-        evidence.tasks[task],
         "with" if task.endswith("_bn") else "without",
         bits,
         method,
-        f"{chosen.lam:g}",
+        chosen.lam_in_words,
         over_seeds(flat(settings), "accuracy_fp32"),
         *measures(chosen),
         gain,
     )
-    return Row(task, cells, source_of(chosen.runs))
+    return row(chosen.records, *cells)
+
+
+# -- trained centroids ----------------------------------------------------------------------------
+
+LAMBDA_MAX = "lambda_max"
+
+
+def trained_centroids(evidence: Evidence) -> Table:
+    """Every setting with trained centroids, after those of the grid at the same bit width."""
+    rows = [
+        _trained_row(setting)
+        for task in evidence.tasks
+        for bits in evidence.bits(task, TRAINED)
+        for setting in (*evidence.of(task, bits=bits), *evidence.of(task, TRAINED, bits=bits))
+    ]
+    caption = (
+        "EC2T trains two centroids a layer beside zero; FantastIC4 trains four numbers a layer, "
+        "whose sums are its sixteen centroids; an x marks the method with relevance. ECQ and ECQx, "
+        "whose centroids stay on an equidistant grid, stand before them at the same bit width. "
+        "A Λ of one method is no Λ of another: it scales a bound that is computed from the "
+        "method's own centroids, by the formula in the column lambda max. Compare rows of like "
+        f"size or sparsity, not rows of the same Λ. {reading(evidence)}"
+    )
+    columns = (
+        *(BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, LAMBDA_MAX.replace("_", " "))),
+        *(*MEASURES, SEEDS),
+    )
+    return table(evidence, "trained_centroids", "Trained centroids", caption, columns, rows)
+
+
+def _trained_row(setting: Setting) -> Row:
+    place = CONFIGURATION.index(LAMBDA_MAX)
+    cells = (
+        *(setting.bits, setting.method, setting.lam_in_words),
+        join(run.configuration[place] for run in setting.records),
+        *(*measures(setting), len(setting.records)),
+    )
+    return row(setting.records, *cells)

@@ -20,24 +20,28 @@ from ecqx.report.columns import (
     SEEDS,
     SIZE,
     SPARSITY,
-    TASK,
     P,
     measures,
     other_columns,
     other_measures,
     reading,
+    row,
     spread_in_words,
     table,
 )
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
-from ecqx.report.records import GRID, METHODS, Run, Setting
-from ecqx.report.regression import CONFIGURATION
+from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Record, Setting
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
-from ecqx.report.sources import MISSING, join, source_of
-from ecqx.report.sweeps import ablation, influence_of_batchnorm, influence_of_p, p_sweep
-from ecqx.report.trained import trained_centroids
+from ecqx.report.sources import join, source_of
+from ecqx.report.sweeps import (
+    ablation,
+    influence_of_batchnorm,
+    influence_of_p,
+    p_sweep,
+    trained_centroids,
+)
 
 PUBLISHED = "published setup"
 
@@ -74,20 +78,20 @@ def best_files(evidence: Evidence) -> Table:
         if not settings:
             continue
         best = smallest_file(settings)
-        run = max(best.runs, key=lambda run: run.accuracy_validation)
+        run = max(best.records, key=lambda run: run.accuracy_validation)
         cells = (
-            *(evidence.tasks[task], best.method, best.bits, f"{best.lam:g}"),
-            *(over_seeds(best.runs, "bytes_fp32"), best.mean("bytes")),
+            *(best.method, best.bits, best.lam_in_words),
+            *(over_seeds(best.records, "bytes_fp32"), best.mean("bytes")),
             *(best.mean("compression_ratio"), best.mean("accuracy"), best.drop()),
             *(best.mean("sparsity"), run.run_id),
         )
-        rows.append(Row(task, cells, source_of(best.runs)))
+        rows.append(row(best.records, *cells))
     caption = (
         "The smallest file of each task whose mean validation accuracy is at most 1 point below "
         "the best one. The file is that of the seed of highest validation accuracy, named by run. "
     )
     columns = (
-        *(TASK, METHOD, BITS, LAMBDA, Column("full_kb", "in 32 bit (kB)", "number", 0, 1e-3)),
+        *(METHOD, BITS, LAMBDA, Column("full_kb", "in 32 bit (kB)", "number", 0, 1e-3)),
         *(SIZE, RATIO, ACCURACY, DROP, SPARSITY, Column("file", "file")),
     )
     title = "Best file of each task"
@@ -120,7 +124,7 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
             "this task, whatever comes of it. "
         )
     columns = (
-        *(TASK, METRIC, BITS, METHOD, Column("chosen", "chosen as"), LAMBDA),
+        *(METRIC, BITS, METHOD, Column("chosen", "chosen as"), LAMBDA),
         *(*MEASURES, *other_columns(evidence)),
         *(Column("trained_on", "trained on (samples per run)"), EPOCHS, SEEDS),
     )
@@ -130,7 +134,7 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
 
 def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting, str]]:
     """The settings that validation chooses at one bit width."""
-    for method in METHODS:
+    for method in GRID_METHODS:
         settings = evidence.of(task, GRID, method, bits)
         if not settings:
             continue
@@ -161,12 +165,12 @@ def _check_all_measured(published: Sequence[Mapping[str, Any]], shown: Sequence[
 
 
 def _result(evidence: Evidence, setting: Setting, words: str) -> Row:
-    source = source_of(setting.runs)
+    source = source_of(setting.records)
     cells = (
-        *(evidence.tasks[setting.task], evidence.metric(setting.task)),
-        *(setting.bits, setting.method, words, f"{setting.lam:g}"),
+        *(evidence.metric(setting.task), setting.bits, setting.method, words),
+        setting.lam_in_words,
         *(*measures(setting), *other_measures(evidence, setting)),
-        *(source.coverage, join(source.epochs), len(setting.runs)),
+        *(source.coverage, join(source.epochs), len(setting.records)),
     )
     return Row(setting.task, cells, source)
 
@@ -176,10 +180,10 @@ def grid(evidence: Evidence) -> Table:
     rows = []
     for task in evidence.tasks:
         for setting in evidence.of(task):
-            label = (evidence.tasks[task], setting.bits, setting.method, f"{setting.lam:g}")
+            label = (setting.bits, setting.method, setting.lam_in_words)
             cells = (*label, *measures(setting), *other_measures(evidence, setting))
-            rows.append(Row(task, (*cells, len(setting.runs)), source_of(setting.runs)))
-    columns = (TASK, BITS, METHOD, LAMBDA, *MEASURES, *other_columns(evidence), SEEDS)
+            rows.append(row(setting.records, *cells, len(setting.records)))
+    columns = (BITS, METHOD, LAMBDA, *MEASURES, *other_columns(evidence), SEEDS)
     title = "All settings of the grid"
     return table(evidence, "grid", title, reading(evidence), columns, rows)
 
@@ -189,7 +193,7 @@ def relevance_and_magnitude(evidence: Evidence, correlations: Sequence[Correlati
     rows = []
     for found in correlations:
         cells = (
-            *(evidence.tasks[found.task], found.layer, found.weights),
+            *(found.layer, found.weights),
             *(found.pearson, found.spearman, found.without_relevance),
         )
         rows.append(Row(found.task, cells, source_of(evidence.of_task(found.task), trained=False)))
@@ -199,7 +203,7 @@ def relevance_and_magnitude(evidence: Evidence, correlations: Sequence[Correlati
         f"bootstrap of a subsample of at most {BOOTSTRAP_SAMPLE} weights."
     )
     columns = (
-        *(TASK, Column("layer", "layer"), Column("weights", "weights", "number")),
+        *(Column("layer", "layer"), Column("weights", "weights", "number")),
         Column("pearson", "Pearson", "number", 3),
         Column("spearman", "Spearman (rank)", "interval", 3),
         Column("without_relevance_percent", "weights with r = 0 (%)", "number", 1, 100),
@@ -215,7 +219,7 @@ def networks(evidence: Evidence) -> Table:
         runs = evidence.of_task(task)
         source = source_of(runs)
         cells = (
-            *(evidence.tasks[task], join(r.model for r in runs), join(source.dataset)),
+            *(join(r.model for r in runs), join(source.dataset)),
             *(join(r.parameters for r in runs), runs[0].bytes_fp32),
             *(join(source.train_samples), join(source.seen), join(source.epochs)),
             *(join(r.steps for r in runs), join(source.seeds), evidence.metric(task)),
@@ -230,7 +234,7 @@ def networks(evidence: Evidence) -> Table:
         "seen are those that one run was trained on at most, each counted once."
     )
     columns = (
-        *(TASK, Column("model", "network"), Column("data", "data")),
+        *(Column("model", "network"), Column("data", "data")),
         *(Column("parameters", "parameters"), Column("fp32_kb", "size (kB)", "number", 1, 1e-3)),
         Column("train_samples", "training samples"),
         Column("samples_seen", "samples seen"),
@@ -245,14 +249,14 @@ def configurations(evidence: Evidence) -> Table:
     """The settings that do not vary along Λ."""
     rows = []
     for task in evidence.tasks:
-        groups: dict[tuple[str, ...], list[Run]] = {}
+        groups: dict[tuple[str, ...], list[Record]] = {}
         for run in evidence.of_task(task):
-            told = (in_words(value) for value in (run.p, *run.configuration))
-            groups.setdefault((run.sweep, run.method, *told), []).append(run)
+            words = (in_words(value) for value in (run.p, *run.configuration))
+            groups.setdefault((run.sweep, run.method, *words), []).append(run)
         for key, runs in groups.items():
-            rows.append(Row(task, (evidence.tasks[task], *key), source_of(runs)))
+            rows.append(row(runs, *key))
     columns = (
-        *(TASK, Column("sweep", "sweep"), METHOD, P),
+        *(Column("sweep", "sweep"), METHOD, P),
         *(Column(key, key.replace("_", " ")) for key in CONFIGURATION),
     )
     caption = "What the runs of a task and sweep have in common; a dash where it plays no part."
@@ -275,7 +279,7 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
         for layer in (record for record in layers if record["task"] == task):
             runs = [r for r in evidence.of_task(task) if (r.sweep, r.seed) == (GRID, layer["seed"])]
             cells = (
-                *(evidence.tasks[task], int(layer["bits"]), str(layer["method"])),
+                *(int(layer["bits"]), str(layer["method"])),
                 *(f"{layer['lam']:g}", str(layer["layer"]), int(layer["elements"])),
                 *(float(layer["sparsity"]), float(layer["entropy_bits_per_weight"])),
                 int(layer["bytes"]),
@@ -285,7 +289,7 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
         "One run per task and method; entropy is of first order, size that of the coded integers."
     )
     columns = (
-        *(TASK, BITS, METHOD, LAMBDA, Column("layer", "layer")),
+        *(BITS, METHOD, LAMBDA, Column("layer", "layer")),
         Column("weights", "weights", "number"),
         Column("sparsity_percent", "sparsity (%)", "number", 1, 100),
         Column("entropy_bits_per_weight", "entropy (bit/weight)", "number", 2),

@@ -1,17 +1,16 @@
-"""The runs behind the page's centre piece, accuracy against size, exactly as they were recorded."""
+"""The records behind the page's centre piece, accuracy against size, exactly as they are."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import METHODS, Run, Setting
-from ecqx.report.regression import CONFIGURATION
+from ecqx.report.records import CONFIGURATION, GRID_METHODS, Record, Setting
 from ecqx.report.selection import flat, over_seeds
 from ecqx.report.tables import in_words
 
-# What each run shows, under the names of metrics.json.
-RUN = (
+# What each record shows, under the names of metrics.json.
+SHOWN = (
     *("run_id", "seed", "accuracy", "accuracy_validation", "accuracy_fp32", "sparsity", "bytes"),
     *("compression_ratio", "entropy_bits_per_weight"),
 )
@@ -24,8 +23,8 @@ def tradeoff(evidence: Evidence) -> list[dict[str, Any]]:
     -------
     list of dict
         For each task with a grid its ``title``, ``data``, ``metric``, ``model`` and size in full
-        precision, the mean accuracy there with its deviation, what the runs of each method were
-        told, and the settings with their runs.
+        precision, the mean accuracy there with its deviation, what the records of each method
+        share, and the settings with their records.
     """
     return [_task(evidence, task) for task in evidence.tasks if evidence.of(task)]
 
@@ -41,8 +40,9 @@ def _task(evidence: Evidence, task: str) -> dict[str, Any]:
         "bytes": max(run.bytes_fp32 for run in flat(settings)),
         "accuracy": full.mean,
         "deviation": full.sd,
-        "told": {
-            method: _told(flat(s for s in settings if s.method == method)) for method in METHODS
+        "configurations": {
+            method: _configuration(flat(s for s in settings if s.method == method))
+            for method in GRID_METHODS
         },
         "settings": [_setting(setting) for setting in settings],
     }
@@ -54,22 +54,22 @@ def _setting(setting: Setting) -> dict[str, Any]:
         "bits": setting.bits,
         "lam": setting.lam,
         "p": setting.p,
-        "runs": [{name: getattr(run, name) for name in RUN} for run in setting.runs],
+        "runs": [{name: getattr(run, name) for name in SHOWN} for run in setting.records],
     }
 
 
-def _told(runs: list[Run]) -> dict[str, str]:
-    """What all runs of a method were told alike, beside bits and Λ; what does not apply is left."""
-    told = [
+def _configuration(records: list[Record]) -> dict[str, str]:
+    """What all records of a method share beside bits and Λ; what does not apply is left out."""
+    every = [
         {
-            "epochs": run.epochs,
-            "batch size": run.batch_size,
-            **dict(zip(CONFIGURATION, run.configuration, strict=True)),
+            "epochs": record.epochs,
+            "batch size": record.batch_size,
+            **dict(zip(CONFIGURATION, record.configuration, strict=True)),
         }
-        for run in runs
+        for record in records
     ]
     return {
         name.replace("_", " "): in_words(value)
-        for name, value in (told[0] if told else {}).items()
-        if value is not None and all(other[name] == value for other in told)
+        for name, value in (every[0] if every else {}).items()
+        if value is not None and all(other[name] == value for other in every)
     }

@@ -1,4 +1,4 @@
-"""How a claim is judged: parts, each by an interval against a margin, and the verdict over all."""
+"""How claims and methods are judged: by intervals against a bound, and claims over all parts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from ecqx.report.statistics import Estimate
 
 MARGIN = 0.005
 MARGIN_TEXT = "0.5 points"
+NO_SPREAD_TEXT = (
+    "Where all seeds agree exactly, the deviation is that of the task’s settings, pooled; where "
+    "none of them has any, or with one seed only, the row is inconclusive."
+)
 RANK_BOUND = 0.9
 
 
 class Verdict(StrEnum):
-    """What the runs say about a claim."""
+    """What the records say about a claim, or about ECQx against another method."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
-    OPEN = "cannot be told"
+    WINS = "wins"
+    TIES = "ties"
+    LOSES = "loses"
+    MIXED = "depends on the size"
+    OPEN = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,15 @@ def judge_gain(gain: Estimate | None) -> Verdict:
     return judge_below(None if gain is None else gain.negated(), MARGIN)
 
 
+def judge_against(value: Estimate | None, neutral: float) -> Verdict:
+    """Verdict by the interval of a value that is above ``neutral`` where ECQx is better."""
+    if value is None or value.low is None:
+        return Verdict.OPEN
+    if value.lies_above(neutral):
+        return Verdict.WINS
+    return Verdict.LOSES if value.lies_below(neutral) else Verdict.TIES
+
+
 def combine(parts: Sequence[Part]) -> Verdict:
     """Verdict over all parts: it fails with one of them, and holds only with all of them."""
     verdicts = {part.verdict for part in parts}
@@ -131,7 +148,8 @@ def _points(value: Estimate | None) -> str:
 
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
-    return f"{_points(value)} points" + (" (one seed, no interval)" if value.low is None else "")
+    without = "one seed" if value.n == 1 else "equal in all seeds"
+    return f"{_points(value)} points" + (f" ({without}, no interval)" if value.low is None else "")
 
 
 def claims_markdown(claims: Sequence[Claim], suite: str) -> str:

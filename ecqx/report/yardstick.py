@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.report.columns import BITS, LAMBDA, METHOD, TASK, spread_in_words, table
+from ecqx.report.columns import BITS, LAMBDA, METHOD, row, spread_in_words, table
 from ecqx.report.dominance import BySeed, Grade, Point, best_point
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import ABLATION, GRID, Method, Setting
+from ecqx.report.records import ABLATION, GRID, Setting
 from ecqx.report.selection import flat
-from ecqx.report.sources import source_of
 
 VERDICTS = {
     Grade.AS_GOOD: "yes",
@@ -34,7 +33,7 @@ class Yardstick:
     """One result of the published algorithm; accuracy and sparsity are fractions of one."""
 
     task: str
-    method: Method
+    method: str
     bits: int
     lam: float
     accuracy: float
@@ -43,7 +42,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Counterpart:
     """A result of the published algorithm beside ours.
 
     Attributes
@@ -68,7 +67,7 @@ class Comparison:
         return next((s for s in self.settings if s.lam == self.yardstick.lam), None)
 
 
-def compare(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+def counterparts_of(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[Counterpart]:
     """Compare each result with our curves of the same task, method and bit width.
 
     Parameters
@@ -79,7 +78,7 @@ def compare(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[Compa
 
     Returns
     -------
-    list of Comparison
+    list of Counterpart
         In the order of the rows; the suite's own settings before the variants of an ablation.
 
     Raises
@@ -87,7 +86,7 @@ def compare(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[Compa
     InputError
         If a row lacks a key, or none of our curves is there to compare it with.
     """
-    return [comparison for row in rows for comparison in _compare(evidence, _read(row))]
+    return [counterpart for row in rows for counterpart in _counterparts(evidence, _read(row))]
 
 
 def _read(row: Mapping[str, Any]) -> Yardstick:
@@ -97,7 +96,7 @@ def _read(row: Mapping[str, Any]) -> Yardstick:
     return Yardstick(**{field.name: row[field.name] for field in fields(Yardstick)})
 
 
-def _compare(evidence: Evidence, yardstick: Yardstick) -> Iterator[Comparison]:
+def _counterparts(evidence: Evidence, yardstick: Yardstick) -> Iterator[Counterpart]:
     curves: dict[str, list[Setting]] = {}
     for sweep in (GRID, ABLATION):
         for setting in evidence.of(yardstick.task, sweep, yardstick.method, yardstick.bits):
@@ -110,14 +109,14 @@ def _compare(evidence: Evidence, yardstick: Yardstick) -> Iterator[Comparison]:
     for ours, settings in curves.items():
         curve = [(setting.lam, _by_seed(setting)) for setting in settings]
         best = best_point(curve, yardstick.bytes, yardstick.accuracy)
-        yield Comparison(yardstick, ours, settings, best)
+        yield Counterpart(yardstick, ours, settings, best)
 
 
 def _by_seed(setting: Setting) -> BySeed:
-    return {run.seed: (run.bytes, run.accuracy) for run in setting.runs}
+    return {run.seed: (run.bytes, run.accuracy) for run in setting.records}
 
 
-def yardstick_table(evidence: Evidence, comparisons: Sequence[Comparison]) -> Table:
+def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> Table:
     """The published numbers, ours at the same Λ, and the best point of our curve."""
     caption = (
         "Results of the published algorithm, repaired so that it trains on a CPU, and ours with "
@@ -129,7 +128,7 @@ def yardstick_table(evidence: Evidence, comparisons: Sequence[Comparison]) -> Ta
         f"the smallest. {SIZES}"
     )
     columns = (
-        *(TASK, METHOD, BITS, LAMBDA, Column("ours", "ours")),
+        *(METHOD, BITS, LAMBDA, Column("ours", "ours")),
         Column("published_accuracy_percent", "accuracy, published (%)", "number", 2, 100),
         Column("accuracy_percent", "accuracy (%)", "spread", 2, 100),
         Column("published_sparsity_percent", "sparsity, published (%)", "number", 1, 100),
@@ -142,22 +141,22 @@ def yardstick_table(evidence: Evidence, comparisons: Sequence[Comparison]) -> Ta
         Column("point_accuracy_percent", "its accuracy (%)", "spread", 2, 100),
         Column("point_size_kb", "its size (kB)", "spread", 2, 1e-3),
     )
-    rows = [_row(evidence, comparison) for comparison in comparisons]
+    rows = [_row(counterpart) for counterpart in counterparts]
     title = "Beside the published algorithm"
     return table(evidence, "yardstick", title, caption, columns, rows)
 
 
-def _row(evidence: Evidence, comparison: Comparison) -> Row:
-    theirs, same, best = comparison.yardstick, comparison.same, comparison.best
+def _row(counterpart: Counterpart) -> Row:
+    theirs, same, best = counterpart.yardstick, counterpart.same, counterpart.best
     names = ("accuracy", "sparsity", "bytes", "bytes_integers")
     ours: list[Cell] = [None] * len(names) if same is None else [same.mean(name) for name in names]
     cells = (
-        *(evidence.tasks[theirs.task], theirs.method, theirs.bits, f"{theirs.lam:g}"),
-        *(comparison.ours, theirs.accuracy, ours[0], theirs.sparsity, ours[1]),
+        *(theirs.method, theirs.bits, f"{theirs.lam:g}"),
+        *(counterpart.ours, theirs.accuracy, ours[0], theirs.sparsity, ours[1]),
         *(theirs.bytes, ours[2], ours[3]),
         *(VERDICTS[best.grade], point_in_words(best), best.accuracy, best.size),
     )
-    return Row(theirs.task, cells, source_of(flat(comparison.settings)))
+    return row(flat(counterpart.settings), *cells)
 
 
 def point_in_words(point: Point) -> str:

@@ -21,7 +21,7 @@ from ecqx.report.curves import (
     titled,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import GRID, METHODS, Setting
+from ecqx.report.records import GRID, GRID_METHODS, Setting
 from ecqx.report.size_figures import size_axis
 from ecqx.report.style import (
     COLOURS,
@@ -33,14 +33,14 @@ from ecqx.report.style import (
     legend_below,
     panels,
 )
-from ecqx.report.yardstick import VERDICTS, Comparison, Yardstick
+from ecqx.report.yardstick import VERDICTS, Counterpart, Yardstick
 
 STAR: Style = {"marker": "*", "linestyle": "none", "markersize": 13, "markeredgewidth": 1.4}
 
 
-def yardstick_figure(evidence: Evidence, comparisons: Sequence[Comparison]) -> Picture | None:
+def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) -> Picture | None:
     """One panel per task and bit width: our grid, and a star for each published result."""
-    cases = list(dict.fromkeys((c.yardstick.task, c.yardstick.bits) for c in comparisons))
+    cases = list(dict.fromkeys((c.yardstick.task, c.yardstick.bits) for c in counterparts))
     if not cases:
         return None
     figure, all_axes = panels(len(cases))
@@ -48,7 +48,7 @@ def yardstick_figure(evidence: Evidence, comparisons: Sequence[Comparison]) -> P
     shown: list[Setting] = []
     for axes, (task, bits) in zip(all_axes, cases, strict=True):
         settings = evidence.of(task, GRID, bits=bits)
-        theirs = [c.yardstick for c in comparisons]
+        theirs = [c.yardstick for c in counterparts]
         theirs = [y for y in dict.fromkeys(theirs) if (y.task, y.bits) == (task, bits)]
         _panel(axes, evidence, settings, theirs)
         axes.set_title(panel_title(evidence, task, f"{bits} bit", tasks))
@@ -61,7 +61,7 @@ def yardstick_figure(evidence: Evidence, comparisons: Sequence[Comparison]) -> P
     words = "; ".join(
         f"{evidence.name(c.yardstick.task)}, {c.yardstick.method}, Λ {c.yardstick.lam:g} "
         f"({c.ours}): {VERDICTS[c.best.grade]}"
-        for c in comparisons
+        for c in counterparts
     )
     metric = evidence.metric_of_all(tasks)
     return finish(
@@ -81,7 +81,7 @@ def _panel(
     axes: Axes, evidence: Evidence, settings: Sequence[Setting], theirs: Sequence[Yardstick]
 ) -> None:
     ranges = [reference_line(axes, settings)]
-    for method in METHODS:
+    for method in GRID_METHODS:
         of_method = [s for s in settings if s.method == method]
         if of_method:
             ranges.append(accuracy_curve(axes, of_method, size, **method_style(method)))

@@ -16,7 +16,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecqx.modules import MainOutput
-from ecqx.quantizers.base import Quantizer
 
 
 @contextmanager
@@ -64,17 +63,13 @@ class Replicas:
     ----------
     model : Module
         The same in all processes.
-    quantizer : Quantizer, optional
-        The model's quantizer; from now on its relevances are those of the whole batch.
     """
 
-    def __init__(self, model: nn.Module, quantizer: Quantizer | None = None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
         # A head that has no part in the loss gets no gradient.
         self.forward = DistributedDataParallel(MainOutput(model), find_unused_parameters=True)
-        if quantizer is not None and quantizer.relevance is not None:
-            quantizer.relevance.combine = self.combined
 
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
         """This process's part of a batch.

@@ -1,13 +1,16 @@
-"""Fit and evaluate loops, with quantization and without."""
+"""The training loop, with quantization and without."""
 
 from __future__ import annotations
 
+import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -15,55 +18,15 @@ from tqdm import tqdm
 from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.modules import evaluation_mode, main_output
-from ecqx.quantizers.base import Quantizer
+from ecqx.modules import main_output
+from ecqx.training.constraint import Constraint
 from ecqx.training.distributed import Replicas, is_connected, is_first
-from ecqx.training.objectives import Scores, objective_of
+from ecqx.training.evaluation import evaluate
+from ecqx.training.objectives import objective_of
+from ecqx.training.settings import FitSettings, steps_per_epoch
 
 # What torch.load raises on a file that is none of its own, or is cut off.
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
-# What the inputs of one batch of an evaluation may hold, in elements.
-EVALUATED_AT_ONCE = 2**24
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a network is trained.
-
-    Attributes
-    ----------
-    epochs : int
-        At least 0.
-    lr : float
-        Initial learning rate.
-    batch_size : int
-    optimizer : {"adam", "sgd"}
-        SGD has momentum 0.9.
-    schedule : {"constant", "cosine"}
-        Of the learning rate, per epoch.
-    weight_decay : float
-        On the parameters that are not quantized.
-    max_batches : int, optional
-        Batches per epoch at most.
-    patience : int, optional
-        End when validation accuracy has not risen by ``min_delta`` for this many epochs.
-    min_delta : float
-        Fraction of one.
-    selection : {"best", "last"}
-        Epoch whose state is kept: the best on the validation split (the later of equal ones, since
-        sparsity has had more time to settle), or the last.
-    """
-
-    epochs: int = 10
-    lr: float = 1e-3
-    batch_size: int = 64
-    optimizer: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.0
-    max_batches: int | None = None
-    patience: int | None = None
-    min_delta: float = 0.001
-    selection: Literal["best", "last"] = "best"
 
 
 @dataclass
@@ -76,59 +39,6 @@ class Epoch:
     steps: int
 
 
-class Constraint(Protocol):
-    """What holds a model's weights to a form while it is trained: a quantizer, a baseline."""
-
-    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer; decay for what is not constrained."""
-
-    def start_epoch(self) -> None:
-        """Called before the first batch of each epoch."""
-
-    def transfer_gradients(self) -> None:
-        """Called between the backward pass and the optimizer's step."""
-
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Called with the batch after the optimizer's step."""
-
-    def sparsity(self) -> float:
-        """Share of constrained weights that are zero, in [0, 1]."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, the model's own state included."""
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
-
-
-def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
-    """The metric that the split's targets ask for: of `scores`, the first.
-
-    Parameters
-    ----------
-    model : Module
-        Evaluated in eval mode, its modules' modes are restored.
-    split : Split
-    batch_size : int
-        At most; images that are large go through in smaller batches.
-
-    Returns
-    -------
-    float
-        Fraction of one.
-    """
-    return scores(model, split, batch_size)[objective_of(split.targets).metric]
-
-
-@torch.no_grad()
-def scores(model: nn.Module, split: Split, batch_size: int = 512) -> Scores:
-    """All metrics that the split's targets ask for, by name; parameters as for `evaluate`."""
-    elements = split.inputs[0].numel()
-    batches = split.batches(max(1, min(batch_size, EVALUATED_AT_ONCE // elements)))
-    with evaluation_mode(model):
-        return objective_of(split.targets).score((main_output(model(x)), y) for x, y in batches)
-
-
 class Trainer:
     """Trains a model, quantized or not, and can be stopped and resumed at any epoch.
 
@@ -138,7 +48,7 @@ class Trainer:
     train, validation : Split
     settings : FitSettings
     seed : int
-        Of the order of the samples.
+        Of the order of the samples, their augmentation, and dropout.
     quantizer : Constraint, optional
         The model's quantizer, or another constraint on its weights; None trains in full precision.
 
@@ -160,12 +70,15 @@ class Trainer:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.quantizer = settings, quantizer
         self.objective = objective_of(train.targets)
+        self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
+        self.shows_progress = False
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None
-        relevant = quantizer if isinstance(quantizer, Quantizer) else None
-        self.replicas = Replicas(model, relevant) if is_connected() else None
+        self.replicas = Replicas(model) if is_connected() else None
+        if self.replicas is not None and quantizer is not None:
+            quantizer.share_relevance(self.replicas.combined)
 
     @property
     def device(self) -> torch.device:
@@ -195,7 +108,7 @@ class Trainer:
         Parameters
         ----------
         progress : bool
-            Show a progress bar (silent where the output is no terminal).
+            Show a bar over the batches of each epoch (silent where the output is no terminal).
         resume : Path, optional
             File that holds the state after each epoch. If it exists, training goes on from there.
         on_epoch : callable, optional
@@ -206,24 +119,24 @@ class Trainer:
         list of Epoch
             One record an epoch; the model is left in the state that `FitSettings.selection` asks
             for.
+
+        Raises
+        ------
+        InputError
+            If the file of ``resume`` is none of this training's, or the batches have one sample
+            each, which the network's BatchNorm cannot be trained on.
         """
+        self.shows_progress = progress
         if resume is not None and resume.exists():
             self.load(resume)
-        bar = tqdm(
-            total=self.settings.epochs,
-            initial=len(self.history),
-            unit="epoch",
-            disable=None if progress else True,
-        )
+        if self.settings.batch_size == 1:
+            self._check_single_samples()
         while len(self.history) < self.settings.epochs and not self._has_stalled():
             epoch = self.run_epoch()
-            bar.update()
-            bar.set_postfix(accuracy=f"{epoch.accuracy:.2%}", sparsity=f"{epoch.sparsity:.1%}")
             if resume is not None and is_first():
                 self.save(resume)
             if on_epoch is not None:
                 on_epoch(epoch)
-        bar.close()
         if self.settings.selection == "best" and self.best is not None:
             self._restore(self.best)
         return self.history
@@ -237,13 +150,10 @@ class Trainer:
         # The sum stays on the device: to ask it for a number in each step would wait for it.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         samples, steps = 0, 0
-        for x, y in self.train.batches(self.settings.batch_size, self.generator):
-            if steps == self.settings.max_batches:
-                break
-            if len(y) == 1 and steps:
-                break  # BatchNorm cannot be trained on the one sample that is left over
-            total += self.step(x, y) * len(y)
-            samples, steps = samples + len(y), steps + 1
+        with self._random_numbers():
+            for x, y in self._batches():
+                total += self.step(x, y) * len(y)
+                samples, steps = samples + len(y), steps + 1
         if self.replicas is not None:
             self.replicas.take_buffers_of_the_first()
         accuracy = evaluate(self.model, self.validation)
@@ -256,6 +166,51 @@ class Trainer:
             self.best = {name: tensor.clone() for name, tensor in self._state().items()}
         self.history.append(epoch)
         return epoch
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, under a progress bar."""
+        settings = self.settings
+        steps = steps_per_epoch(len(self.train), settings)
+        batches = self.train.batches(settings.batch_size, self.generator)
+        with tqdm(
+            total=steps,
+            unit="batch",
+            desc=f"epoch {len(self.history) + 1} of {settings.epochs}",
+            leave=False,
+            disable=None if self.shows_progress and is_first() else True,
+        ) as bar:
+            for number, batch in enumerate(batches):
+                if number == steps:
+                    return
+                yield batch
+                bar.update()
+
+    @contextmanager
+    def _random_numbers(self) -> Iterator[None]:
+        """Dropout's random numbers, from seed and epoch alone; others' generators are restored.
+
+        So a training that was interrupted ends as if it had not been. Each process drops other
+        units of its own part of a batch.
+        """
+        rank = 0 if self.replicas is None else self.replicas.rank
+        # Python's negative seeds are torch's, but not numpy's.
+        entropy = (self.seed % 2**64, len(self.history), rank)
+        drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(int(drawn[0]))
+            yield
+
+    def _check_single_samples(self) -> None:
+        """Raise ``InputError`` if the network cannot be trained on one sample at a time."""
+        x, _ = next(self.train.batches(1))
+        try:
+            with self._random_numbers(), torch.no_grad():
+                copy.deepcopy(self.model).train()(x)
+        except ValueError as error:
+            raise InputError(
+                f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
+            ) from error
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One training step on one batch; returns the loss, a scalar in float64."""
@@ -300,6 +255,7 @@ class Trainer:
         state = {
             "state": self._state(),
             "optimizer": self.optimizer.state_dict(),
+            "seed": self.seed,
             "generator": self.generator.get_state(),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
@@ -318,6 +274,7 @@ class Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._restore(state["state"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.seed = state["seed"]
             self.generator.set_state(state["generator"])
             self.history = [Epoch(**epoch) for epoch in state["history"]]
             self.best = state["best"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ecqx.errors import InputError
+from stages import suites
 from stages.command import run_command_line
-from stages.suite import selected
 from stages.verify.concurrency import concurrency
 from stages.verify.determinism import determinism
 from stages.verify.document import DOCUMENT, Section, record
@@ -28,14 +28,17 @@ PARTS: dict[str, Callable[[Path, str], Section]] = {
 def main(arguments: Sequence[str]) -> int:
     """Run the parts; 1 if one of them failed."""
     parts = [word for word in arguments if word in PARTS]
-    suites = [word for word in arguments if word not in PARTS]
-    if len(suites) > 1:
+    named = [word for word in arguments if word not in PARTS]
+    if len(named) > 1:
         raise InputError(f"usage: python -m stages.verify [SUITE] [PART…], of {', '.join(PARTS)}")
     root = Path().resolve()
-    chosen = selected(root, *suites)
+    for name in named:
+        suites.check_known(name)
+    default = suites.default()
     passed = True
     for name in parts or PARTS:
-        section = PARTS[name](root, chosen if suites or name == "determinism" else SMALL)
+        usual = default if name == "determinism" else SMALL
+        section = PARTS[name](root, *named or [usual])
         record(root / DOCUMENT, section)
         verdict = "FAILED" if section.passed is False else "passed"
         print(f"\n{section.title}\n\n{section.text}\n\n{verdict}", flush=True)

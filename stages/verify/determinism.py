@@ -13,6 +13,7 @@ import yaml
 from tabulate import tabulate
 
 from ecqx.errors import InputError
+from stages import suites
 from stages.provenance import changes, git
 from stages.verify.document import Section
 
@@ -50,8 +51,7 @@ def _run_in_clone(root: Path, clone: Path, suite: str, processes: int) -> Path:
     """Clone HEAD and run the whole pipeline there; the clone's folder."""
     make_clone(root, clone)
     environment = clone_environment(clone, ECQX_NO_PROGRESS="1", ECQX_PROCESSES=str(processes))
-    command = ["python", "-m", "stages.suite", suite, "--"]
-    command += ["dvc", "repro", "--force", "--no-run-cache"]
+    command = ["dvc", "repro", "--force", "--no-run-cache", str(suites.pipeline_path(suite))]
     done = subprocess.run(command, cwd=clone, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise InputError(f"the pipeline of suite {suite} failed in the clone, see above")
@@ -77,8 +77,9 @@ def clone_environment(clone: Path, **more: str) -> dict[str, str]:
 
 
 def _compare(first: Path, second: Path, suite: str) -> list[list[str | int]]:
-    """One row per output of the suite, and one for dvc.lock."""
-    outputs = sorted({"dvc.lock", *_outputs(first, suite), *_outputs(second, suite)})
+    """One row per output of the suite, and one for its dvc.lock."""
+    lock = str(suites.lock_path(suite))
+    outputs = sorted({lock, *_outputs(first, suite), *_outputs(second, suite)})
     rows: list[list[str | int]] = []
     for output in outputs:
         here, there = digests(first, output), digests(second, output)
@@ -89,13 +90,8 @@ def _compare(first: Path, second: Path, suite: str) -> list[list[str | int]]:
 
 def _outputs(clone: Path, suite: str) -> list[str]:
     """Paths that the suite's stages wrote, as dvc.lock names them."""
-    lock = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))
-    return [
-        output["path"]
-        for name, stage in lock["stages"].items()
-        if name.endswith(f"@{suite}")
-        for output in stage.get("outs", [])
-    ]
+    lock = yaml.safe_load((clone / suites.lock_path(suite)).read_text(encoding="utf-8"))
+    return [out["path"] for stage in lock["stages"].values() for out in stage.get("outs", [])]
 
 
 def digests(clone: Path, output: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,12 +11,12 @@ from unittest.mock import patch
 
 import torch
 
-from ecqx.assignment import assign as assignment
+from ecqx.assignment.assign import AssignmentSettings
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import container
 from ecqx.coding.tensor_coding import QUANTIZED, Entry
-from ecqx.quantizers import base as constrained
-from stages import quantize, runs
+from ecqx.quantizers.settings import QuantizerSettings
+from stages import quantize, sweeps
 
 
 @contextmanager
@@ -37,12 +37,12 @@ def centroid_off_by_one_step() -> Iterator[None]:
 @contextmanager
 def lambda_doubled() -> Iterator[None]:
     """The cost of information weighs twice what the settings say."""
-    original = assignment.AssignmentSettings
+    original: Callable[[Any], AssignmentSettings] = QuantizerSettings.assignment.__get__
 
-    def wrong(lam: float, *others: Any) -> Any:
-        return original(2 * lam, *others)
+    def wrong(settings: QuantizerSettings) -> AssignmentSettings:
+        return replace(original(settings), lam=2 * settings.lam)
 
-    with patch.object(constrained, "AssignmentSettings", wrong):
+    with patch.object(QuantizerSettings, "assignment", property(wrong)):
         yield
 
 
@@ -82,10 +82,10 @@ def float_stored_twice() -> Iterator[None]:
 @contextmanager
 def seed_lost() -> Iterator[None]:
     """The last seed is not run."""
-    original = runs.all_runs
+    original = sweeps.all_runs
 
-    def wrong(suite: Any) -> list[Any]:
-        return [run for run in original(suite) if run.seed != suite.seeds[-1]]
+    def wrong(settings: Any, tasks: Any, seeds: Sequence[int]) -> list[sweeps.Run]:
+        return original(settings, tasks, seeds[:-1])
 
     with patch.object(quantize, "all_runs", wrong):
         yield

@@ -19,15 +19,12 @@ import torch
 from tabulate import tabulate
 
 from ecqx.errors import InputError
-from stages.parallel import NO_PROGRESS, PROCESSES
+from ecqx.experiment.jobs import NO_PROGRESS, PROCESSES
 from stages.verify.document import Section
-from stages.verify.workplace import STAGES, outputs, prepare
+from stages.verify.workplace import STAGES, outputs, prepare, settings_of
 
-# How often each stage is killed, 44 times in all; those that train and go on, more often.
-KILLS = {
-    **{"download": 4, "pretrain": 8, "quantize": 8, "encode": 4, "evaluate": 4, "report": 4},
-    **{"compare": 8, "verdict": 4},
-}
+# How often each stage is killed, 40 times in all; those that train and go on, more often.
+KILLS = dict.fromkeys(STAGES, 4) | {"pretrain": 8, "quantize": 12}
 # Kills between two runs to the end: progress has to survive several in a row.
 IN_A_ROW = 4
 # The last moment, as a share of the time that an undisturbed run takes.
@@ -58,7 +55,7 @@ def kills(root: Path, suite: str) -> Section:
     moments = random.Random(0)
     survived = {}
     with tempfile.TemporaryDirectory(prefix="ecqx-verify-") as folder:
-        place = prepare(Path(folder) / "place", root, (root / "params.yaml").read_text())
+        place = prepare(Path(folder) / "place", root, settings_of(root, suite))
         for stage in STAGES:
             victim = Victim(place, suite, stage)
             victim.observe()

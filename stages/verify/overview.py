@@ -27,15 +27,15 @@ _GATE = (
         "",
     ),
     (
-        "runs that are missing or new count; runs are matched by run_id",
-        "test_regression.py::test_lost_and_added_runs_count "
+        "a missing run is worse anywhere; a new one counts on the baseline's machine",
+        "test_regression.py::test_a_lost_run_is_worse_and_an_added_one_different "
         "test_regression.py::test_equal_runs_in_any_order_are_silent",
         "",
     ),
     (
         "one table, worst first; JUnit XML; exit code 1",
         "test_regression.py::test_the_worst_comes_first "
-        "test_regression.py::test_verdict_shows_the_worst_rows_and_ends_with_one_line "
+        "test_regression.py::test_outcome_shows_the_worst_rows_and_ends_with_one_line "
         "test_regression.py::test_junit_holds_the_failures "
         "test_baseline.py::test_check_fails_on_a_worse_run",
         "",
@@ -66,6 +66,8 @@ _FAULTS = (
         "killed stages end as undisturbed ones, no finished epoch is repeated, nothing "
         "half-written is taken for whole",
         "test_faults.py::test_a_killed_stage_goes_on_after_its_last_epoch "
+        "test_faults.py::test_a_training_that_was_killed_at_its_end_repeats_no_epoch "
+        "test_faults.py::test_an_interrupted_training_drops_what_an_undisturbed_one_does "
         "test_run_resumed.py::test_an_interrupted_run_ends_like_an_uninterrupted_one",
         "kills",
     ),
@@ -102,8 +104,9 @@ _FAULTS = (
         "",
     ),
     (
-        "two pipelines at once in one clone",
-        "test_suite_switch.py::test_a_second_run_is_refused",
+        "two suites at once in one clone",
+        "test_pipeline.py::test_two_suites_at_once "
+        "test_faults.py::test_suites_that_need_the_same_training_at_once_share_it",
         "concurrency",
     ),
 )

@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,12 +14,12 @@ from unittest.mock import patch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ecqx.experiment import jobs
 from ecqx.report.regression import Difference, compare
-from stages import baseline, check, encode, evaluate, parallel, quantize
-from stages import runs as run_list
+from stages import baseline, check, encode, evaluate, quantize, sweeps
 from stages.verify.document import Section
 from stages.verify.injections import INJECTIONS
-from stages.verify.workplace import prepare, run_stages, working_in
+from stages.verify.workplace import prepare, run_stages, settings_of, working_in
 
 JUDGED_STAGES = ("quantize", "encode", "evaluate")
 SILENT_RUNS, PROCESSES = 20, (1, 2, 3)
@@ -52,7 +53,7 @@ def regressions(root: Path, suite: str) -> Section:
 
 
 def _said(rows: Sequence[Difference]) -> str:
-    return f"{len(rows)} worse" if rows else "silent"
+    return f"{len(rows)} rows" if rows else "silent"
 
 
 def silence(root: Path, suite: str) -> Section:
@@ -66,7 +67,7 @@ def silence(root: Path, suite: str) -> Section:
             with working_in(place, processes), shuffled(number):
                 run_stages(suite, *JUDGED_STAGES)
                 alarms += [(number, d) for found in verdicts(place, suite) for d in found]
-        runs = len(check.read_runs(place, check.Part(suite)))
+        runs = len(check.read_runs(place, suite))
     with_processes = ", ".join(f"{n} with {p}" for p, n in counts.items())
     found = "".join(f"\n- run {number}: {d.setting}: {d.quantity}" for number, d in alarms[:20])
     noisy = len({number for number, _ in alarms})
@@ -83,7 +84,7 @@ def silence(root: Path, suite: str) -> Section:
 def _accepted(root: Path, suite: str) -> Iterator[Path]:
     """A folder in which the suite ran and its results were accepted."""
     with tempfile.TemporaryDirectory(prefix="ecqx-verify-") as folder:
-        place = prepare(Path(folder) / "place", root, (root / "params.yaml").read_text())
+        place = prepare(Path(folder) / "place", root, settings_of(root, suite))
         accept(place, suite)
         yield place
 
@@ -91,19 +92,20 @@ def _accepted(root: Path, suite: str) -> Iterator[Path]:
 def accept(place: Path, suite: str) -> None:
     """Run the suite up to its metrics, and take them for the baseline."""
     with working_in(place):
-        run_stages(suite, "download", "pretrain", *JUDGED_STAGES)
+        run_stages(suite, "fingerprint", "download", "pretrain", *JUDGED_STAGES)
         baseline.accept(place, suite)
 
 
 def verdicts(place: Path, suite: str) -> tuple[list[Difference], list[Difference]]:
-    """What counts as worse: by the gate as it is here, and as it would be elsewhere."""
-    verdict = check.check(place, check.Part(suite))
-    accepted = check.read_baseline(place, check.Part(suite))
+    """What of the runs counts: by the gate as it is here, and as it would be elsewhere."""
+    accepted = check.read_baseline(place, suite)
     assert accepted is not None
-    elsewhere = compare(
-        accepted["runs"], check.read_runs(place, check.Part(suite)), same_machine=False
+    runs = check.read_runs(place, suite)
+    here, elsewhere = (
+        [difference for difference in compare(accepted["runs"], runs, same) if difference.counts]
+        for same in (True, False)
     )
-    return verdict.worse, [difference for difference in elsewhere if difference.worse]
+    return here, elsewhere
 
 
 @contextmanager
@@ -111,27 +113,21 @@ def shuffled(seed: int) -> Iterator[None]:
     """Have the runs computed and listed in another order."""
     order = random.Random(seed)
 
-    def list_in_disorder(suite: Any) -> list[Any]:
-        runs = all_runs(suite)
+    def list_in_disorder(*settings: Any) -> list[sweeps.Run]:
+        runs = all_runs(*settings)
         return order.sample(runs, len(runs))
 
     def run_in_disorder(
-        function: Callable[[Any], Any], jobs: Sequence[Any], *others: Any, **more: Any
+        function: Callable[[Any], Any], items: Sequence[Any], *others: Any, **more: Any
     ) -> list[Any]:
-        places = order.sample(range(len(jobs)), len(jobs))
-        results = dict(
-            zip(
-                places,
-                run_all(function, [jobs[at] for at in places], *others, **more),
-                strict=True,
-            )
-        )
-        return [results[at] for at in range(len(jobs))]
+        places = order.sample(range(len(items)), len(items))
+        results = run_all(function, [items[at] for at in places], *others, **more)
+        return [result for _, result in sorted(zip(places, results, strict=True), key=first)]
 
-    all_runs, run_all = run_list.all_runs, parallel.run_all
+    all_runs, run_all, first = sweeps.all_runs, jobs.run_all, itemgetter(0)
     with (
         patch.object(quantize, "all_runs", list_in_disorder),
-        patch.object(quantize, "run_all", run_in_disorder),
+        patch.object(jobs, "run_all", run_in_disorder),
         patch.object(encode, "run_all", run_in_disorder),
         patch.object(evaluate, "run_all", run_in_disorder),
     ):

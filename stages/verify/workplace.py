@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import yaml
 
 from ecqx.errors import InputError
-from stages.parallel import NO_PROGRESS, PROCESSES
+from ecqx.experiment.jobs import NO_PROGRESS, PROCESSES
+from stages import fingerprint, suites
 
-STAGES = (
-    *("download", "pretrain", "quantize", "encode", "evaluate", "report"),
-    *("compare", "verdict"),
-)
+STAGES = ("fingerprint", *fingerprint.STAGES)
 
 
-def prepare(folder: Path, root: Path, params: str) -> Path:
-    """Make such a folder: a repository that holds ``params`` and links to the code of ``root``."""
+def settings_of(root: Path, suite: str) -> dict[str, Any]:
+    """Settings of a suite of the repository ``root``, unchecked."""
+    with chdir(root):
+        return dict(suites.read_params(suites.params_path(suite)))
+
+
+def prepare(folder: Path, root: Path, settings: Mapping[str, Any]) -> Path:
+    """Make such a folder: a repository whose default suite has these settings.
+
+    The code is that of ``root``, by links.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ecqx", "stages", "constraints.txt", "dvc.yaml"):
+    for name in ("ecqx", "stages", suites.PIPELINE, "constraints.txt"):
         (folder / name).symlink_to(root / name)
-    (folder / "params.yaml").write_text(params, encoding="utf-8")
+    write_settings(folder, settings)
     (folder / ".gitignore").write_text((root / ".gitignore").read_text() + "/.dvc/\n")
     who = ["-c", "user.name=verify", "-c", "user.email=verify@example.org"]
     for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "-m", "-"]):
@@ -34,12 +42,20 @@ def prepare(folder: Path, root: Path, params: str) -> Path:
     return folder
 
 
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make these the settings of the folder's default suite."""
+    content = {**settings, "root": ".", "params": suites.PARAMS}
+    (folder / suites.PARAMS).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
 def outputs(place: Path, stage: str, suite: str) -> list[Path]:
     """What a stage writes, as dvc.yaml says; DVC removes it before it runs the stage."""
-    pipeline = yaml.safe_load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    listed = [*pipeline.get("outs", []), *pipeline.get("metrics", [])]
-    names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in listed]
-    return [place / name.replace("${item.suite}", suite) for name in names]
+    pipeline = yaml.safe_load((place / suites.PIPELINE).read_text(encoding="utf-8"))
+    entries = [
+        entry for kind in ("outs", "metrics") for entry in pipeline["stages"][stage].get(kind, [])
+    ]
+    names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    return [place / name.replace("${suite}", suite) for name in names]
 
 
 @contextmanager

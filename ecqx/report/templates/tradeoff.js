@@ -226,10 +226,10 @@
     ["entropy (bit/weight)", (run) => rounded(run.entropy_bits_per_weight, 2)], ["run", ({ run_id: id }) => id],
   ];
 
-  function tell(setting) {
+  function describe(setting) {
     const { task } = state;
-    const told = { ...(setting.p === null ? {} : { p: setting.p }), ...task.told[setting.method] };
-    const terms = Object.entries(told).map(([name, value]) =>
+    const shared = { ...(setting.p === null ? {} : { p: setting.p }), ...task.configurations[setting.method] };
+    const terms = Object.entries(shared).map(([name, value]) =>
       element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
     const head = element("tr", {}, ...COLUMNS.map(([name]) => element("th", { scope: "col", class: "right" }, name)));
     const rows = setting.runs.map((run) =>
@@ -248,7 +248,7 @@
 
   function choose(setting) {
     state.chosen = setting;
-    if (setting) tell(setting);
+    if (setting) describe(setting);
     else point.replaceChildren(element("p", {}, "Nothing is shown: choose a method and a bit width."));
   }
 

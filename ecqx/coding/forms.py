@@ -1,0 +1,48 @@
+"""The forms of file that a trained network becomes, by name. A form is imported when it is used."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+
+class Form(ABC):
+    """One form of file, with its settings; a subclass is a frozen dataclass of them.
+
+    Attributes
+    ----------
+    suffix : str
+        Of the names of its files.
+    """
+
+    suffix: ClassVar[str]
+
+    @abstractmethod
+    def write(self, trained: Path, path: Path) -> None:
+        """Code what training left (`ecqx.methods.interface.Method.save`) as one file."""
+
+    @abstractmethod
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The state_dict of a file that `write` wrote: every tensor of the model, on the CPU."""
+
+
+# Module and class of each form.
+FORMS: dict[str, str] = {
+    "ecqx": "ecqx.coding.ecqx_file:EcqxFile",
+    "nnc": "ecqx.coding.nnc_file:NncFile",
+    "float16": "ecqx.coding.plain_files:Float16File",
+    "integer8": "ecqx.coding.plain_files:Integer8File",
+    "packed_integers": "ecqx.coding.packed_integers:PackedIntegersFile",
+}
+
+
+def build_form(name: str, settings: Mapping[str, Any]) -> Form:
+    """A form of file with its settings."""
+    module, _, attribute = FORMS[name].partition(":")
+    form: Form = getattr(import_module(module), attribute)(**settings)
+    return form

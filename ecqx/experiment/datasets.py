@@ -1,0 +1,109 @@
+"""The data sets of `ecqx run` by name; what reads one is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ecqx.data.tensors import TensorData
+from ecqx.errors import InputError
+from ecqx.experiment.settings import RunSettings
+from ecqx.models.networks import MODELS
+
+# Groups of packages that some data sets are read with.
+EXTRAS = {"digits": "pipeline", "speech_commands": "speech"}
+# Sides of images that fit CIFAR's networks, ImageNet's, and (published) those for segmentation.
+SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
+
+
+def load_data(settings: RunSettings) -> TensorData:
+    """Load the settings' data set, downloaded first where that is possible and needed.
+
+    Raises
+    ------
+    InputError
+        If it is not available, or a package that reads it is missing.
+    """
+    try:
+        return _LOADERS[settings.dataset](settings)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(settings.dataset, "pipeline")
+        raise InputError(
+            f"--dataset {settings.dataset} needs {error.name}, which is not installed: "
+            f"pip install 'ecqx[{extra}]'"
+        ) from error
+
+
+def _cifar10(settings: RunSettings) -> TensorData:
+    from ecqx.data import cifar_archives
+
+    return cifar_archives.cifar(settings.data_path, 10)
+
+
+def _cifar100(settings: RunSettings) -> TensorData:
+    from ecqx.data import cifar_archives
+
+    return cifar_archives.cifar(settings.data_path, 100)
+
+
+def _voc(settings: RunSettings) -> TensorData:
+    from ecqx.data import voc2012
+
+    if _labels_pixels(settings.model):
+        size = settings.image_size or PIXEL_LABELS
+        return voc2012.voc(settings.data_path, "segmentation", size)
+    return voc2012.voc(settings.data_path, "classification", settings.image_size or LARGE)
+
+
+def _labels_pixels(name: str) -> bool:
+    """Whether a network is one of torchvision's for segmentation."""
+    import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models.segmentation)
+
+
+def _folder(settings: RunSettings) -> TensorData:
+    from ecqx.data import folder, voc2012
+
+    own = settings.model in MODELS
+    return folder.image_folder(
+        settings.data_path,
+        validation=_tenth(settings.data_path),
+        size=settings.image_size or (SMALL if own else LARGE),
+        mean=folder.MEAN if own else voc2012.MEAN,
+        deviation=folder.DEVIATION if own else voc2012.DEVIATION,
+    )
+
+
+def _tenth(path: Path) -> int:
+    """A tenth of an image folder's training images."""
+    from ecqx.data.archives import names
+    from ecqx.data.folder import IMAGES
+
+    images = [n for n in names(path) if n.startswith("train/") and n.lower().endswith(IMAGES)]
+    return max(1, len(images) // 10)
+
+
+def _digits(settings: RunSettings) -> TensorData:
+    from ecqx.data import digit_images
+
+    return digit_images.digits()
+
+
+def _speech_commands(settings: RunSettings) -> TensorData:
+    from ecqx.data import downloads, speech
+
+    full = downloads.is_at_hand(speech.speech_source("full"), settings.data_path)
+    return speech.speech_commands(
+        settings.data_path, "full" if full else "test", processes=max(1, settings.workers)
+    )
+
+
+_LOADERS: dict[str, Callable[[RunSettings], TensorData]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "voc": _voc,
+    "folder": _folder,
+    "digits": _digits,
+    "speech_commands": _speech_commands,
+}

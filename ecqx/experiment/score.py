@@ -1,0 +1,76 @@
+"""What the network that is decoded from a file can do, and what the file takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ecqx.coding.forms import Form
+from ecqx.coding.quantized import first_order_entropy
+from ecqx.data.tensors import TensorData
+from ecqx.training.evaluation import scores
+from ecqx.training.objectives import objective_of
+
+
+def score_file(
+    path: Path,
+    form: Form,
+    model: nn.Module,
+    data: TensorData,
+    exclude: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Decode a file and measure the network.
+
+    Parameters
+    ----------
+    path : Path
+    form : Form
+        Reads the file.
+    model : Module
+        The network; its weights are replaced by those of the file.
+    data : TensorData
+        On the model's device.
+    exclude : sequence of str
+        Parameters whose name contains one of these were not to be quantized.
+
+    Returns
+    -------
+    dict
+        ``accuracy_validation`` and ``accuracy`` (validation and test split, fractions of one, by
+        the task's metric), ``other_metrics`` (test split), ``sparsity`` (share of zeros among the
+        weights, in [0, 1]), ``parameters`` (elements of all floating-point tensors), ``bytes``,
+        ``compression_ratio`` and ``entropy_bits_per_weight``. Weights here are the parameters of
+        more than one dimension that are not excluded.
+    """
+    model.load_state_dict(form.read(path))
+    validation, test = scores(model, data.validation), scores(model, data.test)
+    metric, *others = objective_of(data.test.targets).metrics
+    parameters = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
+    size = path.stat().st_size
+    return {
+        "accuracy_validation": validation[metric],
+        "accuracy": test[metric],
+        "other_metrics": {name: test[name] for name in others},
+        **_weight_statistics(model, exclude),
+        "parameters": parameters,
+        "bytes": size,
+        "compression_ratio": 4 * parameters / size,
+    }
+
+
+@torch.no_grad()
+def _weight_statistics(model: nn.Module, exclude: Sequence[str]) -> dict[str, float]:
+    """Sparsity, and first-order entropy in bits per weight."""
+    weights = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and not any(part in name for part in exclude)
+    ]
+    elements = sum(w.numel() for w in weights)
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    entropy = sum(first_order_entropy(w) * w.numel() for w in weights)
+    return {"sparsity": zeros / elements, "entropy_bits_per_weight": entropy / elements}

@@ -1,0 +1,42 @@
+"""A task: a network on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ecqx.data.tensors import TensorData
+from ecqx.models.networks import build
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network on a data set.
+
+    Attributes
+    ----------
+    network : mapping
+        What `ecqx.models.build` takes.
+    data : Path
+        File of `ecqx.data.TensorData`.
+    enlarge : int
+        Each pixel is repeated this many times each way.
+    """
+
+    network: Mapping[str, Any]
+    data: Path
+    enlarge: int = 1
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The network with random weights drawn from ``seed``."""
+        torch.manual_seed(seed)
+        return build(**self.network)
+
+    def load_data(self, device: torch.device) -> TensorData:
+        """The data at the task's size, for a network on ``device``."""
+        return TensorData.load(self.data).enlarged(self.enlarge).to(device)

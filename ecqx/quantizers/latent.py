@@ -1,0 +1,145 @@
+"""Latent weights: the full-precision copies of a model's quantized weights, which are trained.
+
+The model itself holds the quantized weights, so its forward pass, its state_dict and zennit see
+plain parameters. Gradients at these are passed on to the latent weights, which the optimizer steps;
+then the quantized weights are made of them again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ecqx.coding.tensor_files import section
+from ecqx.modules import HALF, unwrapped
+from ecqx.quantizers.parameters import survey
+
+_T = TypeVar("_T")
+
+
+class LatentWeights(ABC):
+    """A model whose weights are quantized, with their latent weights, in any training loop.
+
+    Parameters
+    ----------
+    model : Module
+        Changed in place. Taken out of DataParallel or ``torch.compile``, so that names are those
+        of the model itself.
+    exclude : sequence of str
+        Parameters whose name contains one of these stay as they are.
+
+    Attributes
+    ----------
+    model : Module
+    weights, latent : dict of str to Parameter
+        By name: the quantized weights in the model, and the copies that take the gradient steps,
+        of float32 where the weights have half precision.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left to quantize or a parameter cannot be quantized
+        (`ecqx.quantizers.parameters.survey`).
+    """
+
+    def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
+        self.model = unwrapped(model)
+        self._survey = survey(self.model, exclude)
+        quantized = [parameter for parameter in self._survey if not parameter.kept]
+        self.weights: dict[str, nn.Parameter] = {
+            parameter.name: parameter.tensor for parameter in quantized if not parameter.shared_with
+        }
+        # Every name of a quantized parameter, and its first one.
+        self._first_names = {p.name: p.shared_with or p.name for p in quantized}
+        self.latent: dict[str, nn.Parameter] = {}
+        for name, weight in self.weights.items():
+            # The few digits of half precision would lose a step of training.
+            latent = weight.detach().clone()
+            latent = latent.float() if latent.dtype in HALF else latent
+            self.latent[name] = nn.Parameter(latent, requires_grad=weight.requires_grad)
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer: latent weights, and what is not quantized.
+
+        Parameters
+        ----------
+        weight_decay : float
+            For the parameters that are not quantized; the quantized ones have none.
+        """
+        quantized = {id(weight) for weight in self.weights.values()}
+        rest = [p for p in self.model.parameters() if id(p) not in quantized and p.requires_grad]
+        latent = [p for p in self.latent.values() if p.requires_grad]
+        return [
+            {"params": latent, "weight_decay": 0.0},
+            {"params": rest, "weight_decay": weight_decay},
+        ]
+
+    def start_epoch(self) -> None:  # noqa: B027  (most have nothing to do here)
+        """Call it before the first batch of each epoch."""
+
+    @abstractmethod
+    def transfer_gradients(self) -> None:
+        """Pass the gradients at the quantized weights on to what is trained."""
+
+    @abstractmethod
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Make the model's weights of the latent ones; call it after the optimizer's step."""
+
+    def share_relevance(  # noqa: B027  (most have no relevance)
+        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
+    ) -> None:
+        """Let ``combine`` make the relevances of a whole batch of those of this process's part."""
+
+    def sparsity(self) -> float:
+        """Share of the quantized weights that are zero, in [0, 1]."""
+        zeros = sum(int(self._is_zero(name).sum()) for name in self.weights)
+        return zeros / sum(weight.numel() for weight in self.weights.values())
+
+    def _is_zero(self, name: str) -> Tensor:
+        """Which weights of a layer are zero."""
+        return self.weights[name] == 0
+
+    def _by_every_name(self, tensors: Mapping[str, _T]) -> dict[str, _T]:
+        """What belongs to the quantized weights, by all names that these have in the model."""
+        return {name: tensors[first] for name, first in self._first_names.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training changes, flat, to be resumed from.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``model.*``, ``latent.*`` and what a subclass trains or counts beside these.
+        """
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state |= {f"latent.{name}": latent.detach() for name, latent in self.latent.items()}
+        return state | self._rest_of_state()
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a state of the same model with the same settings.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing or has another shape.
+        """
+        try:
+            self.model.load_state_dict(section(state, "model"))
+            for name, latent in self.latent.items():
+                latent.copy_(state[f"latent.{name}"])
+            self._restore_rest(state)
+        except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the state is not one of this quantizer: {error}") from error
+
+    @abstractmethod
+    def _rest_of_state(self) -> dict[str, Tensor]:
+        """What `state_dict` holds beside model and latent weights."""
+
+    @abstractmethod
+    def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `_rest_of_state` gave; the latent weights are restored already."""

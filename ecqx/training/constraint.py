@@ -1,0 +1,44 @@
+"""What holds a model's weights to a form while it is trained, as the training loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Constraint(Protocol):
+    """A quantizer, or another method that constrains weights in training."""
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer; decay for what is not constrained."""
+
+    def share_relevance(
+        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
+    ) -> None:
+        """Called once among several processes.
+
+        Parameters
+        ----------
+        combine : callable
+            Makes relevances of a whole batch of those of this process's samples and their number.
+        """
+
+    def start_epoch(self) -> None:
+        """Called before the first batch of each epoch."""
+
+    def transfer_gradients(self) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+    def update(self, inputs: Tensor, targets: Tensor) -> None:
+        """Called with the batch after the optimizer's step."""
+
+    def sparsity(self) -> float:
+        """Share of constrained weights that are zero, in [0, 1]."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training changes, the model's own state included."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""

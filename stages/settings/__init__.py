@@ -1,0 +1,1 @@
+"""The settings of a suite, a section a stage."""

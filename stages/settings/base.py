@@ -1,0 +1,116 @@
+"""How settings are read and checked, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from ecqx.errors import InputError
+from stages import suites
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names and wrong types are errors, nothing is converted.
+
+    The library's own dataclasses are fields like any other, checked by the same rules.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+Section = TypeVar("Section", bound=Settings)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bits = Annotated[int, Field(ge=2, le=8)]
+
+
+def _all_different(values: list[Any]) -> list[Any]:
+    if len({json.dumps(value) for value in values}) != len(values):
+        raise ValueError("the values must differ")
+    return values
+
+
+# A setting that is named twice would be two runs of one name.
+Different = (Field(min_length=1), AfterValidator(_all_different))
+
+
+def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
+    """Read and check the settings that a stage uses.
+
+    Parameters
+    ----------
+    suite : str
+        Name of the suite.
+    section : type of Settings
+        Its fields are the sections of the suite's params.yaml that are read.
+    is_whole : bool
+        Whether there must be no other sections.
+
+    Raises
+    ------
+    InputError
+        One line that names the file, the setting and what would be right.
+    """
+    path = suites.params_path(suite)
+    content = suites.read_params(path)
+    wanted = {k: v for k, v in content.items() if is_whole or k in section.model_fields}
+    try:
+        return checked(section, wanted)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def checked(section: type[Section], content: dict[str, Any]) -> Section:
+    """Settings of plain values, or ``ValueError`` with one line about the first that is wrong."""
+    try:
+        # As JSON, where a list may be a tuple and strictness is about kinds of values alone. YAML
+        # has kinds of its own, dates, which no setting is: as texts they are refused like others.
+        return section.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise ValueError(_first(error.errors(), section)) from error
+
+
+# What pydantic calls an unknown name, in its own models and in the library's dataclasses.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _first(errors: Iterable[ErrorDetails], section: type[Settings]) -> str:
+    """Where the first thing is wrong, and what; a misspelt name comes before what it leaves out."""
+    first = min(errors, key=lambda error: error["type"] not in _UNKNOWN)
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] in _UNKNOWN:
+        name = str(first["loc"][-1])
+        close = get_close_matches(name, _names(section), n=1)
+        return f"{where}: no such setting" + (f", did you mean {close[0]!r}?" if close else "")
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+    elif first["type"] == "missing":
+        message = "is missing"
+    else:
+        message = f"{first['msg']}, not {first['input']!r:.60}"
+    return f"{where}: {message}" if where else message
+
+
+def _names(section: type[BaseModel]) -> set[str]:
+    """All names of settings below a section."""
+    schema = json.dumps(section.model_json_schema())
+    found: set[str] = set()
+
+    def collect(node: Any) -> None:
+        if isinstance(node, dict):
+            found.update(node.get("properties", {}))
+            for child in node.values():
+                collect(child)
+        elif isinstance(node, list):
+            for child in node:
+                collect(child)
+
+    collect(json.loads(schema))
+    return found

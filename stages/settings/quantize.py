@@ -1,0 +1,184 @@
+"""The sweeps of a suite: which methods are tried on a task, at which settings."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, fields
+from difflib import get_close_matches
+from functools import cache
+from itertools import product
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import ConfigDict, Field, create_model, model_validator
+
+from ecqx.methods.interface import Method
+from ecqx.methods.registry import build_method, check_names, method_class
+from ecqx.quantizers.settings import QuantizerSettings
+from ecqx.relevance.settings import LRP
+from ecqx.training.settings import FitSettings
+from stages.settings.base import Settings, checked
+from stages.settings.tasks import Device, Seeds, Tasks
+
+SweepName = Literal["grid", "p", "ablation", "trained", "comparison"]
+Floats = Literal["raw", "published"]
+
+# Settings whose single value is a list already: a list of lists is tried value by value.
+_LISTS = ("sparsity_band", "exclude")
+# The bands that follow p, published code and paper, by the way they are written.
+_BANDS = {"[-p, 0]": (-1.0, 0.0), "[0, p]": (0.0, 1.0)}
+# Of names, from 0 to 1: settings of methods are less like those of a sweep.
+ALMOST_EQUAL = 0.8
+# What tells runs apart in columns of their own, not in words.
+_COLUMNS = ("bits", "lam", "p")
+
+
+class Sweep(Settings):
+    """Methods at all combinations of the listed values of their settings.
+
+    Every other name is a setting of the methods, or ``lr``, the learning rate of this sweep; one
+    value holds for all runs, a list is tried value by value. ``variants`` (name → settings that
+    are replaced) multiplies the runs once more.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    sweep: SweepName
+    method: str | Annotated[list[str], Field(min_length=1)]
+    floats: Floats = "raw"
+    variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods."""
+        return [self.method] if isinstance(self.method, str) else self.method
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_names_are_spelt_right(cls, given: Any) -> Any:
+        """Other names are the methods' settings, so that none is unknown here."""
+        own = list(cls.model_fields)
+        for name in given if isinstance(given, dict) else ():
+            close = get_close_matches(name, own, n=1, cutoff=ALMOST_EQUAL)
+            if close and close != [name]:
+                raise ValueError(f"{name}: no such setting, did you mean {close[0]!r}?")
+        return given
+
+    @model_validator(mode="after")
+    def _lists_have_values(self) -> Sweep:
+        for name, value in (self.model_extra or {}).items():
+            if value == [] and name not in _LISTS:
+                raise ValueError(f"{name}: needs a value")
+        return self
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """All combinations of the listed values, in order, with the fixed ones in each."""
+        given = self.model_extra or {}
+        values = [value if _is_listed(name, value) else [value] for name, value in given.items()]
+        return [dict(zip(given, combined, strict=True)) for combined in product(*values)]
+
+    def words(self, combination: dict[str, Any]) -> str | None:
+        """What tells a combination from the others of its sweep, beside bits, Λ and p."""
+        given = self.model_extra or {}
+        tried = [k for k, v in given.items() if _is_listed(k, v) and k not in _COLUMNS]
+        words = [f"{name} {_word(combination[name])}" for name in tried]
+        return ", ".join(words) or None
+
+
+def _is_listed(name: str, value: Any) -> bool:
+    """Whether a setting is tried at several values."""
+    if not isinstance(value, list):
+        return False
+    if name in _LISTS:
+        return any(isinstance(item, list) or _is_band(item) for item in value)
+    return True
+
+
+def _is_band(value: Any) -> bool:
+    return isinstance(value, str) and value in _BANDS
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if _is_number(value) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class TaskSweeps(Settings):
+    """How a task is trained further, in full precision and by every method, and its sweeps."""
+
+    fit: FitSettings
+    sweeps: Annotated[list[Sweep], Field(min_length=1)]
+
+
+class Quantize(Settings):
+    """The section ``quantize``: what holds for all methods that have such a setting, and the tasks.
+
+    A setting of ``quantizer`` or ``relevance`` is the default of every method that takes it; bits
+    and Λ are never defaults.
+    """
+
+    quantizer: QuantizerSettings
+    relevance: LRP
+    tasks: dict[str, TaskSweeps]
+
+    @model_validator(mode="after")
+    def _bits_and_lam_are_no_defaults(self) -> Quantize:
+        for name in ("bits", "lam"):
+            if getattr(self.quantizer, name) != getattr(QuantizerSettings, name):
+                raise ValueError(f"quantizer.{name}: belongs into the sweeps, no default of them")
+        return self
+
+    def method(self, name: str, given: dict[str, Any]) -> Method:
+        """A method with the defaults and the given settings; ``ValueError`` if one is wrong."""
+        check_names(name, given)
+        takes = method_class(name).takes()
+        defaults = {k: v for k, v in asdict(self.quantizer).items() if k not in ("bits", "lam")}
+        defaults |= asdict(self.relevance)
+        settings = {k: v for k, v in defaults.items() if k in takes} | given
+        if "sparsity_band" in takes:
+            settings["sparsity_band"] = _band(settings["sparsity_band"], settings["p"])
+        try:
+            # Of the right kind, which a dataclass would take as it comes: 1 as 1.0, no text.
+            of_right_kind = checked(_kinds(method_class(name)), settings)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return build_method(name, of_right_kind.model_dump(exclude_unset=True))
+
+
+def _band(written: Any, p: Any) -> Any:
+    """A sparsity band as a pair of what p is; none given is [-p, 0]."""
+    if written is None:
+        written = "[-p, 0]"
+    if not isinstance(written, str) or not _is_number(p):
+        return written
+    if written not in _BANDS:
+        raise ValueError(f"sparsity_band must be {' or '.join(_BANDS)}, or two numbers")
+    low, high = _BANDS[written]
+    return (low * p, high * p)
+
+
+@cache
+def _kinds(method: type[Method]) -> type[Settings]:
+    """The settings that a method takes, each of its kind."""
+    kinds = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
+    needed = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
+    taken: dict[str, Any] = {
+        name: (kinds[name], ... if name in needed else None) for name in method.takes()
+    }
+    return create_model(method.__name__, __base__=Settings, **taken)
+
+
+class QuantizeSettings(Settings):
+    """What the stage quantize reads."""
+
+    seeds: Seeds
+    device: Device
+    tasks: Tasks
+    quantize: Quantize
+
+    @model_validator(mode="after")
+    def _names_the_same_tasks(self) -> QuantizeSettings:
+        if set(self.quantize.tasks) != set(self.tasks):
+            raise ValueError(f"quantize.tasks must name the tasks {', '.join(self.tasks)}")
+        return self

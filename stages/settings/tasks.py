@@ -1,0 +1,41 @@
+"""The tasks of a suite: networks on data sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.settings.base import Different, Positive, Settings
+
+Seeds = Annotated[list[int], *Different]
+Device = Literal["cpu", "auto"]
+
+
+class Start(Settings):
+    """The checkpoint that a task's pre-training starts from: a file, or ``imagenet``.
+
+    A file lies below the data root, in its ``models/`` or in the ``models/`` beside it. Where it
+    is not ``required`` and not there, training starts from random weights.
+    """
+
+    checkpoint: str
+    required: bool = True
+
+
+class TaskSettings(Settings):
+    """A network on the suite's data; ``model`` holds what `ecqx.models.build` takes."""
+
+    data: str
+    model: dict[str, Any]
+    enlarge: Positive = 1
+    start: Start | None = None
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> TaskSettings:
+        if not isinstance(self.model.get("name"), str):
+            raise ValueError("model needs the name of a network")
+        return self
+
+
+Tasks = Annotated[dict[str, TaskSettings], Field(min_length=1)]

@@ -1,0 +1,82 @@
+"""The suites: each is one folder with its settings, its pipeline and its lock.
+
+The default suite lies in the repository's root, every other one in ``suites/NAME``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ecqx.errors import InputError
+
+PARAMS, PIPELINE, LOCK = "params.yaml", "dvc.yaml", "dvc.lock"
+FOLDER = Path("suites")
+
+
+def default() -> str:
+    """Name of the suite in the repository's root."""
+    content = read_params(Path(PARAMS))
+    if not isinstance(content.get("suite"), str):
+        raise InputError(f"{PARAMS}: suite must name the suite of these settings")
+    return str(content["suite"])
+
+
+def names() -> list[str]:
+    """All suites, the default one first."""
+    return [default(), *sorted(path.parent.name for path in FOLDER.glob(f"*/{PARAMS}"))]
+
+
+def folder(name: str) -> Path:
+    """Folder of a suite, seen from the repository's root.
+
+    Raises
+    ------
+    InputError
+        If there is no such suite.
+    """
+    check_known(name)
+    return Path() if name == default() else FOLDER / name
+
+
+def check_known(name: str) -> None:
+    """Raise ``InputError`` if there is no suite of this name."""
+    if name not in (known := names()):
+        raise InputError(f"suite must be one of {', '.join(known)}, not {name!r}")
+
+
+def params_path(name: str) -> Path:
+    """Settings of a suite."""
+    return folder(name) / PARAMS
+
+
+def pipeline_path(name: str) -> Path:
+    """Pipeline of a suite; all are copies of the one in the root."""
+    return folder(name) / PIPELINE
+
+
+def lock_path(name: str) -> Path:
+    """What the pipeline of a suite was last run with."""
+    return folder(name) / LOCK
+
+
+def read_params(path: Path) -> dict[str, object]:
+    """The content of a settings file, unchecked.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold settings by name")
+    return content

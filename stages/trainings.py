@@ -1,0 +1,96 @@
+"""The trainings of a suite, and the keys that their results are kept by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecqx.data.tensors import TensorData
+from ecqx.errors import InputError
+from ecqx.experiment.cost import Cost
+from ecqx.experiment.jobs import checksum, key_of
+from ecqx.experiment.train import Training
+from ecqx.training.device import find_device
+from ecqx.training.settings import FitSettings
+from stages import paths
+
+if TYPE_CHECKING:
+    from ecqx.experiment.task import Task
+    from ecqx.methods.interface import Method
+
+# What the fingerprint of a training without a method goes by.
+FULL_PRECISION = "full precision"
+
+
+def training_of(
+    task: Task,
+    fit: FitSettings,
+    seed: int,
+    start: Path | None,
+    device: str,
+    code: str,
+    method: Method | None = None,
+    method_name: str = "",
+) -> Training:
+    """A training with its key: a hash of its settings, data, start, device and code."""
+    key = key_of(
+        **_common(task, code, method, method_name),
+        fit=asdict(fit),
+        seed=seed,
+        start=None if start is None else _checksum(*_version(start)),
+        device=find_device(device).type,
+    )
+    return Training(task, fit, seed, method, start, device, key)
+
+
+def cost_of(training: Training, code: str, method_name: str) -> Cost:
+    """The count of a training's cost, with its key."""
+    common = _common(training.task, code, training.method, method_name)
+    return Cost(training, key_of(**common, batch_size=training.fit.batch_size))
+
+
+def _common(task: Task, code: str, method: Method | None, method_name: str) -> dict[str, Any]:
+    """What training and cost depend on alike."""
+    return {
+        "task": [dict(task.network), task.enlarge],
+        "data": _data_checksum(*_version(task.data)),
+        "code": code,
+        "method": method_name,
+        "settings": {} if method is None else method.settings(),
+    }
+
+
+def _version(path: Path) -> tuple[Path, int]:
+    """What tells a file from others and from an older one, at no cost."""
+    return path.resolve(), path.stat().st_mtime_ns
+
+
+@cache
+def _checksum(path: Path, changed: int) -> str:
+    return checksum(path)
+
+
+@cache
+def _data_checksum(path: Path, changed: int) -> str:
+    return TensorData.load(path).checksum()
+
+
+def fingerprint(suite: str, stage: str) -> dict[str, Any]:
+    """The fingerprint that the stage fingerprint wrote for another stage.
+
+    Raises
+    ------
+    InputError
+        If it is missing.
+    """
+    path = paths.fingerprint(suite, stage)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
+        ) from error
+    return content

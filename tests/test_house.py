@@ -1,0 +1,136 @@
+"""The house: which package imports which, no circle between modules, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Each package and the packages that it may import: only such as stand above it. All may import the
+# modules that lie in ecqx/ itself, which import nothing but each other.
+MAY_IMPORT: dict[str, set[str]] = {
+    "assignment": set(),
+    "relevance": set(),
+    "coding": {"assignment"},
+    "data": {"coding"},
+    "models": {"coding", "data"},
+    "training": {"data"},
+    "quantizers": {"assignment", "relevance", "coding"},
+    "methods": {"assignment", "relevance", "coding", "training", "quantizers"},
+    "experiment": {
+        *("relevance", "coding", "data", "models", "training", "quantizers", "methods"),
+    },
+    "cli": {"assignment", "coding", "training", "experiment"},
+    "report": set(),
+}
+# Packages that take long to import, write files or open connections.
+HEAVY = (
+    *("torchvision", "zennit", "numba", "nncodec", "deepCABAC", "torchmetrics", "tabulate"),
+    *(
+        "matplotlib",
+        "plotly",
+        "altair",
+        "requests",
+        "PIL",
+        "librosa",
+        "sklearn",
+        "scipy",
+        "pydantic",
+    ),
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the library by its full name."""
+    found = {}
+    for path in sorted((ROOT / "ecqx").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules of the library that one imports, inside functions too, but not for types alone."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                yield below if below in MODULES else node.module
+
+
+GRAPH = {name: set(imported(path)) for name, path in MODULES.items()}
+
+
+def package(name: str) -> str:
+    """The package that a module belongs to; empty for those in ecqx/ itself."""
+    if name == "ecqx.__main__":
+        return "cli"
+    parts = name.split(".")
+    is_in_package = len(parts) > 2 or MODULES[name].name == "__init__.py"
+    return parts[1] if len(parts) > 1 and is_in_package else ""
+
+
+def test_imports_run_downwards() -> None:
+    order = list(MAY_IMPORT)
+    for name, allowed in MAY_IMPORT.items():
+        assert allowed <= set(order[: order.index(name)]), name
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if package(other) not in {"", package(name), *MAY_IMPORT.get(package(name), ())}
+    ]
+    assert not wrong
+    assert {package(name) for name in GRAPH} == {"", *MAY_IMPORT}
+
+
+def test_the_table_allows_no_more_than_there_is() -> None:
+    for name, allowed in MAY_IMPORT.items():
+        used = {package(other) for own in GRAPH if package(own) == name for other in GRAPH[own]}
+        assert used - {"", name} == allowed, name
+
+
+def test_no_circle_between_modules() -> None:
+    TopologicalSorter(GRAPH).prepare()
+
+
+def test_names_are_imported_from_their_modules() -> None:
+    """A package's lazy names are for users: an import should say where something is."""
+    lazy = {name for name, path in MODULES.items() if "lazy_names" in path.read_text("utf-8")}
+    lazy -= {"ecqx", "ecqx.lazy"}
+    assert lazy
+    assert not [f"{name} imports from {own}" for name in GRAPH for own in GRAPH[name] & lazy]
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("import ecqx", ("torch", "numpy", *HEAVY)),
+        ("import ecqx.training.settings, ecqx.experiment.settings", ("torch", "numpy", *HEAVY)),
+        ("import ecqx; ecqx.LRP", ("torch", *HEAVY)),
+        ("import ecqx; ecqx.ECQx", HEAVY),
+        ("import ecqx; ecqx.EC2T", HEAVY),
+        ("import ecqx.quantizers.settings", HEAVY),
+        ("import ecqx.training.trainer", HEAVY),
+    ],
+)
+def test_importing_is_cheap(program: str, absent: tuple[str, ...]) -> None:
+    show = f"import sys; {program}; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
