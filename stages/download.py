@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     suite = suite_of(arguments)
     settings = load(suite, DownloadSettings)
     roots = data_roots(settings.data.root)
-    # First, since data sets take minutes to read: a checkpoint that is missing is told at once.
+    # First, since data sets take minutes to read: a missing checkpoint is named at once.
     starts = {name: _starting_weights(name, task, roots) for name, task in settings.tasks.items()}
     for name, candidates in settings.data.sets.items():
         _write_data(suite, name, candidates, roots)

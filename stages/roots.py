@@ -35,7 +35,7 @@ def data_roots(named: Sequence[str]) -> list[Path]:
 
 
 def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSet, Path]:
-    """The first data set that is at hand and where; else the last, and where downloads go."""
+    """The first available data set and its folder; else the last, and the folder for downloads."""
     for candidate in candidates:
         for root in roots:
             if candidate.available(root):

@@ -1,4 +1,4 @@
-"""Tensors in a file of safetensors, compressed with zstd: what is at hand everywhere."""
+"""Tensors in a file of safetensors, compressed with zstd, which is available everywhere."""
 
 from __future__ import annotations
 

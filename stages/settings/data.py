@@ -130,7 +130,7 @@ class Voc(Settings):
 DataSet = Annotated[
     Digits | ImageFolder | Cifar | SpeechCommands | Voc, Field(discriminator="name")
 ]
-# Several: the first one that is at hand, else the last, which is downloaded.
+# Several: the first available one, else the last, which is downloaded.
 DataSets = Annotated[list[DataSet], Field(min_length=1)]
 
 
