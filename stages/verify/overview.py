@@ -127,8 +127,33 @@ _LOOKED_AT = (
     ("docs/ as a site, links and samples tested", "test_docs.py", ""),
     ("the demo notebook", "test_examples.py::test_the_notebook_runs", ""),
 )
+_CACHE = (
+    (
+        "an edit makes stale what it can change, and nothing else",
+        "test_fingerprints.py::test_an_edit_makes_stale_what_it_can_change "
+        "test_pipeline.py::test_edits_make_stale_what_they_can_change_and_nothing_else",
+        "",
+    ),
+    (
+        "what a stage and a training import is what their fingerprints count",
+        "test_closure.py::test_each_stage_imports_what_its_fingerprint_counts "
+        "test_closure.py::test_programs_import_what_their_closures_say",
+        "",
+    ),
+    (
+        "committed results of a published suite are those of the committed code",
+        "test_fingerprints.py::test_the_check_fails_where_a_committed_lock_is_not_of_the_code",
+        "",
+    ),
+    (
+        "finished trainings are left out before a process starts",
+        "test_pipeline.py::test_finished_trainings_start_no_process",
+        "",
+    ),
+)
 ITEMS = {
     "Regression gate": _GATE,
+    "Cache": _CACHE,
     "Faults": _FAULTS,
     "A model of one's own": _OWN_MODEL,
     "What people look at": _LOOKED_AT,
