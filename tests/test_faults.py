@@ -400,7 +400,7 @@ def test_a_training_that_was_killed_at_its_end_repeats_no_epoch(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "_relative_cost", killed)
+        patched.setattr(jobs, "checksum", killed)
         with pytest.raises(KeyboardInterrupt):
             jobs.run_jobs("kind", "suite", [training])
     monkeypatch.setattr(Trainer, "run_epoch", killed)

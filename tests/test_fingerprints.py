@@ -260,7 +260,7 @@ def test_the_reason_names_methods_and_packages(
     edit("constraints.txt", "Jinja2==", "Jinja2==99.")
     code, lines = check(capsys)
     assert code == 1
-    assert "made: quantize: changed methods LSQ" in lines
+    assert "made: quantize: changed costs LSQ; methods LSQ" in lines
     assert "made: report: changed packages jinja2" in lines
 
 

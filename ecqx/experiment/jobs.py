@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,7 +171,10 @@ def run_all(
             progress.update()
         rest = items[len(results) :]
         if rest:
-            with _workers(len(rest)) as count:
+            with _workers(len(rest)) as count, warnings.catch_warnings():
+                # joblib starts a process anew whose memory has grown, which is no fault: stages
+                # keep freed memory.
+                warnings.filterwarnings("ignore", "A worker stopped")
                 parallel = Parallel(n_jobs=count, return_as="generator")
                 for result in parallel(delayed(_at)(here, function, item) for item in rest):
                     results.append(result)
