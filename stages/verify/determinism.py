@@ -64,11 +64,15 @@ def make_clone(root: Path, clone: Path) -> None:
     (clone / ".venv").symlink_to(sys.prefix)
 
 
+_OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SUITE", "PART")
+
+
 def clone_environment(clone: Path, **more: str) -> dict[str, str]:
     """The environment of a command that runs in a clone."""
     programs = str(Path(sys.prefix) / "bin")
     return {
-        **os.environ,
+        # Not what the make that runs these checks was given: its SUITE would be the clone's.
+        **{name: value for name, value in os.environ.items() if name not in _OF_MAKE},
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
         # Of this clone, not what the environment has installed.
         "PYTHONPATH": str(clone),
