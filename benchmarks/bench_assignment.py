@@ -1,21 +1,16 @@
-"""Assignment of 2.36 M weights at 4 bit, relative to two things.
+"""Assignment of 2.36 M weights at 4 bit: time, and time of a dense assignment.
 
-The dense version is what the paper writes down: all n x K costs, the zero column multiplied by
-2·(R + 1e-12)^β, the argmin; for ECQx once for each β that a search for ECQ's own sparsity, the edge
-of the band, looks at (the published search takes up to 50 steps; a bisection is kinder). A copy of
-the weights is the least that any assignment has to do.
+The dense one is what the paper writes down: all n x K costs, the zero column multiplied by
+2·(R + 1e-12)^β, the argmin; for ECQx once for each β of a search for ECQ's own sparsity, the edge
+of the band. The search is a bisection of 14 steps (published: up to 50 steps).
 """
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from statistics import median
 from time import process_time
-from typing import Any
 
 import pytest
 import torch
@@ -23,8 +18,6 @@ from conftest import Ratio
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ecqx.assignment import cluster_costs as costs
-from ecqx.assignment import kernels, thresholds
 from ecqx.assignment.assign import AssignmentSettings, assign_layers, survey
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.assignment.information import information_cost
@@ -103,84 +96,22 @@ def test_dense(ratio: Ratio, method: str) -> None:
     def reference() -> None:
         dense[:] = [case.dense(method)]
 
-    ratio(reference, lambda: case.assign(method), rounds=3, goal=">= 60", inverse=True)
+    ratio(reference, lambda: case.assign(method), rounds=3, goal="none", inverse=True)
     assert case.sparsity(case.index) == pytest.approx(case.sparsity(dense[0]), abs=0.002)
 
 
-@pytest.mark.parametrize(("method", "goal"), [("ECQ", "<= 6"), ("ECQx", "<= 20")])
-def test_copy(ratio: Ratio, method: str, goal: str) -> None:
+@pytest.mark.parametrize(("method", "goal"), [("ECQ", "<= 8 ms"), ("ECQx", "<= 20 ms")])
+def test_layer(benchmark: BenchmarkFixture, method: str, goal: str) -> None:
     case = Case()
-    target = torch.empty_like(case.weight)
-    ratio(lambda: target.copy_(case.weight), lambda: case.assign(method), rounds=15, goal=goal)
+    seconds: list[float] = []
 
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-@pytest.mark.parametrize("method", METHODS)
-def test_peak_memory(benchmark: BenchmarkFixture, method: str) -> None:
-    """What an assignment needs beside its result, in copies of the layer; a process of its own."""
-    here = Path(__file__)
-    command = [sys.executable, str(here), method]
-    environment = {**os.environ, "PYTHONPATH": str(here.parents[1])}
-    copies = benchmark.pedantic(
-        lambda: float(subprocess.check_output(command, env=environment, text=True)), rounds=1
-    )
-    benchmark.extra_info |= {"ratio": copies, "goal": "<= 2"}
-    assert copies > -0.1
-
-
-def peak_copies(method: str) -> float:
-    """The highest memory of the process during an assignment, above that before it."""
-    Case((1000,)).assign(method)  # what is compiled and imported is there
-    case = Case((2048, 512, 3, 3))
-    case.index.zero_()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    case.assign(method)
-    return (_status("VmHWM") - before) / (4 * case.weight.numel())
-
-
-def _status(name: str) -> int:
-    """A size of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-# Loops, the modules that have them, and what they do.
-LOOPS: dict[str, tuple[Any, str]] = {
-    "occupancy": (kernels, "counting the weights of each cluster, the extreme ones"),
-    "information_cost": (costs, "formulas of information"),
-    "envelope_ends": (costs, "bounds of the envelope"),
-    "lookup": (kernels, "looking the weights up in the bounds"),
-    "mean_relevance": (thresholds, "mean of R"),
-    "bin_thresholds": (thresholds, "best other cluster, t and its bin"),
-    "places_between": (thresholds, "the bins next to the edge"),
-    "settle": (thresholds, "the zero cluster, by bins"),
-}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_profile(benchmark: BenchmarkFixture, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the time of an assignment goes: each loop's share, and that of all else."""
-    case, seconds = Case(), dict.fromkeys(LOOPS, 0.0)
-    case.assign(method)
-    for name, (module, _) in LOOPS.items():
-        monkeypatch.setattr(module, name, timed(name, getattr(module, name), seconds))
-    begin = process_time()
-    benchmark.pedantic(lambda: case.assign(method), rounds=20)
-    total = process_time() - begin
-    shares = {LOOPS[name][1]: t / total for name, t in seconds.items() if t > 0}
-    rest = {"all else": 1 - sum(shares.values())}
-    benchmark.extra_info["parts"] = {"method": method, "shares": shares | rest}
-
-
-def timed(name: str, function: Callable[..., Any], seconds: dict[str, float]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def assign() -> None:
         begin = process_time()
-        result = function(*arguments)
-        seconds[name] += process_time() - begin
-        return result
+        case.assign(method)
+        seconds.append(process_time() - begin)
 
-    return call
+    benchmark.pedantic(assign, rounds=21, warmup_rounds=2)
+    benchmark.extra_info |= {"milliseconds": 1000 * median(seconds[2:]), "goal": goal}
 
 
 GROWTH: dict[str, list[tuple[int, int]]] = {
@@ -202,8 +133,3 @@ def test_growth(benchmark: BenchmarkFixture, kind: str, n: int, bits: int, metho
         "method": method,
         "at": n if kind == "weights" else bits,
     }
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(peak_copies(sys.argv[1]))

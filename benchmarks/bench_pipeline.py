@@ -28,7 +28,7 @@ def test_worker(benchmark: BenchmarkFixture) -> None:
     command = [
         sys.executable,
         "-c",
-        "import stages.quantize, ecqx.relevance.weights, ecqx.assignment.compiled",
+        "import stages.quantize, ecqx.relevance.weights, ecqx.assignment.loops",
     ]
     benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=3, warmup_rounds=1)
     benchmark.extra_info["overhead"] = "start and imports of a worker process of a sweep"

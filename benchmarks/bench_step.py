@@ -1,7 +1,8 @@
-"""Cost of a training step of ResNet20 on images of 32x32, relative to a plain one."""
+"""Cost of a training step, relative to a plain one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,27 +24,51 @@ BATCH, ROUNDS = 64, 9
 RECOMMENDED = LRP(every=8)
 
 
-def trainer(relevance: LRP | None = None, quantized: bool = True) -> Trainer:
+@dataclass(frozen=True)
+class Network:
+    """A network of the suite, and the shape of its inputs."""
+
+    name: str
+    inputs: tuple[int, ...]
+    batch: int
+    rounds: int
+
+
+RESNET20 = Network("resnet20", (3, 32, 32), BATCH, ROUNDS)
+# Networks, and goals of a step by ECQ and by ECQx relative to a plain one.
+GOALS = {
+    "resnet20": (RESNET20, "<= 1.1", "<= 2.65"),
+    "mlp_gsc, batch 256": (Network("mlp_gsc", (390,), 256, 101), "<= 1.4", "<= 2.95"),
+    "mlp_gsc, batch 64": (Network("mlp_gsc", (390,), 64, 201), "<= 1.7", "<= 3.8"),
+    "vgg16_bn": (Network("vgg16_bn", (3, 32, 32), BATCH, 5), "<= 1.1", "<= 2.55"),
+}
+
+
+def trainer(
+    relevance: LRP | None = None, quantized: bool = True, network: Network = RESNET20
+) -> Trainer:
     """A trainer whose model is in training mode."""
     torch.manual_seed(0)
-    model = build("resnet20", num_classes=10).train()
+    shape = {"in_features": network.inputs[0]} if network.name == "mlp_gsc" else {}
+    model = build(network.name, num_classes=10, **shape).train()
     quantizer = ECQx(model, bits=4, lam=0.05, relevance=relevance) if quantized else None
-    split = Split(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))
+    split = Split(torch.zeros(1, *network.inputs), torch.zeros(1, dtype=torch.long))
     return Trainer(model, split, split, FitSettings(), quantizer=quantizer)
 
 
-def batch(size: int = BATCH) -> tuple[Tensor, Tensor]:
-    return torch.randn(size, 3, 32, 32), torch.arange(size) % 10
+def batch(size: int = BATCH, inputs: tuple[int, ...] = RESNET20.inputs) -> tuple[Tensor, Tensor]:
+    return torch.randn(size, *inputs), torch.arange(size) % 10
 
 
-def test_ecq(ratio: Ratio) -> None:
-    plain, ours, data = trainer(quantized=False), trainer(), batch()
-    ratio(lambda: plain.step(*data), lambda: ours.step(*data), rounds=ROUNDS, goal="<= 1.1")
-
-
-def test_ecqx(ratio: Ratio) -> None:
-    plain, ours, data = trainer(quantized=False), trainer(LRP()), batch()
-    ratio(lambda: plain.step(*data), lambda: ours.step(*data), rounds=ROUNDS, goal="<= 2.6")
+@pytest.mark.parametrize("method", ["ECQ", "ECQx"])
+@pytest.mark.parametrize("case", GOALS)
+def test_step(ratio: Ratio, case: str, method: str) -> None:
+    network, *goals = GOALS[case]
+    relevance = LRP() if method == "ECQx" else None
+    plain, ours = trainer(quantized=False, network=network), trainer(relevance, network=network)
+    data = batch(network.batch, network.inputs)
+    goal = goals[method == "ECQx"]
+    ratio(lambda: plain.step(*data), lambda: ours.step(*data), rounds=network.rounds, goal=goal)
 
 
 def test_ecqx_recommended(ratio: Ratio) -> None:

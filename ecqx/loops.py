@@ -11,29 +11,23 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-# Of int32 or, within a block, uint8.
-Indices = NDArray[Any]
+Indices = NDArray[np.int32]
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 
-def compiled(function: Loop, *freedom: str) -> Loop:
-    """Compile, and keep the result beside this file or in the user's cache.
+def compiled(function: Loop) -> Loop:
+    """Compile, and keep the machine code beside the source file or in the user's cache.
 
-    Division by zero gives an infinity, as in numpy; a product and a sum may be rounded once.
+    Each operation is rounded by itself: without fused multiply-adds and reordered sums, every
+    processor computes the same numbers. Division by zero gives an infinity, as in numpy.
+
+    The cache is renewed when the source file of the function changes. A compiled function may
+    therefore use compiled functions and constants of its own file only.
     """
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", *freedom},
-    }
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         result = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in
+    except RuntimeError:  # no writable folder for the cache
         result = numba.njit(**options)(function)
     return cast(Loop, result)
-
-
-def reducing(function: Loop) -> Loop:
-    """Compile; sums may be taken in any order."""
-    return compiled(function, "reassoc", "nsz")

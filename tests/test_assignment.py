@@ -18,14 +18,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecqx.assignment import assign as assignment
-from ecqx.assignment import cluster_costs as costs
-from ecqx.assignment import compiled, information, thresholds
-from ecqx.assignment.assign import assign, zero_set, zero_threshold
+from ecqx.assignment import loops
+from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.envelope import envelope_bounds
-from ecqx.assignment.layer import RELEVANCE_EPSILON
-from ecqx.relevance import loops as relevance_loops
-from ecqx.relevance import rules
+from ecqx.assignment.zero_set import (
+    RELEVANCE_EPSILON,
+    Layer,
+    zero_edge,
+    zero_set,
+    zero_threshold,
+)
 
 CPU = torch.device("cpu")
 BITS = st.integers(2, 8)
@@ -205,7 +208,6 @@ def test_lower_envelope_of_any_centers(parabolas: list[tuple[int, float]], at: l
     values = torch.tensor([[c / 7 for c in centers]], dtype=torch.float64)
     costs = torch.tensor([offsets], dtype=torch.float64)
     bounds = envelope_bounds(values, costs)
-    assert torch.equal(compiled.envelope_bounds(values, costs), bounds)
     index = torch.bucketize(weight, bounds[0])
     cost = oracle.costs(float64(weight), np.array(centers) / 7, np.array(offsets))
     assert oracle.within_ulps(cost, flat(index)).all()
@@ -418,33 +420,50 @@ def test_the_most_relevant_weight_stays_at_zero_only_if_twice_as_cheap_there(sca
         assert bool(index[0] == grid.zero) == bool(twice < elsewhere)
 
 
-def test_zero_threshold_where_relevance_is_one() -> None:
-    """t = −∞ if 2c₀ < c₊, else +∞."""
+def thresholds_of(
+    weight: Tensor, grid: CentroidGrid, info_cost: oracle.Floats, R: oracle.Floats, path: str
+) -> tuple[oracle.Floats, oracle.Floats]:
+    """t of each weight, and its lowest cost elsewhere, by the loops or the tensor operations."""
+    cost = oracle.costs(float64(weight), float64(grid.values), info_cost)
+    cost[:, grid.zero] = np.inf
+    best, values = cost.argmin(axis=1).astype(np.int32), grid.values.double()
+    if path == "tensors":
+        bounds = torch.empty(0)
+        made = Layer(values, torch.from_numpy(info_cost), torch.tensor([grid.zero]), bounds, bounds)
+        t = zero_threshold(weight, made, torch.from_numpy(best), torch.from_numpy(R)).numpy()
+    else:
+        t, histogram = np.empty(len(R)), np.empty(loops.BINS + 2, np.int64)
+        loops.zero_thresholds(
+            *(weight.numpy(), R.astype(np.float32), np.float32(1), RELEVANCE_EPSILON, best),
+            *(values.numpy(), info_cost, grid.zero, t, histogram),
+        )
+        assert histogram.sum() == len(R)
+    return t, cost.min(axis=1)
+
+
+PATHS = pytest.mark.parametrize("path", ["loops", "tensors"])
+
+
+@PATHS
+def test_zero_threshold_where_relevance_is_one(path: str) -> None:
+    """Beyond any β: below if 2c₀ < c₊, else above."""
     grid = CentroidGrid.from_step(1.0, -2, 4, CPU)
-    weight = torch.tensor([0.1, 0.9, 0.5])
-    cost = torch.tensor([math.inf, 1.0, 0.1, 0.3], dtype=torch.float64)
-    nonzero = torch.full((3,), 3, dtype=torch.int32)
-    ones = torch.ones(3, dtype=torch.float64)
-    t = zero_threshold(weight, grid.values.double(), cost, torch.tensor([2]), nonzero, ones)
-    assert t.tolist() == [-math.inf, math.inf, math.inf]
+    weight, cost = torch.tensor([0.1, 0.9, 0.8]), np.array([np.inf, 1.0, 0.1, 0.3])
+    t, _ = thresholds_of(weight, grid, cost, np.ones(3), path)
+    assert np.sign(t).tolist() == [-1, 1, 1]
+    assert (np.abs(t) > 1e290).all()
 
 
-def test_zero_threshold_is_where_both_costs_are_equal() -> None:
-    weight, grid, relevance = layer(500)
+@PATHS
+def test_zero_threshold_is_where_both_costs_are_equal(path: str) -> None:
+    weight, grid, relevance = layer(700)
     w, values = float64(weight), float64(grid.values)
     info_cost = oracle.information_cost(w, values, 0.1, None, "published", "published")
-    cost = oracle.costs(w, values, info_cost)
     R = oracle.normalized_relevance(float64(relevance))
-    others = np.delete(cost, grid.zero, axis=1)
-    best = np.delete(np.arange(16), grid.zero)[others.argmin(axis=1)]
-    costs, chosen = torch.from_numpy(info_cost), torch.from_numpy(best)
-    zero = torch.tensor([grid.zero])
-    t = zero_threshold(
-        weight, grid.values.double(), costs, zero, chosen, torch.from_numpy(R)
-    ).numpy()
+    t, elsewhere = thresholds_of(weight, grid, info_cost, R, path)
     inner = R < 0.999
-    at_zero = 2 * cost[:, grid.zero] * (R + 1e-12) ** t
-    np.testing.assert_allclose(at_zero[inner], others.min(axis=1)[inner], rtol=1e-9)
+    at_zero = 2 * (w**2 + info_cost[grid.zero]) * (R + 1e-12) ** t
+    np.testing.assert_allclose(at_zero[inner], elsewhere[inner], rtol=1e-8)
 
 
 # -- band rule on made thresholds ------------------------------------------------------------------
@@ -458,8 +477,23 @@ THRESHOLDS = st.lists(
 )
 
 
-def zeros_of(t: Tensor, beta: float, fewest: int, most: int) -> Tensor:
-    return zero_set(t, *(torch.tensor(x, dtype=torch.float64) for x in (beta, fewest, most)))
+def histogram_of(t: oracle.Floats) -> np.ndarray:
+    """As `loops.zero_thresholds` writes it."""
+    inner = (t >= 0) & (t < 1)
+    counts, _ = np.histogram(t[inner], bins=loops.BINS, range=(0, 1))
+    return np.concatenate([[(t < 0).sum()], counts, [(t >= 1).sum()]])
+
+
+def zeros_of(t: list[float], beta: float, fewest: int, most: int) -> list[bool]:
+    """The zero set, the same by tensor operations and by the loops."""
+    thresholds = torch.tensor(t, dtype=torch.float64)
+    arguments = (torch.tensor(x, dtype=torch.float64) for x in (beta, fewest, most))
+    zeros = zero_set(thresholds, *arguments).tolist()
+    edge = zero_edge(thresholds.numpy(), histogram_of(thresholds.numpy()), beta, fewest, most)
+    index = np.ones(len(t), np.int32)
+    loops.move_to_zero(thresholds.numpy(), edge, 0, index)
+    assert zeros == (index == 0).tolist()
+    return zeros
 
 
 def expected_zeros(t: list[float], beta: float, fewest: int, most: int) -> int:
@@ -478,37 +512,48 @@ def expected_zeros(t: list[float], beta: float, fewest: int, most: int) -> int:
 @settings(max_examples=300)
 @given(THRESHOLDS, st.floats(0.01, 3), st.integers(-5, 25), st.integers(0, 25))
 def test_band_rule(t: list[float], beta: float, fewest: int, width: int) -> None:
-    zeros = zeros_of(torch.tensor(t, dtype=torch.float64), beta, fewest, fewest + width)
-    assert int(zeros.sum()) == expected_zeros(t, beta, fewest, fewest + width)
-    outside = [x for x, zero in zip(t, zeros.tolist(), strict=True) if not zero]
-    inside = [x for x, zero in zip(t, zeros.tolist(), strict=True) if zero]
+    zeros = zeros_of(t, beta, fewest, fewest + width)
+    assert sum(zeros) == expected_zeros(t, beta, fewest, fewest + width)
+    outside = [x for x, zero in zip(t, zeros, strict=True) if not zero]
+    inside = [x for x, zero in zip(t, zeros, strict=True) if zero]
     assert max(inside, default=-math.inf) < min(outside, default=math.inf) or not inside
 
 
 @given(THRESHOLDS, st.floats(0.01, 3), st.floats(0.01, 3))
 def test_zero_set_grows_with_beta(t: list[float], one: float, other: float) -> None:
     low, high = sorted((one, other))
-    thresholds = torch.tensor(t, dtype=torch.float64)
-    smaller, larger = (zeros_of(thresholds, beta, 0, len(t)) for beta in (low, high))
-    assert (larger | ~smaller).all()
+    smaller, larger = (zeros_of(t, beta, 0, len(t)) for beta in (low, high))
+    assert all(more or not fewer for fewer, more in zip(smaller, larger, strict=True))
 
 
 def test_equal_thresholds_stay_together() -> None:
     """Four weights share t; a band of three zeros cannot be met, so one zero is left."""
-    t = torch.tensor([0.1, 0.4, 0.4, 0.4, 0.4, 0.8], dtype=torch.float64)
+    t = [0.1, 0.4, 0.4, 0.4, 0.4, 0.8]
     for beta in (0.05, 0.9):
-        assert zeros_of(t, beta, 3, 3).tolist() == [True] + [False] * 5
+        assert zeros_of(t, beta, 3, 3) == [True] + [False] * 5
 
 
 def test_lower_edge_out_of_reach() -> None:
-    t = torch.tensor([-1.0, 0.5, 1.5, math.inf], dtype=torch.float64)
-    assert zeros_of(t, 0.2, 3, 4).tolist() == [True, True, False, False]
+    assert zeros_of([-1.0, 0.5, 1.5, math.inf], 0.2, 3, 4) == [True, True, False, False]
 
 
 def test_neutral_beta_above_one_is_kept_in_the_band() -> None:
-    t = torch.tensor([-1.0, 0.5, 1.5, math.inf], dtype=torch.float64)
-    assert zeros_of(t, 1.7, 3, 4).tolist() == [True, True, True, False]
-    assert zeros_of(t, 1.7, 0, 2).tolist() == [True, True, False, False]
+    t = [-1.0, 0.5, 1.5, math.inf]
+    assert zeros_of(t, 1.7, 3, 4) == [True, True, True, False]
+    assert zeros_of(t, 1.7, 0, 2) == [True, True, False, False]
+
+
+@given(st.integers(1, 5000), st.floats(0.01, 0.99), st.integers(0, 2**16))
+def test_rank_among_many_thresholds(n: int, share: float, seed: int) -> None:
+    """The histogram finds the t of a rank, also at the edge of a bin."""
+    rng = np.random.default_rng(seed)
+    t = np.concatenate([rng.uniform(0, 1, n), rng.integers(0, loops.BINS, n) / loops.BINS])
+    t = np.concatenate([t, np.nextafter(t, -1), rng.normal(size=n)])
+    inner, least = np.sort(t[(t >= 0) & (t < 1)]), int((t < 0).sum())
+    rank = least + 1 + int(share * (len(inner) - 1))
+    edge = zero_edge(t, histogram_of(t), 9.0, 0, rank)
+    cut = inner[rank - least - 1]
+    assert edge == (np.nextafter(cut, 1) if (t <= cut).sum() <= rank else cut)
 
 
 def test_equal_weights_of_equal_relevance_go_together() -> None:
@@ -520,15 +565,6 @@ def test_equal_weights_of_equal_relevance_go_together() -> None:
         index = assign(weight[order], grid, 0.1, relevance[order], sparsity_band=band)
         for value in range(7):
             assert index[order == value].unique().numel() <= 1
-
-
-def test_constants_of_the_compiled_loops() -> None:
-    """They stand in a file of their own: see there."""
-    assert thresholds.RELEVANCE_EPSILON == RELEVANCE_EPSILON
-    assert thresholds.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
-    for name in ("LARGEST_LAMBDA", "ROUNDING_OF_INFORMATION", "SMALLEST_FLOAT64"):
-        assert getattr(costs, name) == getattr(information, name)
-    assert np.float32(rules.EPSILON) == relevance_loops.EPSILON
 
 
 # -- any tensor ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Where the clusters of a weight tensor lie.
+"""The equidistant grid of centroids of a weight tensor.
 
-Paper: section 3 (entropy-constrained quantization). The grid is equidistant and holds zero; its
-step follows from the weights. Centroids that are trained are in `ecqx.assignment.codebooks`.
+Paper: section 3 (entropy-constrained quantization). `ecqx.assignment.codebooks` has centroids that
+are trained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MIN_BITS, MAX_BITS = 2, 8
 
 
 class Centroids(Protocol):
-    """What an assignment needs to know of a layer's centroids."""
+    """The centroids of a layer, as an assignment needs them."""
 
     @property
     def values(self) -> Tensor:
@@ -94,7 +94,7 @@ class CentroidGrid:
 
 @dataclass(frozen=True, eq=False)
 class GridStack:
-    """The grids of several layers, of equally many centroids each, for steps over all at once.
+    """The centroids of L layers, K in each.
 
     Attributes
     ----------
@@ -102,36 +102,42 @@ class GridStack:
         The centroids, ascending.
     zero : Tensor of int64, shape (L, 1)
         Index of the centroid 0.
-    middles : Tensor of float32, shape (L, K - 1)
-        Half-way between neighbours, rounded down: a weight there is nearest to the lower one. Equal
-        centroids are merged into the first of them: the others share its bound to the next
-        different one, so that no weight is nearest to them.
+    midpoints : Tensor of float32, shape (L, K - 1)
+        Between neighbours, rounded down: a weight there is nearest to the lower one. Equal
+        centroids are merged into the first of them: all have the same upper midpoint, so that no
+        weight is nearest to the others.
     """
 
     values: Tensor
     zero: Tensor
-    middles: Tensor
+    midpoints: Tensor
 
     @classmethod
     def of(cls, grids: Iterable[Centroids]) -> GridStack:
-        """Stack grids, of which there is at least one, on one device."""
+        """Stack one or more grids of one device."""
         grids = list(grids)
         values = torch.stack([grid.values for grid in grids]).to(torch.float64)
         zero = torch.tensor([[grid.zero] for grid in grids], device=values.device)
         left, right = values[:, :-1], values[:, 1:]
-        middles = torch.where(left < right, (left + right) / 2, math.inf)
-        middles = middles.flip(-1).cummin(-1).values.flip(-1)
-        return cls(values, zero, round_down(middles))
+        midpoints = torch.where(left < right, (left + right) / 2, math.inf)
+        midpoints = midpoints.flip(-1).cummin(-1).values.flip(-1)
+        return cls(values, zero, round_down(midpoints))
 
 
 def check_bits(bits: int) -> None:
-    """Raise ``ValueError`` for a bit width that no grid has."""
+    """Raise ``ValueError`` for a bit width out of range."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
         raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
 
 
 def checked_weight(weight: Tensor) -> Tensor:
-    """Return ``weight`` as a detached float32 tensor, or raise ``ValueError`` if it is unusable."""
+    """Return ``weight`` detached, as float32.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, not a floating-point tensor or not finite.
+    """
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise ValueError("weight must be a floating-point tensor")
     if weight.numel() == 0:
@@ -143,7 +149,7 @@ def checked_weight(weight: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity: both show in its extremes."""
+    """Whether a tensor holds neither NaN nor infinity; its extremes show both."""
     return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))
 
 
@@ -164,12 +170,15 @@ def percentile(values: Tensor, q: float) -> Tensor:
     if below + 1 == values.numel():
         return low
     high = values.kthvalue(below + 2).values
-    return torch.lerp(low, high, position - below)
+    # In separate operations: torch.lerp rounds once or twice, depending on the processor.
+    return low + (high - low) * (position - below)
 
 
 def _lowest_integer(flat: Tensor, half: int) -> int:
-    """Lowest k of a signed grid: the side that wins a vote of five statistics of the positive
-    against the negative magnitudes has the extra centroid (published code); ties count negative.
+    """Lowest k of a signed grid.
+
+    Five statistics of the positive against the negative magnitudes vote for the side that gets the
+    extra centroid (published code); a tie counts for the negative side.
     """
     positive = _side_statistics(flat[flat > 0])
     negative = _side_statistics(-flat[flat < 0])
@@ -179,7 +188,7 @@ def _lowest_integer(flat: Tensor, half: int) -> int:
 
 def _side_statistics(magnitude: Tensor) -> tuple[float, ...]:
     """Maximum, mean, count, sum, standard deviation (n - 1) of one side; zeros where undefined."""
-    magnitude = magnitude.to(torch.float64)  # a tie is a tie, in whatever order they are summed
+    magnitude = magnitude.to(torch.float64)  # so that rounding does not break ties
     n = magnitude.numel()
     if n == 0:
         return (0.0,) * 5

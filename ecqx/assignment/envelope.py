@@ -1,7 +1,8 @@
-"""Lower envelopes of equally curved parabolas.
+"""The lower envelope of the clusters' costs.
 
-All costs ``(w - w_c)² + b_c`` of a weight have the same curvature, so each is lowest in one
-interval of the real line at most: a search in the bounds of these intervals is the argmin.
+All costs ``(w - w_c)² + b_c`` of a weight are parabolas of the same curvature, so each is the
+lowest in at most one interval. Finding the interval in which a weight lies gives the argmin without
+the n x K costs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ecqx.assignment.centroids import round_down
 
 
 def envelope_bounds(centers: Tensor, offsets: Tensor) -> Tensor:
-    """Where each of the parabolas ``(w - center)² + offset`` ends to be the lowest.
+    """Upper bounds of the intervals in which each parabola ``(w - center)² + offset`` is lowest.
 
     Parameters
     ----------
@@ -27,13 +28,12 @@ def envelope_bounds(centers: Tensor, offsets: Tensor) -> Tensor:
     Returns
     -------
     Tensor of float32, shape (L, K - 1)
-        Ascending. The lowest parabola at w is the number of bounds below w: a bound belongs to the
-        parabola it ends. One that is nowhere the lowest ends where it begins. Where two parabolas
-        are equal the lower index owns the point.
+        Ascending. The number of bounds below w is the index of the lowest parabola at w. A parabola
+        that is lowest nowhere has an empty interval. At a tie the lower index wins.
     """
     left, right = centers.unsqueeze(-1), centers.unsqueeze(-2)
     rise = offsets.unsqueeze(-2) - offsets.unsqueeze(-1)
-    # [i, j]: where i < j cross. Of equal centers the lower offset wins everywhere, or else i does.
+    # [i, j]: where i < j cross. Of equal centers the lower offset is lower everywhere.
     crossing = (left + right) / 2 + rise / (2 * (right - left))
     crossing = crossing.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     count = centers.shape[-1]

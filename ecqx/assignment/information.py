@@ -1,11 +1,11 @@
-"""How much information each cluster carries, and what that costs.
+"""The information content of clusters, and the cost λ·I.
 
-Paper: section 3 (entropy-constrained quantization). All functions take several layers at once, one
-a row, so that the many small layers of a network cost no more steps than one.
+Paper: section 3 (entropy-constrained quantization). All functions take L layers at once, one a row.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,13 +28,12 @@ SMALLEST_FLOAT64 = 5e-324
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a first look at the weights of L layers finds.
+    """Occupancy and extremes of L layers.
 
     Attributes
     ----------
     counts : Tensor of float64, shape (L, K)
-        How many weights are nearest to each centroid; one half-way between two belongs to the
-        lower one.
+        Number of weights nearest to each centroid; a weight at a midpoint counts for the lower one.
     low, high : Tensor of float64, shape (L, 1)
         Lowest and highest weight.
     """
@@ -54,9 +53,9 @@ def probabilities(counts: Tensor, zero: Tensor, pmf: Pmf = "published") -> Tenso
     zero : Tensor of int64, shape (L, 1)
         Index of the zero cluster.
     pmf : {"published", "normalized"}
-        How the other clusters shrink where P_0 < 1/2. ``published`` follows the code of 2024,
-        whose loop has already overwritten P_0 when it comes to the clusters above zero, so that
-        the result does not sum to one. ``normalized`` shrinks all alike.
+        How the other clusters shrink where P_0 < 1/2. ``published`` follows the published code,
+        whose loop overwrites P_0 before it reaches the clusters above zero, so the result does
+        not sum to one. ``normalized`` shrinks all by the same factor.
 
     Returns
     -------
@@ -74,8 +73,17 @@ def probabilities(counts: Tensor, zero: Tensor, pmf: Pmf = "published") -> Tenso
 
 
 def information(probability: Tensor) -> Tensor:
-    """Information content I_c = -log2 P_c in bits; infinite for an empty cluster."""
-    return -torch.log2(probability)
+    """Information content I_c = -log2 P_c in bits; infinite for an empty cluster.
+
+    On the CPU by our own logarithm: those of libraries differ between processors in the last bit.
+    """
+    if probability.device.type != "cpu":
+        return -torch.log2(probability)
+    from ecqx.assignment import loops
+
+    logarithm = probability.clone()
+    loops.take_logarithm(logarithm.numpy().reshape(-1))
+    return torch.where(probability > 0, logarithm / -math.log(2), math.inf)
 
 
 def lambda_max(
@@ -90,15 +98,15 @@ def lambda_max(
     info : Tensor of float64, shape (L, K)
         Information content of the clusters, bits.
     formula : {"published", "derived"}
-        ``published``: ``((w_c - w_e)² - (0 - w_e))² / (I_e - I_0)``, as in the code of 2024.
+        ``published``: ``((w_c - w_e)² - (0 - w_e))² / (I_e - I_0)``.
         ``derived``: ``(w_e² - (w_c - w_e)²) / (I_e - I_0)``, where both costs are equal.
 
     Returns
     -------
     Tensor of float64, shape (L, 1)
-        The larger of the two sides; 0 where neither side counts. A side whose extreme weight lies
-        in the zero cluster, or whose cluster informs no more than zero's, is left out (published:
-        division by zero, every weight lost).
+        The larger one of both sides; 0 where neither side counts. A side is left out if its extreme
+        weight lies in the zero cluster, or I_e ≤ I_0 (published: division by zero, every weight
+        lost).
     """
     occupied = (survey.counts > 0).to(torch.uint8)
     lowest = occupied.argmax(-1, keepdim=True)

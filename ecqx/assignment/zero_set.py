@@ -1,0 +1,225 @@
+"""Which weights ECQx puts into the zero cluster.
+
+Paper: the ECQx assignment, section 3. The zero cluster's cost is multiplied by 2·(R + 1e-12)^β, so
+only "zero or the best non-zero cluster" is open for a weight. With the costs c₀ and c₊ of these
+two, it goes to zero iff ``2 c₀ (R + 1e-12)^β < c₊``, that is iff
+
+    β > t = ln(c₊ / 2c₀) / ln(R + 1e-12).
+
+So each zero set is {t < β} for one t, and a wanted number of zeros is a rank among the t.
+
+β starts at its neutral value ln ½ / ln mean(R), at which a weight of mean relevance has factor one.
+If the number of zeros is not in the band then, β is moved as little as needed, within [0, 1]. The
+published code searches for β by repeated assignment instead, beginning at sparsity 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecqx.assignment.information import SMALLEST_FLOAT64
+from ecqx.loops import Doubles
+
+RELEVANCE_EPSILON = 1e-12
+# 0.1 * 30 is a hair above 3 in float64: edges of the band are widened by this before rounding.
+ROUNDING_ALLOWANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The clusters of one layer.
+
+    Attributes
+    ----------
+    values, cost : Tensor of float64, shape (K,)
+        Centroids and λ·I.
+    zero : Tensor of int64, shape (1,)
+        Index of the centroid 0.
+    plain, nonzero : Tensor of float32, shape (K - 1,)
+        Bounds of the lower envelopes of all clusters, and of all but the zero cluster.
+    """
+
+    values: Tensor
+    cost: Tensor
+    zero: Tensor
+    plain: Tensor
+    nonzero: Tensor
+
+
+def relevance_scale(relevance: Tensor) -> Tensor:
+    """The scale of R = |r| / (max|r| + 1e-12), in float32: the largest R is mostly one."""
+    low, high = torch.aminmax(relevance)
+    return torch.maximum(-low, high) + RELEVANCE_EPSILON
+
+
+def relevance_unit(count: int) -> float:
+    """A power of two: the sum of ``count`` numbers R in [0, 1], times it, fits into int64."""
+    return 2.0 ** (62 - count.bit_length())
+
+
+# -- on the CPU ------------------------------------------------------------------------------------
+
+
+def assign_on_cpu(
+    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+) -> None:
+    """Write ECQx's assignment of one layer by compiled loops.
+
+    It is ECQ's where distances alone decide (λ = 0), or the relevance is the same for all weights:
+    mean(R) is 0 or 1.
+
+    Parameters
+    ----------
+    weight, relevance : Tensor of float32, shape (n,)
+    layer : Layer
+    band : (float, float)
+        Lowest and highest sparsity, relative to ECQ's.
+    index : Tensor of int32, shape (n,)
+    """
+    from ecqx.assignment import loops
+
+    w, r, chosen = weight.numpy(), relevance.numpy(), index.numpy()
+    scale: Any = relevance_scale(relevance).numpy()[()]
+    n, unit = len(w), relevance_unit(len(w))
+    mean = loops.sum_of_relevance(r, scale, unit) / unit / n
+    if not 0 < mean < 1 or not layer.cost.any():
+        loops.lookup(w, layer.plain.numpy(), chosen)
+        return
+    logarithms = np.array([0.5, mean])
+    loops.take_logarithm(logarithms)
+    beta = float(logarithms[0] / logarithms[1])
+    loops.lookup(w, layer.nonzero.numpy(), chosen)
+    t, histogram = np.empty(n), np.empty(loops.BINS + 2, np.int64)
+    clusters = (layer.values.numpy(), layer.cost.numpy(), int(layer.zero))
+    loops.zero_thresholds(w, r, scale, RELEVANCE_EPSILON, chosen, *clusters, t, histogram)
+    zeros = _zeros_of_ecq(weight, layer)
+    fewest = math.ceil(zeros + band[0] * n - ROUNDING_ALLOWANCE)
+    most = math.floor(zeros + band[1] * n + ROUNDING_ALLOWANCE)
+    edge = zero_edge(t, histogram, beta, fewest, most)
+    loops.move_to_zero(t, edge, int(layer.zero), chosen)
+
+
+def zero_edge(
+    t: Doubles, histogram: NDArray[np.int64], beta: float, fewest: int, most: int
+) -> float:
+    """The β below which the t of the zero set lie, as `zero_set` says.
+
+    Parameters
+    ----------
+    t : float64, shape (n,)
+    histogram : int64
+        As `ecqx.assignment.loops.zero_thresholds` writes it.
+    beta, fewest, most
+        As for `zero_set`.
+    """
+    from ecqx.assignment import loops
+
+    neutral = loops.count_below(t, beta)
+    if fewest <= neutral <= most:
+        return beta
+    wanted = fewest if neutral < fewest else most
+    up_to = histogram.cumsum()
+    if wanted <= up_to[0]:
+        return 0.0
+    if wanted >= up_to[-2]:
+        return 1.0
+    # The t of rank ``wanted`` is found in its bin.
+    bin_ = int(np.searchsorted(up_to, wanted))
+    candidates, before = np.empty(histogram[bin_]), int(up_to[bin_ - 1])
+    loops.collect(t, (bin_ - 1) / loops.BINS, bin_ / loops.BINS, candidates)
+    cut = float(np.partition(candidates, wanted - before - 1)[wanted - before - 1])
+    with_equal = before + np.count_nonzero(candidates <= cut)
+    # With all weights that share the t of this rank, if the band allows it, or with none of them.
+    return math.nextafter(cut, math.inf) if with_equal <= most else cut
+
+
+def _zeros_of_ecq(weight: Tensor, layer: Layer) -> int:
+    """The number of weights that ECQ puts into the zero cluster."""
+    from ecqx.assignment import loops
+
+    bounds, zero = layer.plain.numpy(), int(layer.zero)
+    low = bounds[zero - 1] if zero > 0 else -math.inf
+    high = bounds[zero] if zero < len(bounds) else math.inf
+    above = np.empty(2, np.int64)
+    loops.count_above(weight.numpy(), np.array([low, high], np.float32), above)
+    return int(above[0] - above[1])
+
+
+# -- on other devices ------------------------------------------------------------------------------
+
+
+def assign_on_device(
+    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+) -> None:
+    """As `assign_on_cpu`, by tensor operations that never wait for the device."""
+    plain = torch.bucketize(weight, layer.plain, out_int32=True)
+    nonzero = torch.bucketize(weight, layer.nonzero, out_int32=True)
+    R = (relevance.abs() / relevance_scale(relevance)).to(torch.float64)
+    n, unit = weight.numel(), relevance_unit(weight.numel())
+    mean = (R * unit).long().sum().double() / unit / n
+    zeros = (plain == layer.zero).sum().double()
+    below_edge = zero_set(
+        zero_threshold(weight, layer, nonzero, R),
+        math.log(0.5) / mean.log(),
+        (zeros + band[0] * n - ROUNDING_ALLOWANCE).ceil(),
+        (zeros + band[1] * n + ROUNDING_ALLOWANCE).floor(),
+    )
+    informative = (mean > 0) & (mean < 1) & layer.cost.any()
+    zero = layer.zero.to(torch.int32)
+    index.copy_(torch.where(informative, torch.where(below_edge, zero, nonzero), plain))
+
+
+def zero_threshold(weight: Tensor, layer: Layer, nonzero: Tensor, R: Tensor) -> Tensor:
+    """The β above which each weight goes to the zero cluster, float64, shape (n,).
+
+    Parameters
+    ----------
+    weight : Tensor of float32, shape (n,)
+    layer : Layer
+    nonzero : Tensor of int32, shape (n,)
+        Best non-zero cluster of each weight.
+    R : Tensor of float64, shape (n,)
+        Relevance in [0, 1].
+    """
+    w = weight.to(torch.float64)
+    at_zero = w.square().add_(layer.cost[layer.zero]).mul_(2)
+    elsewhere = w.sub_(layer.values.index_select(0, nonzero)).square_()
+    elsewhere.add_(layer.cost.index_select(0, nonzero))
+    log_R = R.add(RELEVANCE_EPSILON).log_().clamp_(max=-SMALLEST_FLOAT64)
+    return elsewhere.div_(at_zero).log_().div_(log_R)
+
+
+def zero_set(t: Tensor, beta: Tensor, fewest: Tensor, most: Tensor) -> Tensor:
+    """Which weights go to zero: ``t < β`` for the β nearest to ``beta`` that meets the band.
+
+    Parameters
+    ----------
+    t : Tensor of float64, shape (n,)
+    beta : Tensor of float64
+        Neutral β; kept, even above 1, if its number of zeros lies in the band.
+    fewest, most : Tensor
+        Band of the number of zeros. Where no β in [0, 1] meets it, because many weights share a t
+        or ``fewest`` is out of reach, the largest number of zeros not above ``most`` is taken.
+
+    Returns
+    -------
+    Tensor of bool, shape (n,)
+    """
+    neutral, least, reachable = (t < beta).sum(), (t < 0).sum(), (t < 1).sum()
+    wanted = torch.where(neutral < fewest, fewest, most)
+    rank = (wanted - 1).clamp(0, t.numel() - 1).long()
+    cut = t.sort().values.gather(0, rank.reshape(1)).squeeze(0)
+    # With all weights that share the t of this rank, if the band allows it, or with none of them.
+    above = torch.nextafter(cut, torch.full_like(cut, math.inf))
+    edge = torch.where((t <= cut).sum() <= most, above, cut)
+    edge = torch.where(wanted >= reachable, 1.0, edge)
+    edge = torch.where(wanted <= least, 0.0, edge)
+    edge = torch.where((fewest <= neutral) & (neutral <= most), beta, edge)
+    return t < edge
