@@ -1,13 +1,12 @@
-"""Centroids that are trained: a few numbers a layer, of which each centroid is a sum.
+"""Codebooks: centroids that are trained. Each is a sum of some of a layer's few trained numbers.
 
-* ``values``: the numbers are centroids themselves, beside zero (EC2T has two of them, w_n and w_p;
-  Marban et al., CVPR Workshops 2020).
-* ``sums``: the centroids are the sums of all subsets of the numbers, the basis (FantastIC4 has a
-  basis of four; Wiedemann et al., IEEE Open Journal of Circuits and Systems 2021). Zero is the
-  empty sum.
+* ``values``: the centroids are zero and the numbers themselves. EC2T has two, w_n and w_p (Marban
+  et al., CVPR Workshops 2020).
+* ``sums``: the centroids are the sums of all subsets of the numbers, a basis; zero is the empty
+  sum. FantastIC4 has a basis of four (Wiedemann et al., IEEE Open Journal of Circuits and Systems
+  2021).
 
-Both are one thing: a centroid is the sum of its members, so that the gradient of a number is the
-sum of the gradients of the weights in all clusters that it is a member of.
+The gradient of a number is the sum of the gradients of all weights whose centroid contains it.
 """
 
 from __future__ import annotations
@@ -23,17 +22,15 @@ from ecqx.assignment.centroids import MAX_BITS, MIN_BITS, CentroidGrid, checked_
 
 Form = Literal["values", "sums"]
 FORMS: tuple[Form, ...] = ("values", "sums")
-# Of the form ``values``: as many as there are integers in a file on one side of zero.
+# Numbers of a codebook of the form ``values``: a file has as many integers on one side of zero.
 MOST_VALUES = 255
-# Means of halves settle in a few rounds; where they do not, any of them is a start as good.
+# Of Lloyd's algorithm, which converges in a few.
 ROUNDS = 50
-# The table of 255 values takes half a megabyte; a model has codebooks of one kind.
-MOST_TABLES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """The centroids of one layer, and the numbers that they are made of.
+    """The centroids of one layer, and the numbers that they are sums of.
 
     Attributes
     ----------
@@ -41,11 +38,11 @@ class Codebook:
     numbers : Tensor of float32, shape (m,)
         What is trained and stored.
     values : Tensor of float32, shape (K,)
-        The centroids, ascending. Equal ones stand side by side; the assignment takes the first.
+        The centroids, ascending. Of equal ones the assignment takes the first.
     zero : int
         Index of the centroid 0.
     order : Tensor of int64, shape (K,)
-        Which row of `_all_members` each centroid is the sum of.
+        The row of `_all_members` that describes each centroid.
     """
 
     form: Form
@@ -61,7 +58,7 @@ class Codebook:
         Raises
         ------
         ValueError
-                If there are too few or too many numbers, or a centroid is not finite.
+            If there are too few or too many numbers, or a centroid is not finite.
 
         Examples
         --------
@@ -77,8 +74,7 @@ class Codebook:
     def members(self) -> Tensor:
         """One where a number is part of a centroid, zero elsewhere: float64, shape (K, m).
 
-        Made anew each time: it may take five hundred times the bytes of the numbers, and a file may
-        hold as many codebooks as it likes.
+        Not kept: it takes up to five hundred times the bytes of the numbers.
         """
         return _all_members(self.form, len(self.numbers)).to(self.order.device)[self.order]
 
@@ -118,9 +114,8 @@ def codebooks(form: Form, numbers: Tensor) -> list[Codebook]:
     Returns
     -------
     list of Codebook
-        Equal numbers give equal centroids, bit by bit, on any machine: sums are taken in float64,
-        in the order of the numbers, and rounded once. Of equal centroids the one of fewer members
-        comes first, in the order of `_all_members`.
+        The centroids are the same bits on every machine: sums are taken in float64, in the order
+        of the numbers, and rounded once. Equal centroids are in the order of `_all_members`.
 
     Raises
     ------
@@ -138,11 +133,11 @@ def codebooks(form: Form, numbers: Tensor) -> list[Codebook]:
     return [Codebook(form, *layer) for layer in zip(numbers, values, zeros, order, strict=True)]
 
 
-@lru_cache(maxsize=MOST_TABLES)
+@lru_cache(maxsize=4)
 def _all_members(form: Form, count: int) -> Tensor:
-    """Which of the numbers each centroid is made of, float64, shape (K, count); zero comes first.
+    """One where a number is part of a centroid: float64, shape (K, count), zero's row first.
 
-    Subset c of a basis holds the numbers whose bit in c is set.
+    Subset c of a basis contains the numbers whose bit in c is set.
     """
     if form == "values":
         return torch.cat([torch.zeros(1, count), torch.eye(count)]).double()
@@ -151,10 +146,10 @@ def _all_members(form: Form, count: int) -> Tensor:
 
 
 def ternary(weight: Tensor) -> Tensor:
-    """Two centroids around zero that fit a weight tensor: where EC2T starts.
+    """EC2T's initial numbers: two centroids around zero, fitted by Lloyd's algorithm.
 
-    On each side of zero the mean of the weights that are nearer to it than to zero: the fixed point
-    of Lloyd's algorithm with zero held fast, begun at the mean of the side.
+    Each is the mean of the weights of its sign that are nearer to it than to zero. The centroid
+    zero is fixed; the algorithm starts at the mean of the weights of that sign.
 
     Parameters
     ----------
@@ -164,7 +159,7 @@ def ternary(weight: Tensor) -> Tensor:
     Returns
     -------
     Tensor of float32, shape (2,)
-        w_n ≤ 0 ≤ w_p; 0 for a side without weights.
+        w_n ≤ 0 ≤ w_p; 0 for a sign without weights.
 
     Raises
     ------
@@ -191,19 +186,18 @@ def _centre(magnitude: Tensor) -> Tensor:
 
 
 def binary_basis(weight: Tensor, bits: int = 4) -> Tensor:
-    """Basis whose subset sums are ECQ's own grid for a weight tensor: where FantastIC4 starts.
+    """FantastIC4's initial numbers: the basis whose subset sums are ECQ's grid.
 
-    With ECQ's step Δ these are Δ, 2Δ, 4Δ, … for the integers' bits, and the last number has the
-    sign of the side with the extra centroid, the others the sign of the other side: -8Δ, 4Δ, 2Δ, Δ
-    sum up to all of -8Δ … 7Δ. So the sums cover the weights' range evenly on both sides, no two
-    coincide, and training sets out from where ECQ does.
+    With ECQ's step Δ these are Δ, 2Δ, 4Δ, … in magnitude. The largest has the sign of the side with
+    the extra centroid, the others have the other sign: the subset sums of -8Δ, 4Δ, 2Δ, Δ are
+    -8Δ … 7Δ.
 
     Parameters
     ----------
     weight : Tensor
         As for `CentroidGrid.fit`.
     bits : int
-        How many numbers.
+        Number of numbers in the basis.
 
     Returns
     -------
