@@ -24,8 +24,6 @@ from ecqx.assignment.assign import assign, zero_set, zero_threshold
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.envelope import envelope_bounds
 from ecqx.assignment.layer import RELEVANCE_EPSILON
-from ecqx.relevance import loops as relevance_loops
-from ecqx.relevance import rules
 
 CPU = torch.device("cpu")
 BITS = st.integers(2, 8)
@@ -528,7 +526,6 @@ def test_constants_of_the_compiled_loops() -> None:
     assert thresholds.SMALLEST_FLOAT64 == information.SMALLEST_FLOAT64
     for name in ("LARGEST_LAMBDA", "ROUNDING_OF_INFORMATION", "SMALLEST_FLOAT64"):
         assert getattr(costs, name) == getattr(information, name)
-    assert np.float32(rules.EPSILON) == relevance_loops.EPSILON
 
 
 # -- any tensor ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a method's training step costs, beside a step in full precision."""
+"""What a method's training step costs, relative to a step in full precision, in counted work."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
 from ecqx.experiment.train import Training
 from ecqx.training.device import find_device
-from ecqx.training.step_cost import step_cost
+from ecqx.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A job (`ecqx.experiment.jobs.Job`) that counts the work of a training's step.
+    """A job (`ecqx.experiment.jobs.Job`) that counts the work of a training step.
 
     It is the same for every seed, so that one training stands for all of them.
 
@@ -29,7 +32,7 @@ class Cost:
     key: str
 
     def run(self, folder: Path, progress: Path) -> dict[str, Any]:
-        """Count both steps on one batch; nothing is written.
+        """Count both steps on one batch; writes no file.
 
         Returns
         -------
@@ -43,3 +46,15 @@ class Cost:
         constrained, _ = self.training.prepare(data, device)
         plain, _ = replace(self.training, method=None).prepare(data, device)
         return {"cost": step_cost(constrained, *batch) / step_cost(plain, *batch)}
+
+
+def step_cost(trainer: Trainer, inputs: Tensor, targets: Tensor) -> int:
+    """Floating-point operations of matrix products and convolutions in one training step.
+
+    Two for each multiplication and addition, of forward and backward passes and of the relevance.
+    What is done once a weight (quantizing, the optimizer) does not grow with the batch and is not
+    counted. The step changes the trainer's model.
+    """
+    with FlopCounterMode(display=False) as counter:
+        trainer.step(inputs, targets)
+    return int(counter.get_total_flops())

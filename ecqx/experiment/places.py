@@ -1,4 +1,4 @@
-"""The folders of an experiment: checked before hours of training, and left as they were found."""
+"""The folders of an experiment: checked before training, and removed again if it is refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from ecqx.errors import InputError
 
 
 def check_writable(*files: Path) -> None:
-    """Make the folders of some files, and see whether the files can be written.
-
-    Raises
-    ------
-    InputError
-        If they cannot.
-    """
+    """Make the folders of some files; ``InputError`` if one of the files cannot be written."""
     for file in files:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +27,7 @@ def check_writable(*files: Path) -> None:
 
 @contextmanager
 def new_folders_removed(folder: Path) -> Iterator[None]:
-    """If the block fails, remove ``folder`` and those above it where they are new and empty."""
+    """If the block fails, remove ``folder`` and its parents that are new and still empty."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield

@@ -1,4 +1,9 @@
-"""Where the course of a training is sent: to DVCLive, TensorBoard or Weights & Biases."""
+"""Where the numbers of a training are sent: to DVCLive, TensorBoard or Weights & Biases.
+
+Each tracker writes to a folder of its own in the results, ``folder``. ``config`` are settings to
+show beside the numbers; with ``resume`` a tracker continues what the run ``name`` left behind, and
+otherwise replaces it.
+"""
 
 from __future__ import annotations
 
@@ -21,78 +26,54 @@ PATIENCE = 30.0
 
 
 class Tracker(Protocol):
-    """Takes numbers while they come up."""
+    """Receives the numbers of a training."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Note some numbers that belong together, known after so many epochs."""
+        """Record numbers by name, known after ``step`` epochs."""
 
     def finish(self) -> None:
-        """Nothing more will come."""
+        """Called once, after the last numbers."""
 
 
 class Trackers:
-    """Any number of trackers as one; none of them takes numbers and forgets them."""
+    """Any number of trackers as one."""
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = trackers
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Hand the numbers to each."""
         for tracker in self._trackers:
             tracker.log(values, step)
 
     def finish(self) -> None:
-        """Finish each."""
         for tracker in self._trackers:
             tracker.finish()
 
 
 class DvcLiveTracker:
-    """Writes numbers to files that ``dvc metrics``, ``dvc plots`` and DVC's editors show.
-
-    Parameters
-    ----------
-    folder : Path
-        Gets a folder ``dvclive`` with one folder for each name.
-    name : str
-        Of the run; what it left behind earlier is replaced.
-    config : mapping
-        Settings to be shown beside the numbers.
-    resume : bool
-        Go on with what the run left behind instead.
-    """
+    """Writes files that ``dvc metrics``, ``dvc plots`` and DVC's editors show."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> None:
         from dvclive.live import Live
 
-        # It belongs to a folder of results, not to the repository that this may lie in.
+        # Independent of a DVC repository that the folder may be in.
         self._live: Any = Live(
             str(folder / "dvclive" / name), resume=resume, save_dvc_exp=False, dvcyaml=None
         )
         self._live.log_params(dict(config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add the numbers to the files."""
         self._live.step = step
         for name, value in values.items():
             self._live.log_metric(name, value)
         self._live.make_summary()
 
     def finish(self) -> None:
-        """Write what is left."""
         self._live.end()
 
 
 class TensorBoardTracker:
-    """Writes numbers to event files that TensorBoard shows.
-
-    Parameters
-    ----------
-    folder : Path
-        Gets a folder ``tensorboard`` with one folder for each name.
-    name, config, resume
-        As for `DvcLiveTracker`.
-    """
+    """Writes event files that TensorBoard shows."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -106,29 +87,18 @@ class TensorBoardTracker:
         self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{settings}")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add the numbers to the file."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finish(self) -> None:
-        """Close the file."""
         self._writer.close()
 
 
 class WandbTracker:
     """Sends numbers to Weights & Biases, or keeps them in files where ``WANDB_MODE=offline``.
 
-    Parameters
-    ----------
-    folder : Path
-        Gets a folder ``wandb`` with all that the package writes.
-    name : str
-        Of the run.
-    key : str
-        Empty: the package finds one where it stores them.
-    config : mapping
-        Settings to be shown beside the numbers.
+    With an empty ``key`` the package looks for one where it stores them.
 
     Raises
     ------
@@ -149,7 +119,7 @@ class WandbTracker:
                 console="off",
                 disable_git=True,
                 save_code=False,
-                # It would hold the command line, and with it the key.
+                # The metadata would contain the command line, and with it the key.
                 x_disable_meta=True,
                 api_key=key or None,
                 init_timeout=PATIENCE,
@@ -163,58 +133,30 @@ class WandbTracker:
             raise InputError(_refusal(str(error), key)) from error
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send the numbers together; the server counts how often, which may go beyond epochs."""
+        """Send the numbers as one step; the server counts the steps itself."""
         self._run.log(dict(values))
 
     def finish(self) -> None:
-        """Wait until all is sent."""
+        """Wait until everything is sent."""
         self._run.finish()
 
 
 def check_trackers(names: Sequence[str], wandb_key: str = "") -> None:
-    """Check what can be checked without the network, in no time.
+    """Check packages and key without a connection; ``InputError`` for the first that is wrong.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Of `TRACKERS`.
-    wandb_key : str
-        See `check_wandb`.
-
-    Raises
-    ------
-    InputError
-        If a package is missing, or this cannot be a key.
+    The message does not contain the key.
     """
     for name in names:
-        if name == "wandb":
-            check_wandb(wandb_key)
-        elif find_spec(name) is None:
+        if find_spec(name) is None:
+            option = "--wandb" if name == "wandb" else f"--tracker {name}"
             raise InputError(
-                f"--tracker {name} needs a package that is not installed: "
-                f"pip install 'ecqx[{name}]'"
+                f"{option} needs a package that is not installed: pip install 'ecqx[{name}]'"
             )
-
-
-def check_wandb(key: str) -> None:
-    """Check what can be checked without the network, in no time.
-
-    Parameters
-    ----------
-    key : str
-        Of Weights & Biases; empty where the package is to find it.
-
-    Raises
-    ------
-    InputError
-        If the package is missing, or this cannot be a key; the message does not contain the key.
-    """
-    if find_spec("wandb") is None:
-        raise InputError("--wandb needs a package that is not installed: pip install 'ecqx[wandb]'")
-    if key and not re.fullmatch(rf"[\w-]{{{KEY_LENGTH},}}", key, re.ASCII):
+    is_key = re.fullmatch(rf"[\w-]{{{KEY_LENGTH},}}", wandb_key, re.ASCII)
+    if "wandb" in names and wandb_key and not is_key:
         raise InputError(
             f"--wandb_key: a key has {KEY_LENGTH} letters and digits or more, this one has "
-            f"{len(key)} characters or others among them"
+            f"{len(wandb_key)} characters or others among them"
         )
 
 

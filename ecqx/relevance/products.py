@@ -1,4 +1,4 @@
-"""Products of two branches, which a gate brings into a network, and their rule of relevance."""
+"""Products of two branches, as in the gates of a network, and their rule of relevance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BranchProduct(nn.Module):
 class Uniform(Hook):  # type: ignore[misc]
     """Each factor receives an equal share of the product's relevance.
 
-    A product gives no factor more credit than another; source: Achtibat et al., "AttnLRP" (2024).
+    Source: Achtibat et al., "AttnLRP" (2024).
     """
 
     def copy(self) -> Uniform:
