@@ -32,19 +32,19 @@ class RelevanceAverage:
         self.combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None
 
     def update(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, names: Collection[str]
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str] = ()
     ) -> dict[str, Tensor]:
         """Add the relevances of one batch, at every `LRP.every`-th step; return the averages.
 
         Raises
         ------
         ValueError
-            If the layer of a parameter in ``names`` has no rule, or no relevance reaches it.
+            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it.
         """
         if self.steps % self.lrp.every == 0:
-            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples], names)
+            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples], needed)
         self.steps += 1
-        for name in names:
+        for name in needed:
             if name not in self.values:
                 raise ValueError(
                     f"no relevance reaches {name}: it has no part in the output, or is used "
@@ -53,14 +53,14 @@ class RelevanceAverage:
         return self.values
 
     def _add(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, names: Collection[str]
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str]
     ) -> None:
         # Imported late: zennit takes seconds, and ECQ does not need it.
         from ecqx.relevance.weights import Attributor, check_rules
 
         lrp = self.lrp
         if self.attributor is None or self.attributor.model is not model:
-            check_rules(model, lrp.composite, names)
+            check_rules(model, lrp.composite, needed)
             self.attributor = Attributor(
                 model, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
             )
