@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from ecqx.coding.bitstream import check_replaceable
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
-from ecqx.errors import input_errors
+from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
-from ecqx.experiment.places import check_writable
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.experiment.start import build_network, check_model, load_start
@@ -68,7 +71,7 @@ def prepare(settings: RunSettings) -> Prepared:
         method = method_of(settings)
     device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
-    check_writable(settings.model_file, settings.record_file)
+    _check_writable(settings.model_file, settings.record_file)
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)
     data = load_data(settings)
@@ -128,3 +131,30 @@ def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -
             f"{settings.model}: its additions are not split for relevance, which grows at each; "
             "compare with ECQ (without --lrp)"
         )
+
+
+def _check_writable(*files: Path) -> None:
+    """Make the folders of some files; ``InputError`` if one of the files cannot be written."""
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=file.parent).close()
+        except OSError as error:
+            raise InputError(
+                f"--results: {file.parent} cannot be written to ({error.strerror}); name another "
+                "folder"
+            ) from error
+        check_replaceable(file)
+
+
+@contextmanager
+def new_folders_removed(folder: Path) -> Iterator[None]:
+    """If the block fails, remove ``folder`` and its parents that are new and still empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+        raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,11 @@ from torch import Tensor
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
-from ecqx.experiment.places import new_folders_removed
-from ecqx.experiment.prepare import Prepared, prepare
+from ecqx.experiment import tracking
+from ecqx.experiment.prepare import Prepared, new_folders_removed, prepare
 from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.tracking import (
-    DvcLiveTracker,
-    TensorBoardTracker,
-    Tracker,
-    Trackers,
-    WandbTracker,
-)
 from ecqx.files import write_text
 from ecqx.progress import sign
 from ecqx.quantizers.base import Quantizer
@@ -58,29 +52,30 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
         Before anything is trained or written, if settings, data, network and weights are not
         available or do not fit.
     """
-    with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
+    with ExitStack() as stack:
+        for folder in (settings.results, settings.data_path):
+            stack.enter_context(new_folders_removed(folder))
         prepared = prepare(settings)
-        experiment = _Experiment(prepared, _trackers(prepared), say, warn)
-        try:
-            for remark in prepared.remarks:
-                warn(remark)
-            return experiment.measure()
-        finally:
-            experiment.tracker.finish()
+        logs = [stack.enter_context(tracker) for tracker in _trackers(prepared)]
+        for remark in prepared.remarks:
+            warn(remark)
+        return _Experiment(prepared, logs, say, warn).measure()
 
 
-def _trackers(prepared: Prepared) -> Tracker:
+def _trackers(prepared: Prepared) -> Iterator[AbstractContextManager[tracking.Log]]:
+    """The trackers of the settings; none but in the first process."""
     settings, shown = prepared.settings, prepared.settings.result_settings
     if not settings.trackers or not is_first():
-        return Trackers()
+        return
+    folder = settings.results
     resume = any(file.exists() for file in _progress_files(prepared))
-    folder, name = settings.results, settings.name
-    build: dict[str, Callable[[], Tracker]] = {
-        "dvclive": lambda: DvcLiveTracker(folder, name, shown, resume),
-        "tensorboard": lambda: TensorBoardTracker(folder, name, shown, resume),
-        "wandb": lambda: WandbTracker(folder, settings.wandb_run_name, settings.wandb_key, shown),
-    }
-    return Trackers([build[name]() for name in settings.trackers])
+    for tracker in settings.trackers:
+        if tracker == "wandb":
+            yield tracking.wandb(folder, settings.wandb_run_name, settings.wandb_key, shown)
+        elif tracker == "dvclive":
+            yield tracking.dvclive(folder, settings.name, shown, resume)
+        else:
+            yield tracking.tensorboard(folder, settings.name, shown, resume)
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class _Experiment:
     """The steps of an experiment, and where their numbers are sent."""
 
     prepared: Prepared
-    tracker: Tracker
+    logs: Sequence[tracking.Log]
     say: Say
     warn: Say
 
@@ -119,7 +114,7 @@ class _Experiment:
             write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
             for progress in (before, during):
                 progress.unlink(missing_ok=True)
-        self.tracker.log(result.numbers, settings.pretrain_epochs + len(history))
+        self._log(result.numbers, settings.pretrain_epochs + len(history))
         return result
 
     def _train(
@@ -133,7 +128,7 @@ class _Experiment:
         def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
             named = {f"{phase}/{name}": value for name, value in numbers.items()}
-            self.tracker.log(named, epochs_before + len(trainer.history))
+            self._log(named, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
@@ -147,6 +142,10 @@ class _Experiment:
             self.prepared.model, data.train, data.validation, fit, settings.seed, quantizer
         )
         return trainer.fit(progress=True, resume=progress, on_epoch=report)
+
+    def _log(self, numbers: dict[str, float], epochs: int) -> None:
+        for log in self.logs:
+            log(numbers, epochs)
 
     def _scores(self) -> Scores:
         """All metrics on the test split."""

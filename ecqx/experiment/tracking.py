@@ -1,8 +1,7 @@
 """Where the numbers of a training are sent: to DVCLive, TensorBoard or Weights & Biases.
 
-Each tracker writes to a folder of its own in the results, ``folder``. ``config`` are settings to
-show beside the numbers; with ``resume`` a tracker continues what the run ``name`` left behind, and
-otherwise replaces it.
+A tracker is a context whose value records numbers. It writes to a folder of its own in the
+results, ``folder``, and shows the settings ``config`` beside the numbers.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ecqx.errors import InputError
 
@@ -24,121 +24,98 @@ KEY_LENGTH = 40
 # Seconds for the server to answer.
 PATIENCE = 30.0
 
-
-class Tracker(Protocol):
-    """Receives the numbers of a training."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers by name, known after ``step`` epochs."""
-
-    def finish(self) -> None:
-        """Called once, after the last numbers."""
+# Records numbers by name, known after so many epochs.
+Log = Callable[[Mapping[str, float], int], None]
 
 
-class Trackers:
-    """Any number of trackers as one."""
+@contextmanager
+def dvclive(folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> Iterator[Log]:
+    """Files that ``dvc metrics``, ``dvc plots`` and DVC's editors show.
 
-    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
-        self._trackers = trackers
+    With ``resume`` they continue those of an interrupted run, otherwise they replace them.
+    """
+    from dvclive.live import Live
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        for tracker in self._trackers:
-            tracker.log(values, step)
+    # Independent of a DVC repository that the folder may be in.
+    live: Any = Live(
+        str(folder / "dvclive" / name), resume=resume, save_dvc_exp=False, dvcyaml=None
+    )
+    live.log_params(dict(config))
 
-    def finish(self) -> None:
-        for tracker in self._trackers:
-            tracker.finish()
+    def log(values: Mapping[str, float], step: int) -> None:
+        live.step = step
+        for metric, value in values.items():
+            live.log_metric(metric, value)
+        live.make_summary()
 
-
-class DvcLiveTracker:
-    """Writes files that ``dvc metrics``, ``dvc plots`` and DVC's editors show."""
-
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> None:
-        from dvclive.live import Live
-
-        # Independent of a DVC repository that the folder may be in.
-        self._live: Any = Live(
-            str(folder / "dvclive" / name), resume=resume, save_dvc_exp=False, dvcyaml=None
-        )
-        self._live.log_params(dict(config))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self._live.step = step
-        for name, value in values.items():
-            self._live.log_metric(name, value)
-        self._live.make_summary()
-
-    def finish(self) -> None:
-        self._live.end()
+    try:
+        yield log
+    finally:
+        live.end()
 
 
-class TensorBoardTracker:
-    """Writes event files that TensorBoard shows."""
+@contextmanager
+def tensorboard(folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> Iterator[Log]:
+    """Event files that TensorBoard shows; ``resume`` as for `dvclive`."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    own = folder / "tensorboard" / name
+    if not resume:
+        for earlier in own.glob("events.out.tfevents.*"):
+            earlier.unlink()
+    settings = "\n".join(f"| {key} | {value} |" for key, value in config.items())
+    writer: Any
+    with SummaryWriter(str(own)) as writer:
+        writer.add_text("settings", f"| setting | value |\n|---|---|\n{settings}")
 
-        own = folder / "tensorboard" / name
-        if not resume:
-            for earlier in own.glob("events.out.tfevents.*"):
-                earlier.unlink()
-        self._writer: Any = SummaryWriter(str(own))
-        settings = "\n".join(f"| {key} | {value} |" for key, value in config.items())
-        self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{settings}")
+        def log(values: Mapping[str, float], step: int) -> None:
+            for metric, value in values.items():
+                writer.add_scalar(metric, value, step)
+            writer.flush()
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def finish(self) -> None:
-        self._writer.close()
+        yield log
 
 
-class WandbTracker:
-    """Sends numbers to Weights & Biases, or keeps them in files where ``WANDB_MODE=offline``.
+@contextmanager
+def wandb(folder: Path, name: str, key: str, config: Mapping[str, Any]) -> Iterator[Log]:
+    """Weights & Biases, or files where ``WANDB_MODE=offline``.
 
-    With an empty ``key`` the package looks for one where it stores them.
+    With an empty ``key`` the package looks for one where it stores them. The server counts steps
+    itself.
 
     Raises
     ------
     InputError
         If the server refuses the key, or cannot be reached.
     """
+    own = folder / "wandb"
+    is_new = not own.exists()
+    os.environ.setdefault("WANDB_CACHE_DIR", str((own / "cache").absolute()))
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb as package
 
-    def __init__(self, folder: Path, name: str, key: str, config: Mapping[str, Any]) -> None:
-        own = folder / "wandb"
-        is_new = not own.exists()
-        os.environ.setdefault("WANDB_CACHE_DIR", str((own / "cache").absolute()))
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        try:
-            quiet = wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                save_code=False,
-                # The metadata would contain the command line, and with it the key.
-                x_disable_meta=True,
-                api_key=key or None,
-                init_timeout=PATIENCE,
-            )
-            self._run = wandb.init(
-                project=PROJECT, name=name, dir=str(folder), config=dict(config), settings=quiet
-            )
-        except (wandb.Error, ValueError) as error:
-            if is_new:
-                shutil.rmtree(own, ignore_errors=True)
-            raise InputError(_refusal(str(error), key)) from error
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send the numbers as one step; the server counts the steps itself."""
-        self._run.log(dict(values))
-
-    def finish(self) -> None:
-        """Wait until everything is sent."""
-        self._run.finish()
+    try:
+        quiet = package.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            # The metadata would contain the command line, and with it the key.
+            x_disable_meta=True,
+            api_key=key or None,
+            init_timeout=PATIENCE,
+        )
+        started = package.init(
+            project=PROJECT, name=name, dir=str(folder), config=dict(config), settings=quiet
+        )
+    except (package.Error, ValueError) as error:
+        if is_new:
+            shutil.rmtree(own, ignore_errors=True)
+        raise InputError(_refusal(str(error), key)) from error
+    try:
+        yield lambda values, step: started.log(dict(values))
+    finally:
+        started.finish()
 
 
 def check_trackers(names: Sequence[str], wandb_key: str = "") -> None:

@@ -19,7 +19,7 @@ from zennit.layer import Sum
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 from zennit.types import BatchNorm
 
-from ecqx.relevance.products import BranchProduct
+from ecqx.relevance.rules import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
 
 

@@ -10,8 +10,16 @@ from zennit.rules import AlphaBeta, Flat, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
 from ecqx.layers import PaddedShortcut, ResidualSum
-from ecqx.relevance.products import BranchProduct, Uniform
-from ecqx.relevance.rules import Epsilon, GammaAdapt, GammaBnConv, GammaPlus, Norm, ZPlus
+from ecqx.relevance.rules import (
+    BranchProduct,
+    Epsilon,
+    GammaAdapt,
+    GammaBnConv,
+    GammaPlus,
+    Norm,
+    Uniform,
+    ZPlus,
+)
 from ecqx.relevance.settings import COMPOSITES, check_choice
 
 # name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)
