@@ -29,14 +29,12 @@ def check_relevance(
         If LRP has no rule for the layer of a quantized parameter, or no relevance reaches it.
     """
     # Imported late: both modules import zennit, which takes seconds.
-    from ecqx.relevance.weights import layers_without_rule, weight_relevance
+    from ecqx.relevance.weights import Attributor, layers_without_rule
 
     missing = layers_without_rule(model, lrp.composite)
     _refuse("LRP has no rule for", [name for name in quantized if name in missing])
     try:
-        found = weight_relevance(
-            model, *batch, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-        )
+        found = Attributor(model, lrp)(*batch)
     except UNFIT as error:
         raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
     _refuse("no relevance reaches", [name for name in quantized if name not in found])

@@ -58,18 +58,15 @@ class RelevanceAverage:
         # Imported late: zennit takes seconds, and ECQ does not need it.
         from ecqx.relevance.weights import Attributor, check_rules
 
-        lrp = self.lrp
         if self.attributor is None or self.attributor.model is not model:
-            check_rules(model, lrp.composite, needed)
-            self.attributor = Attributor(
-                model, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-            )
+            check_rules(model, self.lrp.composite, needed)
+            self.attributor = Attributor(model, self.lrp)
         new = self.attributor(inputs, targets)
         if self.combine is not None:
             new = self.combine(new, len(targets))
         for name, relevance in new.items():
             old = self.values.get(name)
-            self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)
+            self.values[name] = relevance if old is None else relevance.lerp(old, self.lrp.alpha)
 
     def __getstate__(self) -> dict[str, Any]:
         """What can be copied to another model or process: without hooks and connections."""

@@ -28,11 +28,9 @@ from ecqx.relevance.composites import build_composite
 from ecqx.relevance.settings import (
     DEFAULT_CANONIZER,
     DEFAULT_COMPOSITE,
-    OUTPUTS,
-    WEIGHT_RULES,
+    LRP,
     Output,
     WeightRule,
-    check_choice,
 )
 
 
@@ -76,33 +74,27 @@ def weight_relevance(
     ValueError
         If a name is unknown, shapes do not fit, or a layer has no rule.
     """
-    return Attributor(model, composite, canonizer, output, weight_rule)(inputs, targets)
+    lrp = LRP(composite, canonizer, output, weight_rule)
+    return Attributor(model, lrp)(inputs, targets)
 
 
 class Attributor:
-    """Relevance of the weights of one model, batch after batch; parameters of `weight_relevance`.
+    """Relevance of the weights of one model, batch after batch: `weight_relevance` of the batch.
 
     The rule of each module and the rewriting of the model are determined once, so its modules must
     stay the same. Between batches the model is as it was.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        composite: str = DEFAULT_COMPOSITE,
-        canonizer: str = DEFAULT_CANONIZER,
-        output: Output = "output",
-        weight_rule: WeightRule = "epsilon",
-    ) -> None:
-        check_choice("lrp_output", output, OUTPUTS)
-        check_choice("weight_rule", weight_rule, WEIGHT_RULES)
+    def __init__(self, model: nn.Module, lrp: LRP | None = None) -> None:
+        lrp = lrp or LRP()
         model = unwrapped(model)
         check_has_values(model)
-        self.model, self.output = model, output
+        self.model, self.output = model, lrp.output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
-        rules = with_weight_relevance(build_composite(composite), self._receive, weight_rule)
-        rewrites = build_canonizer(canonizer).apply(model)
+        composite = build_composite(lrp.composite)
+        rules = with_weight_relevance(composite, self._receive, lrp.weight_rule)
+        rewrites = build_canonizer(lrp.canonizer).apply(model)
         try:
             self.rewrites = [(rewrite, _attributes(rewrite)) for rewrite in rewrites]
             context: dict[str, Any] = {}
@@ -115,7 +107,7 @@ class Attributor:
             for rewrite in rewrites:
                 rewrite.remove()
         if not self.hooks:
-            raise ValueError(f"no layer of the model has a rule in {composite}; use ECQ")
+            raise ValueError(f"no layer of the model has a rule in {lrp.composite}; use ECQ")
         modules = list(model.modules())
         self.inplace = [module for module in modules if getattr(module, "inplace", False)]
 

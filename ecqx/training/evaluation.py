@@ -1,4 +1,4 @@
-"""How good a network is on a split."""
+"""The metrics of a network on a split."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ MOST_ELEMENTS = 2**24
 
 
 def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
-    """The main metric of `scores`, a fraction of one."""
+    """The metric of a model on a split that models are selected by, a fraction of one.
+
+    Which one depends on the targets (`ecqx.training.objectives`). The model is evaluated in eval
+    mode and its modes are restored. ``batch_size`` is an upper limit: large images are evaluated
+    in smaller batches.
+    """
     return scores(model, split, batch_size)[objective_of(split.targets).metric]
 
 
 @torch.no_grad()
 def scores(model: nn.Module, split: Split, batch_size: int = 512) -> Scores:
-    """All metrics of a model on a split, by name, as fractions of one.
-
-    The model is evaluated in eval mode and its modes are restored. ``batch_size`` is an upper
-    limit: large images are evaluated in smaller batches.
-    """
+    """All metrics of a model on a split by name, otherwise as `evaluate`."""
     elements = split.inputs[0].numel()
     batches = split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements)))
     with evaluation_mode(model):

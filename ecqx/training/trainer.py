@@ -147,7 +147,7 @@ class Trainer:
         # The sum stays on the device: reading it in each step would synchronize with a GPU.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         samples, steps = 0, 0
-        with self._random_numbers():
+        with self._seeded():
             for x, y in self._batches():
                 total += self.step(x, y) * len(y)
                 samples, steps = samples + len(y), steps + 1
@@ -163,50 +163,6 @@ class Trainer:
             self.best = {name: tensor.clone() for name, tensor in self._state().items()}
         self.history.append(epoch)
         return epoch
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, under a progress bar."""
-        settings = self.settings
-        steps = steps_per_epoch(len(self.train), settings)
-        batches = self.train.batches(settings.batch_size, self.generator)
-        with tqdm(
-            total=steps,
-            unit="batch",
-            desc=f"epoch {len(self.history) + 1} of {settings.epochs}",
-            leave=False,
-            disable=None if self.shows_progress and is_first() else True,
-        ) as bar:
-            for number, batch in enumerate(batches):
-                if number == steps:
-                    return
-                yield batch
-                bar.update()
-
-    @contextmanager
-    def _random_numbers(self) -> Iterator[None]:
-        """Seed dropout by seed, epoch and process; afterwards torch's generators are restored.
-
-        A resumed training therefore ends like an uninterrupted one.
-        """
-        rank = 0 if self.replicas is None else self.replicas.rank
-        # numpy takes no negative seeds.
-        entropy = (self.seed % 2**64, len(self.history), rank)
-        drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        gpus = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
-            torch.manual_seed(int(drawn[0]))
-            yield
-
-    def _check_single_samples(self) -> None:
-        """Raise ``InputError`` if the network cannot be trained on one sample at a time."""
-        x, _ = next(self.train.batches(1))
-        try:
-            with self._random_numbers(), torch.no_grad():
-                copy.deepcopy(self.model).train()(x)
-        except ValueError as error:
-            raise InputError(
-                f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
-            ) from error
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One training step on one batch; returns the loss before it, a scalar in float64."""
@@ -224,16 +180,60 @@ class Trainer:
             self.quantizer.update(x, y)
         return (loss.detach() if self.replicas is None else self.replicas.mean(loss)).double()
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, with a progress bar."""
+        steps = steps_per_epoch(len(self.train), self.settings)
+        batches = self.train.batches(self.settings.batch_size, self.generator)
+        with tqdm(
+            total=steps,
+            unit="batch",
+            desc=f"epoch {len(self.history) + 1} of {self.settings.epochs}",
+            leave=False,
+            disable=None if self.shows_progress and is_first() else True,
+        ) as bar:
+            for number, batch in enumerate(batches):
+                if number == steps:
+                    return
+                yield batch
+                bar.update()
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Seed dropout by seed, epoch and process; afterwards torch's generators are restored.
+
+        A resumed training therefore ends like an uninterrupted one.
+        """
+        rank = 0 if self.replicas is None else self.replicas.rank
+        # numpy takes no negative seeds.
+        entropy = (self.seed % 2**64, len(self.history), rank)
+        drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(int(drawn[0]))
+            yield
+
+    def _check_single_samples(self) -> None:
+        """Raise ``InputError`` if the network cannot be trained on one sample at a time."""
+        x, _ = next(self.train.batches(1))
+        try:
+            with self._seeded(), torch.no_grad():
+                copy.deepcopy(self.model).train()(x)
+        except ValueError as error:
+            raise InputError(
+                f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
+            ) from error
+
     def _set_learning_rate(self) -> None:
-        settings = self.settings
-        lr = settings.lr
-        if settings.schedule == "cosine":
-            passed = torch.tensor(len(self.history) / settings.epochs * torch.pi)
-            lr = settings.lr * 0.5 * float(1 + torch.cos(passed))
+        """Set the epoch's learning rate; it depends on nothing else, so that resuming is simple."""
+        lr = self.settings.lr
+        if self.settings.schedule == "cosine":
+            passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
+            lr = lr * 0.5 * float(1 + torch.cos(passed))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
     def _has_stalled(self) -> bool:
+        """Whether validation accuracy has not risen for `FitSettings.patience` epochs."""
         patience = self.settings.patience
         if patience is None or len(self.history) <= patience:
             return False
