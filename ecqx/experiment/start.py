@@ -82,7 +82,7 @@ def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
 def load_start(
     model: nn.Module, settings: RunSettings, state: Mapping[str, Tensor] | None
 ) -> tuple[str, list[str]]:
-    """Load the weights that the settings ask for into a network with random weights.
+    """Load the weights to start from into a network with random weights.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Where the numbers of a training are sent: to DVCLive, TensorBoard or Weights & Biases.
 
-A tracker is a context whose value records numbers. It writes to a folder of its own in the
-results, ``folder``, and shows the settings ``config`` beside the numbers.
+A tracker is a context manager that yields a function to record numbers. It writes to a folder of
+its name in the results, ``folder``, and shows the settings ``config`` beside the numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY_LENGTH = 40
 # Seconds for the server to answer.
 PATIENCE = 30.0
 
-# Records numbers by name, known after so many epochs.
+# Records numbers by name, and the number of epochs after which they are known.
 Log = Callable[[Mapping[str, float], int], None]
 
 

@@ -72,12 +72,18 @@ class Method(ABC):
 
     @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Constraint | None:
-        """Attach to a model, in place, what quantizes its weights in a training of so many steps.
+        """Attach the method's quantizer to a model, in place.
+
+        Parameters
+        ----------
+        model : Module
+        steps : int
+            Of the whole training.
 
         Returns
         -------
         Constraint or None
-            For `ecqx.training.trainer.Trainer`; None where training constrains nothing.
+            For `ecqx.training.trainer.Trainer`; None if training is not constrained.
         """
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:

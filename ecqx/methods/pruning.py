@@ -101,7 +101,7 @@ class Pruning(Method):
     sparsity: float
     exclude: tuple[str, ...] = ()
     form: ClassVar[str] = "ecqx"
-    # Earlier epochs are less sparse than the settings ask for.
+    # Earlier epochs have not reached the sparsity of the settings.
     selection: ClassVar[Selection] = "last"
 
     def __post_init__(self) -> None:

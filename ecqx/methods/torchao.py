@@ -87,7 +87,7 @@ class TorchaoWeights(Method):
         return FakeQuantized(model, self.bits, self.group, self.exclude)
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write torchao's integers and scales of the latent weights, and the rest as it is."""
+        """Write torchao's integers and scales of the latent weights, and the rest unchanged."""
         assert isinstance(constraint, FakeQuantized)
         from torchao.quantization import IntxUnpackedToInt8Tensor
 

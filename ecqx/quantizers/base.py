@@ -125,7 +125,7 @@ class Quantizer(LatentWeights):
         return _select(factors, self.index[name])
 
     def start_epoch(self) -> None:
-        """Forget the averaged relevance where the settings ask for it (published)."""
+        """Forget the averaged relevance if `LRP.restart` is set (published)."""
         if self.relevance is not None:
             self.relevance.start_epoch()
 
@@ -267,9 +267,7 @@ class Quantizer(LatentWeights):
         return table(self.parameter_records())
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        """``integers.*``, `_grid_state` (``step.*`` and ``first.*``, or ``codebook.*``), and
-        ``relevance.*``.
-        """
+        """``integers.*``, ``relevance.*``, and ``step.*`` and ``first.*`` or ``codebook.*``."""
         state = {}
         for name, k in self.integers().items():
             state[f"integers.{name}"] = k

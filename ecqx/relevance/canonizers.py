@@ -1,8 +1,8 @@
 """How a network is rewritten before relevance runs through it.
 
-BatchNorm keeps a rule of its own: its running statistics are folded into its own scale and shift,
-not into the layer before it as by zennit's canonizers. Residual additions become a `Sum` with a
-rule, so that each branch receives its share and relevance does not grow.
+BatchNorm's running statistics are folded into its own scale and shift, so that it stays a layer
+with a rule; zennit's canonizers merge it into the layer before. Residual additions become a `Sum`
+with a rule, so that each branch receives its share and relevance does not grow.
 """
 
 from __future__ import annotations

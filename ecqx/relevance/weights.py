@@ -81,8 +81,8 @@ def weight_relevance(
 class Attributor:
     """Relevance of the weights of one model, batch after batch: `weight_relevance` of the batch.
 
-    The rule of each module and the rewriting of the model are determined once, so its modules must
-    stay the same. Between batches the model is as it was.
+    The rule of each module and the rewriting of the model are determined once, so the model must
+    keep its modules. After each batch the model is restored.
     """
 
     def __init__(self, model: nn.Module, lrp: LRP | None = None) -> None:

@@ -20,9 +20,9 @@ from ecqx.modules import MainOutput
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect the processes that ``torchrun`` started, each to a GPU of its own where there are.
+    """Connect the processes that ``torchrun`` started, one GPU each if there are GPUs.
 
-    Without ``torchrun`` nothing happens.
+    Without ``torchrun`` this does nothing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield

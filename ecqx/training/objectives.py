@@ -55,7 +55,7 @@ def objective_of(targets: Tensor) -> Objective:
     Raises
     ------
     ValueError
-        If the targets are of none of these kinds.
+        For any other targets.
     """
     if targets.ndim == 1 and not targets.is_floating_point():
         return CLASSIFICATION

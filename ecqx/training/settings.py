@@ -80,7 +80,7 @@ class FitSettings:
 
 
 def steps_per_epoch(samples: int, fit: FitSettings) -> int:
-    """Training steps in an epoch over a training split of so many samples."""
+    """Number of training steps in an epoch, for the number of samples in the training split."""
     batches, left_over = divmod(samples, fit.batch_size)
     if left_over > 1 or (left_over == 1 and batches == 0):
         batches += 1
