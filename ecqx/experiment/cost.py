@@ -18,28 +18,15 @@ from ecqx.training.trainer import Trainer
 class Cost:
     """A job (`ecqx.experiment.jobs.Job`) that counts the work of a training step.
 
-    It is the same for every seed, so that one training stands for all of them.
-
-    Attributes
-    ----------
-    training : Training
-        With a method that constrains the weights.
-    key : str
-        Hash of everything that the cost depends on.
+    It is the same for every seed, so that one ``training``, with a method that constrains the
+    weights, stands for all of them.
     """
 
     training: Training
     key: str
 
     def run(self, folder: Path, progress: Path) -> dict[str, Any]:
-        """Count both steps on one batch; writes no file.
-
-        Returns
-        -------
-        dict
-            ``cost``: floating-point operations of a step of the training over those of a step in
-            full precision.
-        """
+        """Count one step of the training and one in full precision; ``cost`` is their quotient."""
         device = find_device(self.training.device)
         data = self.training.task.load_data(device)
         batch = next(data.train.batches(self.training.fit.batch_size))

@@ -87,14 +87,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def remove_unused() -> list[Path]:
     """Remove the results that no owner needed in its last run; return their folders."""
-    removed = []
+    removed: list[Path] = []
     for kind in sorted(path for path in WORK.glob("*") if path.is_dir()):
         lists = [json.loads(path.read_text()) for path in kind.glob(f"*{_NEEDED}")]
         needed = {key for keys in lists for key in keys}
-        unused = [path for path in sorted(kind.iterdir()) if path.is_dir()]
-        for folder in (path for path in unused if path.name not in needed):
-            shutil.rmtree(folder)
-            removed.append(folder)
+        folders = sorted(path for path in kind.iterdir() if path.is_dir())
+        removed += [folder for folder in folders if folder.name not in needed]
+    for folder in removed:
+        shutil.rmtree(folder)
     return removed
 
 

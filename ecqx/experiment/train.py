@@ -25,7 +25,7 @@ RESULT = "network.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """A training job (`ecqx.experiment.jobs.Job`); all fields go into its key but ``device``.
+    """A training job (`ecqx.experiment.jobs.Job`).
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Training:
         Checkpoint (`write_coded_state`) to start from; None: random weights.
     device : {"auto", "cpu"}
     key : str
-        Hash of everything that the result depends on.
+        Hash of the other fields, the data, the start's contents and the code.
     """
 
     task: Task
