@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ecqx.quantizers.ecqx import ECQx
-from ecqx.quantizers.integer_weights import IntegerWeights
 from ecqx.quantizers.latent import LatentWeights
-from ecqx.quantizers.straight_through import rounded
+from ecqx.quantizers.straight_through import IntegerWeights, rounded
 
 
 class Hundredths(IntegerWeights):

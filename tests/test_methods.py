@@ -20,6 +20,7 @@ from ecqx.coding.nnc_file import NncFile
 from ecqx.coding.packed_integers import pack_nibbles, unpack_nibbles
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.data import Split
+from ecqx.experiment.cost import step_cost
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.interface import Method
 from ecqx.methods.lsq import LearnedSteps
@@ -28,7 +29,6 @@ from ecqx.methods.registry import METHODS, build_method
 from ecqx.methods.torchao import FakeQuantized, TorchaoWeights
 from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.training.settings import FitSettings
-from ecqx.training.step_cost import step_cost
 from ecqx.training.trainer import Trainer
 
 STEPS = 8
@@ -429,7 +429,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "torchao: group must be at least 0": ("torchao", {"bits": 4, "group": -1}),
     "ECQ: lam is missing": ("ECQ", {"bits": 4}),
     "LSQ has no setting 'bit', did you mean 'bits'": ("LSQ", {"bit": 4}),
-    "EC2T has no setting 'p', only lam, gradient, ": ("EC2T", {"lam": 0.1, "p": 0.1}),
+    "EC2T has no setting 'p', only lam, pmf, ": ("EC2T", {"lam": 0.1, "p": 0.1}),
     "method must be one of ECQ, ECQx": ("magic", {}),
 }
 

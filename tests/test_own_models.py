@@ -16,10 +16,10 @@ import ecqx
 import ecqx.quantizers.parameters
 from ecqx.coding.bitstream import inspect
 from ecqx.modules import unwrapped
-from ecqx.relevance import LRP, RELEVANCE_OF, weight_relevance
+from ecqx.relevance import LRP, weight_relevance
 
 Make = Callable[[], nn.Module]
-METHODS: dict[str, LRP | None] = {"ECQ": None, **{f"ECQx {of}": LRP(of=of) for of in RELEVANCE_OF}}
+METHODS: dict[str, LRP | None] = {"ECQ": None, "ECQx": LRP()}
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -105,7 +105,7 @@ def made(name: str) -> Make:
     return make
 
 
-@pytest.mark.parametrize("method", ["ECQ", "ECQx stepped"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_kind_of_layer(name: str, method: str, tmp_path: Path) -> None:
     q = check(made(name), LAYERS[name][1], METHODS[method], tmp_path / "model.ecqx")
@@ -265,7 +265,7 @@ def test_what_no_grid_fits_is_kept_and_told(method: str, tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("method", ["ECQ", "ECQx stepped"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_wrapped_model_goes_by_the_names_of_the_model(method: str, tmp_path: Path) -> None:
     q = check(lambda: nn.DataParallel(plain()), inputs(6), METHODS[method], tmp_path / "m.ecqx")
     assert list(q.weights) == ["0.weight", "2.weight"]
@@ -438,7 +438,7 @@ def test_weights_that_are_computed_are_no_parameters(kind: str, tmp_path: Path) 
 # -- the table -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["ECQ", "ECQx stepped"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_parameter_has_its_line(method: str) -> None:
     torch.manual_seed(0)
     model = ecqx.models.build("resnet20")

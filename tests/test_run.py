@@ -225,7 +225,7 @@ def test_relevance_settings_arrive(
         built.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ecq, "ECQxQuantizer", build)
+    monkeypatch.setattr(ecq.ECQ, "quantizer_class", build)
     own = {
         "--lrp_output": "ones",
         "--lrp_composite": "epsilon_plus",

@@ -145,7 +145,7 @@ MISSPELT: list[tuple[str, object, str]] = [
         sweep_of(method="LSQ"),
         "sweeps.0: LSQ has no setting 'lam', only bits, exclude",
     ),
-    (SWEEP, sweep_of(method="ECQ", p=0.1), "sweeps.0: ECQ has no setting 'p', only bits, lam, "),
+    (SWEEP, sweep_of(method="ECQ", p=0.1), "sweeps.0: ECQ has no setting 'p', only lam, pmf, "),
     (
         SWEEP,
         sweep_of(variants={"a": {"alfa": 0.5}}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ import running
 from running import Refused, Run, on, record
 
 from ecqx.errors import InputError
-from ecqx.experiment import run as experiment
 from ecqx.experiment import tracking
 from ecqx.experiment.settings import RunSettings
-from ecqx.experiment.tracking import DvcLiveTracker
 from ecqx.training.trainer import Trainer
 
 # The fixtures of these tests.
@@ -31,12 +30,15 @@ class Recorder:
         self.config, self.logged, self.finished = config, list[dict[str, float]](), False
         self.steps: list[int] = []
 
+    def __enter__(self) -> Callable[[dict[str, float], int], None]:
+        return self.log
+
     def log(self, values: dict[str, float], step: int) -> None:
         assert not self.finished
         self.steps.append(step)
         self.logged.append(values)
 
-    def finish(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.finished = True
 
 
@@ -48,7 +50,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
         made.append(Recorder(*config))
         return made[-1]
 
-    monkeypatch.setattr(experiment, "WandbTracker", make_recorder)
+    monkeypatch.setattr(tracking, "wandb", make_recorder)
     monkeypatch.setattr(tracking, "find_spec", lambda name: object())
     return made
 
@@ -218,15 +220,15 @@ def test_settings_are_shown_beside_the_numbers(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("dvclive")
     config = {"lam": 0.05, "lrp": True, "max_batches": None, "model": "resnet20"}
-    tracker = DvcLiveTracker(tmp_path, "mine", config, resume=False)
-    tracker.finish()
+    with tracking.dvclive(tmp_path, "mine", config, resume=False):
+        pass
     assert yaml.safe_load((tmp_path / "dvclive/mine/params.yaml").read_text()) == config
 
 
 def test_several_trackers_at_once(
     tree: Path, run: Run, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "TensorBoardTracker", experiment.WandbTracker)
+    monkeypatch.setattr(tracking, "tensorboard", tracking.wandb)
     both = ("--tracker", "tensorboard", "--tracker", "wandb", "--wandb")
     assert run(*on(tree, "--epochs", 0, *both))[0] == 0
     assert len(recorders) == 2

@@ -1,4 +1,4 @@
-"""The data sets of `ecqx run` by name; what reads one is imported when it is asked for."""
+"""The data sets of `ecqx run` by name. The module that reads one is imported when it is used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ecqx.errors import InputError
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.networks import MODELS
 
-# Groups of packages that some data sets are read with.
+# Optional extras with the packages that read a data set; "pipeline" for the others.
 EXTRAS = {"digits": "pipeline", "speech_commands": "speech"}
 # Sides of images that fit CIFAR's networks, ImageNet's, and (published) those for segmentation.
 SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
 
 
 def load_data(settings: RunSettings) -> TensorData:
-    """Load the settings' data set, downloaded first where that is possible and needed.
+    """Load the data set of the settings; it is downloaded first if needed and possible.
 
     Raises
     ------
@@ -34,16 +34,10 @@ def load_data(settings: RunSettings) -> TensorData:
         ) from error
 
 
-def _cifar10(settings: RunSettings) -> TensorData:
+def _cifar(settings: RunSettings) -> TensorData:
     from ecqx.data import cifar_archives
 
-    return cifar_archives.cifar(settings.data_path, 10)
-
-
-def _cifar100(settings: RunSettings) -> TensorData:
-    from ecqx.data import cifar_archives
-
-    return cifar_archives.cifar(settings.data_path, 100)
+    return cifar_archives.cifar(settings.data_path, 100 if settings.dataset == "cifar100" else 10)
 
 
 def _voc(settings: RunSettings) -> TensorData:
@@ -100,8 +94,8 @@ def _speech_commands(settings: RunSettings) -> TensorData:
 
 
 _LOADERS: dict[str, Callable[[RunSettings], TensorData]] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
     "voc": _voc,
     "folder": _folder,
     "digits": _digits,

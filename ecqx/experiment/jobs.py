@@ -1,7 +1,7 @@
-"""Independent jobs over processes, one thread each, and their results, which outlive a run.
+"""Independent jobs on several processes, one thread each; their results are kept in ``work/``.
 
-The processes are joblib's own on this machine, or those of a Dask cluster whose machines share this
-folder: docs/cluster.md.
+The processes are joblib's on this machine, or those of a Dask cluster whose machines share this
+folder (docs/cluster.md).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PROCESSES = "ECQX_PROCESSES"
 NO_PROGRESS = "ECQX_NO_PROGRESS"
 SCHEDULER = "ECQX_DASK_SCHEDULER"
 SECONDS_TO_WAIT = 30
-# What the start of a process costs: imports.
+# The imports of a process take about this long.
 SECONDS_TO_START = 5.0
-# A result's record, and the state of a job that was interrupted.
+# Files for a result's record, and for the state of an unfinished job.
 RECORD, PROGRESS = "record.json", "epoch.pt"
-# Ends the name of the list of results that an owner needs.
+# Suffix of an owner's list of the results that it needs.
 _NEEDED = ".json"
 
 Item = TypeVar("Item")
@@ -42,17 +42,16 @@ Result = TypeVar("Result")
 
 
 class Job(Protocol):
-    """Work whose result is kept in a folder named after all that it depends on."""
+    """Work whose result is kept in a folder named after a hash of all that it depends on."""
 
     @property
     def key(self) -> str:
         """Hash of everything that the result depends on (`key_of`)."""
 
     def run(self, folder: Path, progress: Path) -> dict[str, Any]:
-        """Write the result's files into ``folder``; returns its record, plain values.
+        """Write the result's files into ``folder``; return its record, plain values.
 
-        ``progress`` is a file for what an interrupted job goes on from; it is removed once the
-        record is written.
+        An interrupted job resumes from the file ``progress``, which is removed in the end.
         """
 
 
@@ -64,7 +63,7 @@ def run_jobs(kind: str, owner: str, jobs: Sequence[Job]) -> dict[str, Path]:
     kind : str
         Results lie in ``work/KIND/KEY``; also the name beside the progress bar.
     owner : str
-        Who needs these results; those that no owner needs any more are removed by `remove_unused`.
+        Who needs these results: `remove_unused` removes those that no owner needs any more.
     jobs : sequence of Job
         The long ones first.
 
@@ -87,22 +86,22 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def remove_unused() -> list[Path]:
-    """Remove the results that no owner named in its last run; returns their folders."""
-    removed = []
+    """Remove the results that no owner needed in its last run; return their folders."""
+    removed: list[Path] = []
     for kind in sorted(path for path in WORK.glob("*") if path.is_dir()):
         lists = [json.loads(path.read_text()) for path in kind.glob(f"*{_NEEDED}")]
         needed = {key for keys in lists for key in keys}
-        unused = [path for path in sorted(kind.iterdir()) if path.is_dir()]
-        for folder in (path for path in unused if path.name not in needed):
-            shutil.rmtree(folder)
-            removed.append(folder)
+        folders = sorted(path for path in kind.iterdir() if path.is_dir())
+        removed += [folder for folder in folders if folder.name not in needed]
+    for folder in removed:
+        shutil.rmtree(folder)
     return removed
 
 
 def _folder(kind: str, key: str) -> Path:
-    """Where a job's result is; empty where ECQX_NO_PROGRESS is set.
+    """The folder of a job's result, emptied where ECQX_NO_PROGRESS is set.
 
-    It is no stage output, because DVC deletes those before it runs a stage.
+    It is no output of a DVC stage, because DVC deletes those before it runs the stage.
     """
     folder = WORK / kind / key
     if os.environ.get(NO_PROGRESS):
@@ -112,9 +111,9 @@ def _folder(kind: str, key: str) -> Path:
 
 
 def _run(work: tuple[Job, Path]) -> None:
-    """Run one job; its record, with the checksums of its files, is written last.
+    """Run one job and write its record, with the checksums of its files, last.
 
-    Another suite may need the same result at the same time: the second one waits for it.
+    The lock is for another suite that needs the same result at the same time.
     """
     job, folder = work
     with FileLock(folder / ".lock"):
@@ -128,7 +127,7 @@ def _run(work: tuple[Job, Path]) -> None:
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether a result is there, and whole; a damaged one is made again."""
+    """Whether a result exists and its files have their checksums; a damaged one is redone."""
     try:
         files = json.loads((folder / RECORD).read_text())["files"]
         return all(checksum(folder / name) == expected for name, expected in files.items())
@@ -142,9 +141,9 @@ def run_all(
     description: str,
     alone: float = 0.0,
 ) -> list[Result]:
-    """Call ``function`` on every item, over the processes of this machine or of a cluster.
+    """Call ``function`` on every item, in the processes of this machine or of a cluster.
 
-    ``ECQX_PROCESSES`` says how many; ``ECQX_DASK_SCHEDULER`` names a cluster by its address.
+    ``ECQX_PROCESSES`` sets their number, ``ECQX_DASK_SCHEDULER`` the address of a cluster.
 
     Parameters
     ----------
@@ -155,8 +154,8 @@ def run_all(
     description : str
         Shown beside the progress bar.
     alone : float
-        Seconds that this process works before others are started for the rest of the items. Short
-        ones are done before another process would have imported what it needs.
+        Seconds that this process works alone before it starts others for the remaining items:
+        short items are done before other processes would have imported their modules.
 
     Returns
     -------
@@ -172,8 +171,8 @@ def run_all(
         rest = items[len(results) :]
         if rest:
             with _workers(len(rest)) as count, warnings.catch_warnings():
-                # joblib starts a process anew whose memory has grown, which is no fault: stages
-                # keep freed memory.
+                # joblib restarts processes whose memory has grown. That is expected here: stages
+                # keep freed memory (stages/run).
                 warnings.filterwarnings("ignore", "A worker stopped")
                 parallel = Parallel(n_jobs=count, return_as="generator")
                 for result in parallel(delayed(_at)(here, function, item) for item in rest):
@@ -184,7 +183,7 @@ def run_all(
 
 @contextmanager
 def _workers(most: int) -> Iterator[int]:
-    """Joblib's processes, ``most`` at most, or all of a Dask cluster; yields their number."""
+    """Up to ``most`` processes of joblib, or all of a Dask cluster; yields joblib's ``n_jobs``."""
     address = os.environ.get(SCHEDULER)
     if address is None:
         yield min(processes(), most)
@@ -193,8 +192,8 @@ def _workers(most: int) -> Iterator[int]:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise InputError(f"{SCHEDULER} needs Dask: pip install -e '.[cluster]'") from error
-    # An empty address would start a cluster of its own.
     try:
+        # Client would start a cluster of its own for an empty address.
         if not address:
             raise ValueError(address)
         client = Client(address, timeout=SECONDS_TO_WAIT, set_as_default=False)  # type: ignore[no-untyped-call]
@@ -205,7 +204,7 @@ def _workers(most: int) -> Iterator[int]:
 
 
 def _at(folder: str, function: Callable[[Item], Result], item: Item) -> Result:
-    """Call ``function`` in the folder of the pipeline, with one thread."""
+    """Call ``function`` in a folder, with one thread."""
     os.chdir(folder)
     torch.set_num_threads(1)
     return function(item)
@@ -222,7 +221,7 @@ def processes() -> int:
 
 
 def key_of(**parts: Any) -> str:
-    """A short name for everything that a result depends on: 16 hexadecimal digits."""
+    """Hash of everything that a result depends on, plain values: 16 hexadecimal digits."""
     canonical = json.dumps(parts, sort_keys=True, allow_nan=False)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 

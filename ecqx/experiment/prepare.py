@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from ecqx.coding.bitstream import check_replaceable
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
-from ecqx.errors import input_errors
+from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
-from ecqx.experiment.places import check_writable
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
-from ecqx.experiment.result import encoded_model, record_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.experiment.start import build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
@@ -29,65 +31,65 @@ from ecqx.training.device import find_device
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that may begin.
+    """An experiment that is ready to run.
 
     Attributes
     ----------
     settings : RunSettings
     method : EntropyConstrained
     device : torch.device
-    loaded : TensorData
-        On the device.
+        Of data and model.
+    data : TensorData
     model : Module
-        On the device, with the weights to start from.
+        With the weights to start from.
     start : str
-        What results call these weights.
+        Name of these weights in results.
     remarks : tuple of str
-        Lines about what a person may not expect.
+        Warnings, one line each.
     """
 
     settings: RunSettings
     method: EntropyConstrained
     device: torch.device
-    loaded: TensorData
+    data: TensorData
     model: nn.Module
     start: str
     remarks: tuple[str, ...]
 
 
 def prepare(settings: RunSettings) -> Prepared:
-    """Check the settings, load data and weights, and see whether they fit.
+    """Check the settings, load data and weights, and check that they fit; quick checks first.
 
-    What takes no time comes first. The folder of results is made.
+    Makes the folder of the results.
 
     Raises
     ------
     InputError
-        For the first thing that is wrong or missing, in one line.
+        In one line, for the first thing that is wrong or missing.
     """
     with input_errors("--lrp: "):
         method = method_of(settings)
     device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
-    check_writable(encoded_model(settings), record_file(settings))
+    _check_writable(settings.model_file, settings.record_file)
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)
-    loaded = load_data(settings)
+    data = load_data(settings)
     with sign("fitting network and data"):
-        model = build_network(settings.model, loaded, settings.seed)
+        model = build_network(settings.model, data, settings.seed)
     start, still_random = load_start(model, settings, state)
-    # The weights that quantization refuses, of a copy: pre-training comes before it.
+    # Attached to a copy, to refuse unfit weights now: pre-training comes before quantization.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
-        method.constrain(copy.deepcopy(model), steps=0)
+        quantizer = method.constrain(copy.deepcopy(model), steps=0)
     if method.relevance is not None:
         with sign("looking for rules of relevance"):
-            batch, weights = next(loaded.train.batches(2)), split_weights(model)[0]
-            check_relevance(model, batch, method.relevance, weights)
+            batch = next(data.train.batches(2))
+            check_relevance(model, batch, method.relevance, list(quantizer.weights))
     return Prepared(
         settings,
         method,
         device,
-        loaded.map(lambda split: split.to(device)),
+        data.map(lambda split: split.to(device)),
         model.to(device),
         start,
         tuple(_remarks(settings, model, still_random)),
@@ -95,8 +97,8 @@ def prepare(settings: RunSettings) -> Prepared:
 
 
 def method_of(settings: RunSettings) -> EntropyConstrained:
-    """The method that the settings ask for; ``ValueError`` for a setting out of range."""
-    # Settings of relevance are checked without --lrp as well.
+    """The method of the settings; ``ValueError`` for a setting out of range."""
+    # Built without --lrp as well, which checks these settings.
     lrp = LRP(
         composite=settings.lrp_composite,
         canonizer=settings.canonizer,
@@ -110,13 +112,6 @@ def method_of(settings: RunSettings) -> EntropyConstrained:
     method = build_method(settings.method, given)
     assert isinstance(method, EntropyConstrained)
     return method
-
-
-def split_weights(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Parameters of more than one dimension: those that will be quantized, those that stay."""
-    names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-    stay = [name for name in names if any(part in name for part in EXCLUDED)]
-    return [name for name in names if name not in stay], stay
 
 
 def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -> Iterator[str]:
@@ -136,3 +131,30 @@ def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -
             f"{settings.model}: its additions are not split for relevance, which grows at each; "
             "compare with ECQ (without --lrp)"
         )
+
+
+def _check_writable(*files: Path) -> None:
+    """Make the folders of some files; ``InputError`` if one of the files cannot be written."""
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=file.parent).close()
+        except OSError as error:
+            raise InputError(
+                f"--results: {file.parent} cannot be written to ({error.strerror}); name another "
+                "folder"
+            ) from error
+        check_replaceable(file)
+
+
+@contextmanager
+def new_folders_removed(folder: Path) -> Iterator[None]:
+    """If the block fails, remove ``folder`` and its parents that are new and still empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+        raise

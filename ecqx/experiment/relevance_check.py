@@ -21,48 +21,37 @@ SPLIT = (
 def check_relevance(
     model: nn.Module, batch: tuple[Tensor, Tensor], lrp: LRP, quantized: Sequence[str]
 ) -> None:
-    """Measure relevance once, so that hours of training do not end at its first use.
-
-    Parameters
-    ----------
-    model : Module
-    batch : (Tensor, Tensor)
-        Inputs and targets of a few samples.
-    lrp : LRP
-    quantized : sequence of str
-        Parameters that need a relevance.
+    """Measure relevance once on a few samples, before hours of training.
 
     Raises
     ------
     InputError
-        If LRP has no rule for the layer of one of them, or the output does not depend on it.
+        If LRP has no rule for the layer of a quantized parameter, or no relevance reaches it.
     """
-    # Both modules import zennit, which takes seconds.
-    from ecqx.relevance.weights import layers_without_rule, weight_relevance
+    # Imported late: both modules import zennit, which takes seconds.
+    from ecqx.relevance.weights import Attributor, layers_without_rule
 
     missing = layers_without_rule(model, lrp.composite)
     _refuse("LRP has no rule for", [name for name in quantized if name in missing])
     try:
-        found = weight_relevance(
-            model, *batch, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-        )
+        found = Attributor(model, lrp)(*batch)
     except UNFIT as error:
         raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
     _refuse("no relevance reaches", [name for name in quantized if name not in found])
 
 
 def _refuse(reason: str, names: Sequence[str]) -> None:
-    """Raise ``InputError`` if there are names that the reason applies to."""
+    """Raise ``InputError`` if any parameter has this problem."""
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise InputError(f"--lrp: {reason} {names[0]}{more} of this model; leave out --lrp (ECQ)")
 
 
 def has_unsplit_additions(model: nn.Module) -> bool:
-    """Whether relevance grows on the way, at additions and products that no rule splits.
+    """Whether relevance grows at additions and products that no rule splits.
 
     Those of torchvision's ResNets and MobileNets, and of the suite's own networks, are split;
-    networks that only string layers together or concatenate their outputs have none.
+    networks that only chain layers or concatenate their outputs have none.
     """
     start = "torchvision.models."
     libraries = {type(module).__module__ for module in model.modules()}

@@ -1,22 +1,19 @@
-"""What an experiment gave: numbers for a person, and the same ones for a program."""
+"""The result of an experiment: tables for a person, and a record for a program."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from ecqx.experiment.settings import EXCLUDED, RunSettings
+from ecqx.data.tensors import SPLITS
+from ecqx.experiment.prepare import Prepared
+from ecqx.experiment.settings import EXCLUDED
 from ecqx.training.objectives import Scores
-from ecqx.training.settings import FitSettings
 from ecqx.training.trainer import Epoch
 
-# Settings that say where and how loudly, not what; the checkpoint goes by its file's name.
-_LEFT_OUT = (
-    *("data_path", "results", "workers", "verbose", "model_path"),
-    *("tracker", "wandb", "wandb_key", "wandb_run_name"),
-)
+# What `score_file` measures beside accuracy, as far as a result shows it.
+_MEASURES = ("sparsity", "entropy_bits_per_weight", "bytes", "compression_ratio")
 
 
 @dataclass(frozen=True)
@@ -25,91 +22,65 @@ class Result:
 
     Attributes
     ----------
-    settings : RunSettings
-    fit : FitSettings
-        Of the quantized training.
-    device : str
-        Where the networks ran.
-    start : str
-        Weights that it started from.
-    data : str
-        What results call the data set.
-    samples : dict of str to int
-        Of each split.
+    prepared : Prepared
+        What was run.
     scores : dict of str to Scores
-        All metrics on the test split, by stage: ``start``, ``pre-trained`` where there was such a
+        All metrics on the test split, by stage: ``start``, ``pre-trained`` if there was such a
         training, ``quantized``, ``decoded file``.
     history : sequence of Epoch
         Of the quantized training; accuracies of the validation split.
-    kept : sequence of str
-        Parameters of more than one dimension that are not quantized.
-    sparsity : float
-        Share of quantized weights that are zero.
-    entropy : float
-        First-order entropy of the integers, bits per weight, mean over the quantized weights.
-    size : int
-        Of the file, in bytes.
-    compression_ratio : float
-        Four bytes for each float element over the size of the file.
+    not_quantized : sequence of str
+        Parameters of more than one dimension that were excluded.
+    file : mapping
+        Measures of the file, from `ecqx.experiment.score.score_file`.
     """
 
-    settings: RunSettings
-    fit: FitSettings
-    device: str
-    start: str
-    data: str
-    samples: dict[str, int]
+    prepared: Prepared
     scores: dict[str, Scores]
     history: Sequence[Epoch]
-    kept: Sequence[str]
-    sparsity: float
-    entropy: float
-    size: int
-    compression_ratio: float
+    not_quantized: Sequence[str]
+    file: Mapping[str, Any]
 
     @property
     def record(self) -> dict[str, Any]:
-        """All of it as plain values, without what differs from place to place or time to time."""
-        settings = result_settings(self.settings)
+        """The result as plain values, without what depends on place or time."""
+        prepared, settings = self.prepared, self.prepared.settings
+        own = {"device": prepared.device.type, "exclude": EXCLUDED}
         return {
-            "settings": settings | {"device": self.device, "exclude": EXCLUDED},
-            "fit": asdict(self.fit),
-            "method": self.settings.method,
-            "start": self.start,
-            "data": self.data,
-            "samples": self.samples,
+            "settings": settings.result_settings | own,
+            "fit": asdict(settings.training),
+            "method": settings.method,
+            "start": prepared.start,
+            "data": prepared.data.label,
+            "samples": {split: len(getattr(prepared.data, split)) for split in SPLITS},
             "scores": self.scores,
             "epochs": [asdict(epoch) for epoch in self.history],
-            "not_quantized": list(self.kept),
-            "sparsity": self.sparsity,
-            "entropy_bits_per_weight": self.entropy,
-            "bytes": self.size,
-            "compression_ratio": self.compression_ratio,
-            "file": encoded_model(self.settings).name,
+            "not_quantized": list(self.not_quantized),
+            **self._measures,
+            "file": settings.model_file.name,
         }
 
     @property
+    def _measures(self) -> dict[str, float]:
+        return {name: self.file[name] for name in _MEASURES}
+
+    @property
     def numbers(self) -> dict[str, float]:
-        """What it comes down to, by name."""
+        """Accuracies and measures of the file, by name, for trackers."""
         accuracies = {
             f"test/{stage}/{metric}": value
             for stage, scores in self.scores.items()
             for metric, value in scores.items()
         }
-        return accuracies | {
-            "sparsity": self.sparsity,
-            "entropy_bits_per_weight": self.entropy,
-            "bytes": self.size,
-            "compression_ratio": self.compression_ratio,
-        }
+        return accuracies | self._measures
 
     @property
     def summary(self) -> str:
-        """Two tables: the metrics of the test split by stage, and what the file is like."""
+        """Two tables: the metrics on the test split by stage, and facts about run and file."""
         from tabulate import tabulate
 
-        metrics = list(self.scores["start"])
-        title = f"test split of {self.data}, {self.samples['test']:,} samples"
+        data, metrics = self.prepared.data, list(self.scores["start"])
+        title = f"test split of {data.label}, {len(data.test):,} samples"
         rows = [
             (stage, *(f"{scores[metric]:.2%}" for metric in metrics))
             for stage, scores in self.scores.items()
@@ -120,36 +91,20 @@ class Result:
         return f"{accuracies}\n\n{about}"
 
     def _about(self) -> list[tuple[str, str]]:
-        settings = self.settings
+        settings, file = self.prepared.settings, self.file
         quantizer = f"{settings.method}, {settings.bits} bit, Lambda {settings.lam:g}"
         rows = [
-            ("model", f"{settings.model}, from {self.start}"),
+            ("model", f"{settings.model}, from {self.prepared.start}"),
             ("quantizer", quantizer + (f", p {settings.p:g}" if settings.lrp else "")),
             ("epochs", f"{len(self.history)} of {settings.epochs}"),
-            ("sparsity", f"{self.sparsity:.2%}"),
-            ("entropy", f"{self.entropy:.3f} bits per weight (first order)"),
-            ("size", f"{self.size:,} bytes"),
-            ("compression ratio", f"{self.compression_ratio:.2f}"),
-            ("file", str(encoded_model(settings))),
-            ("numbers", str(record_file(settings))),
+            ("sparsity", f"{file['sparsity']:.2%}"),
+            ("entropy", f"{file['entropy_bits_per_weight']:.3f} bits per weight (first order)"),
+            ("size", f"{file['bytes']:,} bytes"),
+            ("compression ratio", f"{file['compression_ratio']:.2f}"),
+            ("file", str(settings.model_file)),
+            ("numbers", str(settings.record_file)),
         ]
-        if self.kept:
+        if self.not_quantized:
             named = " or ".join(EXCLUDED)
-            rows.insert(2, ("not quantized", f"{len(self.kept)} tensors named {named}"))
+            rows.insert(2, ("not quantized", f"{len(self.not_quantized)} tensors named {named}"))
         return rows
-
-
-def result_settings(settings: RunSettings) -> dict[str, Any]:
-    """The settings that a result depends on, as plain values; weights and data not included."""
-    found = {name: value for name, value in asdict(settings).items() if name not in _LEFT_OUT}
-    return found | {"bitwidth": settings.bits}
-
-
-def encoded_model(settings: RunSettings) -> Path:
-    """The file that the quantized model is written to."""
-    return settings.results / f"{settings.name}.ecqx"
-
-
-def record_file(settings: RunSettings) -> Path:
-    """The file that `Result.record` is written to."""
-    return settings.results / f"{settings.name}.json"

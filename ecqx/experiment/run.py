@@ -5,28 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
-from ecqx.experiment.places import new_folders_removed
-from ecqx.experiment.prepare import Prepared, prepare, split_weights
-from ecqx.experiment.result import Result, encoded_model, record_file, result_settings
+from ecqx.experiment import tracking
+from ecqx.experiment.prepare import Prepared, new_folders_removed, prepare
+from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.tracking import (
-    DvcLiveTracker,
-    TensorBoardTracker,
-    Tracker,
-    Trackers,
-    WandbTracker,
-)
 from ecqx.files import write_text
 from ecqx.progress import sign
 from ecqx.quantizers.base import Quantizer
@@ -41,21 +34,17 @@ Say = Callable[[str], None]
 
 
 def run(settings: RunSettings, say: Say, warn: Say) -> Result:
-    """Run one experiment; its model and its numbers are written to the folder of results.
+    """Run one experiment and write its model and its record to the folder of results.
 
-    An experiment that was interrupted goes on after its last finished epoch when it is run again
-    with the same settings, data and weights. Of several processes (`ecqx.training.distributed`)
-    the first one writes.
+    An interrupted experiment resumes after its last finished epoch when it is run again with the
+    same settings, data and weights. Of several processes (`ecqx.training.distributed`) the first
+    one writes.
 
     Parameters
     ----------
     settings : RunSettings
     say, warn : callable
-        Take single lines: the course of the training, and what a person should know.
-
-    Returns
-    -------
-    Result
+        Print a line about the training, and a warning.
 
     Raises
     ------
@@ -63,82 +52,83 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
         Before anything is trained or written, if settings, data, network and weights are not
         available or do not fit.
     """
-    with new_folders_removed(settings.results), new_folders_removed(settings.data_path):
+    with ExitStack() as stack:
+        for folder in (settings.results, settings.data_path):
+            stack.enter_context(new_folders_removed(folder))
         prepared = prepare(settings)
-        experiment = _Experiment(prepared, _trackers(prepared), say, warn)
-        try:
-            for remark in prepared.remarks:
-                warn(remark)
-            return experiment.measure()
-        finally:
-            experiment.tracker.finish()
+        logs = [stack.enter_context(tracker) for tracker in _trackers(prepared)]
+        for remark in prepared.remarks:
+            warn(remark)
+        return _Experiment(prepared, logs, say, warn).measure()
 
 
-def _trackers(prepared: Prepared) -> Tracker:
-    settings, shown = prepared.settings, result_settings(prepared.settings)
+def _trackers(prepared: Prepared) -> Iterator[AbstractContextManager[tracking.Log]]:
+    """The trackers of the settings; none but in the first process."""
+    settings, shown = prepared.settings, prepared.settings.result_settings
     if not settings.trackers or not is_first():
-        return Trackers()
+        return
+    folder = settings.results
     resume = any(file.exists() for file in _progress_files(prepared))
-    folder, name = settings.results, settings.name
-    build: dict[str, Callable[[], Tracker]] = {
-        "dvclive": lambda: DvcLiveTracker(folder, name, shown, resume),
-        "tensorboard": lambda: TensorBoardTracker(folder, name, shown, resume),
-        "wandb": lambda: WandbTracker(folder, settings.wandb_run_name, settings.wandb_key, shown),
-    }
-    return Trackers([build[name]() for name in settings.trackers])
+    for tracker in settings.trackers:
+        if tracker == "wandb":
+            yield tracking.wandb(folder, settings.wandb_run_name, settings.wandb_key, shown)
+        elif tracker == "dvclive":
+            yield tracking.dvclive(folder, settings.name, shown, resume)
+        else:
+            yield tracking.tensorboard(folder, settings.name, shown, resume)
 
 
 @dataclass(frozen=True)
 class _Experiment:
-    """The course of an experiment, and where it is reported."""
+    """The steps of an experiment, and where their numbers are sent."""
 
     prepared: Prepared
-    tracker: Tracker
+    logs: Sequence[tracking.Log]
     say: Say
     warn: Say
 
     def measure(self) -> Result:
-        """Train, encode, decode, evaluate, and write what came of it."""
-        settings, model = self.prepared.settings, self.prepared.model
+        """Train, encode, decode, evaluate, and write the result."""
+        settings, data, model = self.prepared.settings, self.prepared.data, self.prepared.model
         before, during = _progress_files(self.prepared)
-        scored = {"start": self._scores(model)}
+        scored = {"start": self._scores()}
         if settings.pretrain_epochs:
             self._train("pre-training", settings.pretraining, None, before)
-            scored["pre-trained"] = self._scores(model)
+            scored["pre-trained"] = self._scores()
         fit = settings.training
-        steps = fit.epochs * steps_per_epoch(len(self.prepared.loaded.train), fit)
+        steps = fit.epochs * steps_per_epoch(len(data.train), fit)
         quantizer = self.prepared.method.constrain(model, steps)
         history = self._train("quantized training", fit, quantizer, during)
-        epochs = settings.pretrain_epochs + len(history)
-        scored["quantized"] = self._scores(model)
+        scored["quantized"] = self._scores()
         if is_first():
-            bitstream.save(encoded_model(settings), quantizer, progress=True)
+            bitstream.save(settings.model_file, quantizer, progress=True)
         wait_for_all()
-        file = self._score_file()
-        scored["decoded file"] = {
-            objective_of(self.prepared.loaded.test.targets).metric: file["accuracy"],
-            **file["other_metrics"],
-        }
-        result = self._result(history, scored, file)
+        decoded = copy.deepcopy(model)
+        with sign("evaluating the decoded file"):
+            file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
+        metric = objective_of(data.test.targets).metric
+        scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
+        excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
+        result = Result(self.prepared, scored, history, excluded, file)
         if is_first():
-            write_text(record_file(settings), json.dumps(result.record, indent=1) + "\n")
+            write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
             for progress in (before, during):
                 progress.unlink(missing_ok=True)
-        self.tracker.log(result.numbers, epochs)
+        self._log(result.numbers, settings.pretrain_epochs + len(history))
         return result
 
     def _train(
         self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
     ) -> list[Epoch]:
         """Train, or finish a training that was interrupted."""
-        settings, loaded = self.prepared.settings, self.prepared.loaded
+        settings, data = self.prepared.settings, self.prepared.data
         epochs_before = 0 if quantizer is None else settings.pretrain_epochs
-        metric = f"validation {objective_of(loaded.train.targets).metric}"
+        metric = f"validation {objective_of(data.train.targets).metric}"
 
         def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
             named = {f"{phase}/{name}": value for name, value in numbers.items()}
-            self.tracker.log(named, epochs_before + len(trainer.history))
+            self._log(named, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
@@ -149,49 +139,25 @@ class _Experiment:
         if progress.exists():
             self.warn(f"{phase} goes on after its last finished epoch")
         trainer = Trainer(
-            self.prepared.model, loaded.train, loaded.validation, fit, settings.seed, quantizer
+            self.prepared.model, data.train, data.validation, fit, settings.seed, quantizer
         )
         return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
-    def _scores(self, model: nn.Module) -> Scores:
+    def _log(self, numbers: dict[str, float], epochs: int) -> None:
+        for log in self.logs:
+            log(numbers, epochs)
+
+    def _scores(self) -> Scores:
         """All metrics on the test split."""
         with sign("evaluating on the test split"):
-            return scores(model, self.prepared.loaded.test)
-
-    def _score_file(self) -> dict[str, Any]:
-        """Measures of the model that the file holds."""
-        prepared = self.prepared
-        path, decoded = encoded_model(prepared.settings), copy.deepcopy(prepared.model)
-        with sign("evaluating the decoded file"):
-            return score_file(path, EcqxFile(), decoded, prepared.loaded, EXCLUDED)
-
-    def _result(
-        self, history: list[Epoch], scored: dict[str, Scores], file: dict[str, Any]
-    ) -> Result:
-        prepared = self.prepared
-        return Result(
-            settings=prepared.settings,
-            fit=prepared.settings.training,
-            device=prepared.device.type,
-            start=prepared.start,
-            data=prepared.loaded.label,
-            samples={split: len(getattr(prepared.loaded, split)) for split in SPLITS},
-            scores=scored,
-            history=history,
-            kept=split_weights(prepared.model)[1],
-            sparsity=file["sparsity"],
-            entropy=file["entropy_bits_per_weight"],
-            size=file["bytes"],
-            compression_ratio=file["compression_ratio"],
-        )
+            return scores(self.prepared.model, self.prepared.data.test)
 
 
 def _progress_files(prepared: Prepared) -> list[Path]:
-    """Files for the progress of both trainings, named after all that these depend on."""
-    settings = result_settings(prepared.settings) | {"device": prepared.device.type}
-    known = [__version__, settings]
-    digest = hashlib.sha256(json.dumps(known).encode())
-    splits = [getattr(prepared.loaded, split) for split in SPLITS]
+    """Files for the progress of both trainings, named after a hash of all that these depend on."""
+    settings = prepared.settings.result_settings | {"device": prepared.device.type}
+    digest = hashlib.sha256(json.dumps([__version__, settings]).encode())
+    splits = [getattr(prepared.data, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
     for tensor in (*tensors, *prepared.model.state_dict().values()):
         digest.update(_content(tensor))

@@ -1,4 +1,4 @@
-"""What the network that is decoded from a file can do, and what the file takes."""
+"""Accuracy of the network decoded from a file, and the size of the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from ecqx.coding.forms import Form
 from ecqx.coding.quantized import first_order_entropy
 from ecqx.data.tensors import TensorData
+from ecqx.modules import is_excluded, is_weight
 from ecqx.training.evaluation import scores
 from ecqx.training.objectives import objective_of
 
@@ -31,9 +32,8 @@ def score_file(
     form : Form
         Reads the file.
     model : Module
-        The network; its weights are replaced by those of the file.
+        The network, on the device of the data; its weights are replaced by those of the file.
     data : TensorData
-        On the model's device.
     exclude : sequence of str
         Parameters whose name contains one of these were not to be quantized.
 
@@ -42,9 +42,9 @@ def score_file(
     dict
         ``accuracy_validation`` and ``accuracy`` (validation and test split, fractions of one, by
         the task's metric), ``other_metrics`` (test split), ``sparsity`` (share of zeros among the
-        weights, in [0, 1]), ``parameters`` (elements of all floating-point tensors), ``bytes``,
-        ``compression_ratio`` and ``entropy_bits_per_weight``. Weights here are the parameters of
-        more than one dimension that are not excluded.
+        quantized weights, in [0, 1]), ``entropy_bits_per_weight`` (first order),
+        ``parameters`` (elements of all floating-point tensors), ``bytes`` and
+        ``compression_ratio``.
     """
     model.load_state_dict(form.read(path))
     validation, test = scores(model, data.validation), scores(model, data.test)
@@ -68,7 +68,7 @@ def _weight_statistics(model: nn.Module, exclude: Sequence[str]) -> dict[str, fl
     weights = [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and not any(part in name for part in exclude)
+        if is_weight(parameter) and not is_excluded(name, exclude)
     ]
     elements = sum(w.numel() for w in weights)
     zeros = sum(int((w == 0).sum()) for w in weights)

@@ -1,10 +1,11 @@
-"""The settings of `ecqx run`. Imports no torch: settings are checked in no time."""
+"""The settings of `ecqx run`. Imports no torch, so that checking them takes no time."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.tracking import TRACKERS
@@ -12,15 +13,14 @@ from ecqx.training.settings import FitSettings
 
 DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
-# Those of ecqx.methods.family, which imports torch, and the bit width of those that have one of
-# their own.
+# Names of `ecqx.methods.registry`, with the bit width where it is no setting.
 QUANTIZERS = {"ECQ": None, "EC2T": 2, "FantastIC4": 4}
-# Parameters with this in their name stay as they are (published).
+# Parameters with one of these in their name are not quantized (published).
 EXCLUDED = ("downsample", "aux_classifier")
 # Published, for the parameters that are not quantized.
 WEIGHT_DECAY = 5e-6
-# Published: end when accuracy has not risen by so much for so many epochs. There it is accuracy on
-# the test split, here on the validation split: the test split must not choose anything.
+# Published: stop when accuracy has not risen by this much for this many epochs. Here it is accuracy
+# on the validation split, not the test split, which must not choose anything.
 PATIENCE, MIN_DELTA = 4, 0.001
 
 _LARGE = sys.float_info.max
@@ -36,62 +36,40 @@ _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (1, 4096),
 }
 _OPTIONS = {"lam": "Lambda"}
+# Settings that do not change a result: places, trackers, verbosity. Weights and data are recorded
+# by other names.
+_LEFT_OUT = (
+    *("data_path", "results", "workers", "verbose", "model_path"),
+    *("tracker", "wandb", "wandb_key", "wandb_run_name"),
+)
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """Settings of one experiment; names and defaults are those of the published ``run.py``.
 
+    ``ecqx run --help`` describes each; here is what that leaves open.
+
     Attributes
     ----------
-    batch_size : int
-    epochs, pretrain_epochs : int
-        Of quantized training, and of training in full precision before it.
-    max_batches : int, optional
-        Batches per epoch at most.
     lr : float
         Adam's learning rate, of both trainings.
     model : str
         For `ecqx.models.build`.
     model_path : Path, optional
         Checkpoint to start from, in any form that `ecqx.coding.checkpoint.read_state` knows.
-    model_rand_int : bool
-        Start from random weights where torchvision has pre-trained ones.
-    dataset : str
-        One of `DATASETS`.
-    data_path : Path
-        Folder that holds the data set or that it is downloaded to; for ``folder`` the image folder
-        itself, or an archive of it.
-    results : Path
-        Folder for what is written.
-    workers : int
-        Processes that compute the features of ``speech_commands``; all else is held in memory.
     tracker : tuple of str
-        Of `ecqx.experiment.tracking.TRACKERS`: where the course of the training is sent.
-    wandb : bool
-        Short for the tracker ``wandb``.
-    wandb_key, wandb_run_name : str
-    verbose : bool
-        Report every epoch.
-    quantizer : str
-        One of `QUANTIZERS`.
+        Of `ecqx.experiment.tracking.TRACKERS`.
     bitwidth : int
-        2 to 8; of ECQ, the others have widths of their own.
-    lam : float
-        Λ, the entropy constraint.
-    lrp : bool
-        With relevance: ECQx instead of ECQ.
+        2 to 8, of ECQ; `bits` is that of any quantizer.
+    lam, p : float
+        See `ecqx.quantizers.settings.QuantizerSettings`.
     lrp_output, lrp_composite, lrp_w_rule, canonizer : str
         See `ecqx.weight_relevance`.
-    p : float
-        In [0, 1], see `ecqx.ECQx`.
     alpha : float
         In [0, 1), see `ecqx.LRP`.
     seed : int
         Of random weights, the order of the samples and dropout. The splits do not depend on it.
-    device : {"auto", "cpu", "cuda"}
-    image_size : int, optional
-        Side of the images of ``voc`` and ``folder`` in pixels.
 
     Raises
     ------
@@ -131,7 +109,6 @@ class RunSettings:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Check all that can be checked without torch."""
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -157,14 +134,14 @@ class RunSettings:
 
     @property
     def training(self) -> FitSettings:
-        """Of the quantized training."""
+        """Settings of the quantized training."""
         return replace(
             self.pretraining, epochs=self.epochs, weight_decay=WEIGHT_DECAY, patience=PATIENCE
         )
 
     @property
     def pretraining(self) -> FitSettings:
-        """Of the training in full precision."""
+        """Settings of the training in full precision before it."""
         return FitSettings(
             epochs=self.pretrain_epochs,
             lr=self.lr,
@@ -175,13 +152,13 @@ class RunSettings:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """Each tracker that is asked for, once."""
+        """The trackers to use, each once."""
         asked = {*self.tracker, *(["wandb"] if self.wandb else [])}
         return tuple(name for name in TRACKERS if name in asked)
 
     @property
     def method(self) -> str:
-        """The quantizer, with an x behind it if there is relevance: ``ECQ``, ``ECQx``."""
+        """Name in `ecqx.methods.registry`: with relevance an x is appended, ``ECQx``."""
         return f"{self.quantizer}x" if self.lrp else self.quantizer
 
     @property
@@ -191,7 +168,23 @@ class RunSettings:
 
     @property
     def name(self) -> str:
-        """Of the files that are written, without their ending."""
+        """Name of the written files, without their suffix."""
         relevance = "_lrp" if self.lrp else ""
         quantizer = f"{self.bitwidth}bit" if self.quantizer == "ECQ" else self.quantizer
         return f"{self.model}_{self.dataset}_{quantizer}{relevance}"
+
+    @property
+    def model_file(self) -> Path:
+        """File for the quantized model."""
+        return self.results / f"{self.name}.ecqx"
+
+    @property
+    def record_file(self) -> Path:
+        """File for the record of the result."""
+        return self.results / f"{self.name}.json"
+
+    @property
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that a result depends on, as plain values; weights and data not included."""
+        found = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT}
+        return found | {"bitwidth": self.bits}

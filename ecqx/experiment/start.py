@@ -16,7 +16,7 @@ from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, objective_of
 
-# What networks raise on inputs that they are not made for.
+# Raised by networks for inputs that they do not support.
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
 
 
@@ -31,12 +31,12 @@ def check_model(name: str) -> None:
 
 
 def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
-    """Build a network that fits the data, with random weights.
+    """Build a network for the data, with random weights.
 
     Raises
     ------
     InputError
-        If the data are of a kind, a size or a number of channels that the network cannot take.
+        If the network does not take the kind, size or number of channels of the data.
     """
     inputs, targets = next(loaded.train.batches(2))
     classes = len(loaded.classes)
@@ -63,7 +63,7 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
 
 
 def _check_restorable(name: str, model: nn.Module) -> None:
-    """Raise ``InputError`` for the few networks whose tensors alone do not restore them."""
+    """Raise ``InputError`` for the few networks that their state_dict alone does not restore."""
     try:
         model.load_state_dict(dict(model.state_dict()))
     except ValueError as error:
@@ -73,7 +73,7 @@ def _check_restorable(name: str, model: nn.Module) -> None:
 
 
 def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
-    """Settings of the suite's own networks, which take inputs of any size."""
+    """Settings of the suite's own networks for the size of the inputs."""
     if name == "mlp_gsc":
         return {"in_features": inputs[0].numel()}
     return {"in_channels": inputs.shape[1]} if name in MODELS else {}
@@ -82,20 +82,19 @@ def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
 def load_start(
     model: nn.Module, settings: RunSettings, state: Mapping[str, Tensor] | None
 ) -> tuple[str, list[str]]:
-    """Give a network the weights that the settings ask for.
+    """Load the weights to start from into a network with random weights.
 
     Parameters
     ----------
     model : Module
-        With random weights.
     settings : RunSettings
     state : mapping of str to Tensor, optional
-        What the checkpoint of the settings holds.
+        Contents of the checkpoint that the settings name.
 
     Returns
     -------
     (str, list of str)
-        What the weights are called in results, and the tensors that remain random.
+        Name of the weights in results, and the tensors that remain random.
 
     Raises
     ------

@@ -21,11 +21,11 @@ class Task:
     Attributes
     ----------
     network : mapping
-        What `ecqx.models.build` takes.
+        Arguments of `ecqx.models.build`.
     data : Path
         File of `ecqx.data.TensorData`.
     enlarge : int
-        Each pixel is repeated this many times each way.
+        Each pixel is repeated this many times in both directions.
     """
 
     network: Mapping[str, Any]
@@ -38,5 +38,5 @@ class Task:
         return build(**self.network)
 
     def load_data(self, device: torch.device) -> TensorData:
-        """The data at the task's size, for a network on ``device``."""
+        """The enlarged data, on the device."""
         return TensorData.load(self.data).enlarged(self.enlarge).to(device)

@@ -1,4 +1,4 @@
-"""One training of a pipeline, from a checkpoint or random weights to what a file is made of."""
+"""One training of a pipeline, from a checkpoint or random weights to an uncoded model."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ RESULT = "network.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """A training job (`ecqx.experiment.jobs.Job`); all fields go into its key but ``device``.
+    """A training job (`ecqx.experiment.jobs.Job`).
 
     Attributes
     ----------
     task : Task
     fit : FitSettings
     seed : int
-        Of the order of the samples, of dropout and of weights that the start does not give.
+        Of the order of the samples, of dropout and of weights that are not in the start.
     method : Method, optional
-        Whose form the weights are held to; None trains in full precision.
+        Constrains the weights; None trains in full precision.
     start : Path, optional
         Checkpoint (`write_coded_state`) to start from; None: random weights.
     device : {"auto", "cpu"}
     key : str
-        Hash of everything that the result depends on.
+        Hash of the other fields, the data, the start's contents and the code.
     """
 
     task: Task
@@ -51,13 +51,7 @@ class Training:
     key: str
 
     def run(self, folder: Path, progress: Path) -> dict[str, Any]:
-        """Train, or finish from saved progress.
-
-        Returns
-        -------
-        dict
-            ``history``: a record an epoch.
-        """
+        """Train, or resume from saved progress; returns ``history``, a record an epoch."""
         device = find_device(self.device)
         data = self.task.load_data(device)
         trainer, constraint = self.prepare(data, device)
@@ -69,7 +63,7 @@ class Training:
         return {"history": [asdict(epoch) for epoch in history]}
 
     def prepare(self, data: TensorData, device: torch.device) -> tuple[Trainer, Constraint | None]:
-        """The trainer at its start, and what holds the weights to the method's form."""
+        """The trainer at its start, and the method's constraint on the weights."""
         model = self.task.build(self.seed)
         if self.start is not None:
             load_weights(model, read_coded_state(self.start).state, str(self.start))

@@ -1,4 +1,4 @@
-"""Methods that compress a network after it was trained in full precision: the file does it all."""
+"""Methods that compress a network after training in full precision, when its file is written."""
 
 from __future__ import annotations
 
@@ -12,64 +12,45 @@ from ecqx.methods.interface import Method
 
 @dataclass(frozen=True)
 class AfterTraining(Method):
-    """A method without a constraint in training."""
+    """A method without a constraint in training, whose settings are those of the file."""
 
     is_trained: ClassVar[bool] = False
 
     def constrain(self, model: nn.Module, steps: int) -> None:
-        """Nothing is constrained."""
+        return None
 
     def form_settings(self) -> dict[str, Any]:
-        """All settings are the file's."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class NNCodecUniform(AfterTraining):
-    """NNCodec with uniform quantization.
-
-    Attributes
-    ----------
-    qp : int
-        Quantization parameter; the step doubles every 4.
-    """
+    """NNCodec with uniform quantization; the step doubles every 4 quantization parameters."""
 
     qp: int
     form: ClassVar[str] = "nnc"
+    dependent: ClassVar[bool] = False
 
     def form_settings(self) -> dict[str, Any]:
-        """The quantization parameter, and which quantization."""
-        return {"qp": self.qp, "dependent": False}
+        return {"qp": self.qp, "dependent": self.dependent}
 
 
 @dataclass(frozen=True)
 class NNCodecDependent(NNCodecUniform):
     """NNCodec with dependent (trellis-coded) quantization."""
 
-    def form_settings(self) -> dict[str, Any]:
-        """The quantization parameter, and which quantization."""
-        return {"qp": self.qp, "dependent": True}
+    dependent: ClassVar[bool] = True
 
 
-@dataclass(frozen=True)
 class Float16(AfterTraining):
     """Every floating-point tensor in half precision."""
 
-    form: ClassVar[str] = "float16"
-
-    @property
-    def bit_width(self) -> int:
-        """Bits a value."""
-        return 16
+    form = "float16"
+    width = 16
 
 
-@dataclass(frozen=True)
 class Integer8(AfterTraining):
     """Weights rounded to 8 bit, with one step a tensor."""
 
-    form: ClassVar[str] = "integer8"
-
-    @property
-    def bit_width(self) -> int:
-        """Bits a weight."""
-        return 8
+    form = "integer8"
+    width = 8

@@ -1,9 +1,8 @@
-"""ECQ and ECQx as methods, and what the family of entropy-constrained quantizers shares."""
+"""ECQ and ECQx as methods, and what all entropy-constrained quantizers have in common."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -17,7 +16,7 @@ from ecqx.relevance.settings import LRP
 
 _RELEVANCE = tuple(field.name for field in fields(LRP))
 _QUANTIZER = tuple(field.name for field in fields(QuantizerSettings))
-# Settings that only relevance gives a meaning.
+# Settings of the quantizer without effect unless there is relevance.
 _RELEVANCE_BAND = ("p", "sparsity_band")
 
 
@@ -30,19 +29,23 @@ class EntropyConstrained(Method):
     quantizer : QuantizerSettings
     relevance : LRP, optional
         None for a method without relevance.
+    quantizer_class : callable
+        Takes model, settings and relevance.
+    defaults : mapping
+        Defaults that differ from those of `QuantizerSettings`.
+    is_relevant : bool
+        Whether the zero cluster's cost depends on relevance: the x in a method's name.
     """
 
     quantizer: QuantizerSettings
     relevance: LRP | None
     form: ClassVar[str] = "ecqx"
-    # Whether the zero cluster's cost depends on relevance: the x in a method's name.
+    quantizer_class: ClassVar[Callable[..., Quantizer]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
     is_relevant: ClassVar[bool] = False
-    # Bit width of a method that has one of its own.
-    width: ClassVar[int | None] = None
 
     @classmethod
     def takes(cls) -> tuple[str, ...]:
-        """Settings of the quantizer and, with relevance, of LRP."""
         left_out: tuple[str, ...] = () if cls.width is None else ("bits",)
         if not cls.is_relevant:
             left_out += _RELEVANCE_BAND
@@ -51,9 +54,9 @@ class EntropyConstrained(Method):
 
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
-        """The method with these settings, flat."""
+        settings = {**cls.defaults, **settings}
         if cls.width is not None:
-            settings = {**settings, "bits": cls.width}
+            settings["bits"] = cls.width
         for name in ("bits", "lam"):
             if name not in settings:
                 raise ValueError(f"{name} is missing")
@@ -62,27 +65,25 @@ class EntropyConstrained(Method):
         return cls(QuantizerSettings(**quantizer), LRP(**relevance) if cls.is_relevant else None)
 
     def settings(self) -> dict[str, Any]:
-        """All settings, flat."""
         relevance = {} if self.relevance is None else asdict(self.relevance)
         known = asdict(self.quantizer) | relevance
         return {name: known[name] for name in self.takes()}
 
     @property
     def bit_width(self) -> int:
-        """Bits a weight."""
         return self.quantizer.bits
 
-    @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Quantizer:
-        """Attach the quantizer."""
+        settings = asdict(self.quantizer)
+        if self.width is not None:
+            del settings["bits"]
+        return type(self).quantizer_class(model, relevance=self.relevance, **settings)
 
 
 class ECQ(EntropyConstrained):
     """ECQ: an equidistant grid, without relevance."""
 
-    def constrain(self, model: nn.Module, steps: int) -> Quantizer:
-        """Attach the quantizer."""
-        return ECQxQuantizer(model, relevance=self.relevance, **asdict(self.quantizer))
+    quantizer_class = ECQxQuantizer
 
 
 class ECQx(ECQ):

@@ -17,7 +17,7 @@ from ecqx.training.settings import Selection
 
 
 class Method(ABC):
-    """One way to make a model small, with its settings; a subclass is a frozen dataclass of them.
+    """One way to make a model small; a subclass is a frozen dataclass of its settings.
 
     A new method is one module here, one line in `ecqx.methods.registry` and, where no form of
     file fits, one in `ecqx.coding.forms`.
@@ -26,14 +26,17 @@ class Method(ABC):
     ----------
     form : str
         The form of its files, a name of `ecqx.coding.forms`.
+    width : int, optional
+        Bits a weight, where they are no setting.
     is_trained : bool
-        Whether weights are constrained in training. Where they are not, the model is trained on in
-        full precision for as many epochs and compressed afterwards.
+        Whether training constrains the weights. If not, the model is trained on in full precision
+        for as many epochs and compressed afterwards.
     selection : {"best", "last"}
-        "last" where no other epoch's state has what was asked for.
+        The epoch to keep: "last" where only the last one meets the settings.
     """
 
     form: ClassVar[str]
+    width: ClassVar[int | None] = None
     is_trained: ClassVar[bool] = True
     selection: ClassVar[Selection] = "best"
 
@@ -44,7 +47,7 @@ class Method(ABC):
 
     @classmethod
     def is_tunable(cls) -> bool:
-        """Whether there is a setting to be tried."""
+        """Whether the method has a setting to tune."""
         return bool(cls.takes())
 
     @classmethod
@@ -65,27 +68,26 @@ class Method(ABC):
     @property
     def bit_width(self) -> int | None:
         """Bits a weight; None where the method has none."""
-        return getattr(self, "bits", None)
+        return getattr(self, "bits", self.width)
 
     @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Constraint | None:
-        """Hold a model's weights to the method's form in training.
+        """Attach the method's quantizer to a model, in place.
 
         Parameters
         ----------
         model : Module
-            Changed in place.
         steps : int
             Of the whole training.
 
         Returns
         -------
         Constraint or None
-            For `ecqx.training.trainer.Trainer`; None where weights are not constrained.
+            For `ecqx.training.trainer.Trainer`; None if training is not constrained.
         """
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write what training left, uncoded, for the form of file to code."""
+        """Write the trained model, uncoded; the form of file codes it later."""
         if constraint is None:
             write_coded_state(path, model.state_dict(), {})
         else:
@@ -93,5 +95,5 @@ class Method(ABC):
             write_coded_state(path, *constraint.coded_state())
 
     def form_settings(self) -> dict[str, Any]:
-        """Settings of the form of file that are the method's own."""
+        """Settings of the form of file that the method determines."""
         return {}

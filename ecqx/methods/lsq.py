@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from ecqx.assignment.centroids import check_bits
 from ecqx.methods.interface import Method
-from ecqx.quantizers.integer_weights import IntegerWeights
-from ecqx.quantizers.straight_through import rounded
+from ecqx.quantizers.straight_through import IntegerWeights, rounded
 
 SMALLEST_STEP = 1e-8
 
@@ -27,41 +26,30 @@ class LearnedSteps(IntegerWeights):
 
     Paper, equations 1 to 3 and section 2.2: the gradient of s is that of this formula with
     straight-through rounding, times 1/√(n·Q_P) with n the layer's weights; training starts from
-    s = 2·mean|v|/√Q_P. Q_N = -2^(b-1), Q_P = 2^(b-1) - 1.
-
-    Parameters
-    ----------
-    model : Module
-        Changed in place.
-    bits : int
-        Bit width b, 2 to 8.
-    exclude : sequence of str
-        Parameters whose name contains one of these stay as they are.
+    s = 2·mean|v|/√Q_P. Q_N = -2^(b-1), Q_P = 2^(b-1) - 1 with b = ``bits``, 2 to 8.
     """
 
     def __init__(self, model: nn.Module, bits: int, exclude: Sequence[str] = ()) -> None:
         super().__init__(model, exclude)
         self.bits = bits
         self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        for name, copy in self.latent.items():
-            first = 2 * copy.detach().abs().mean() / math.sqrt(self.highest)
+        for name, latent in self.latent.items():
+            first = 2 * latent.detach().abs().mean() / math.sqrt(self.highest)
             self.numbers[name] = nn.Parameter(first.clamp(min=SMALLEST_STEP))
         self.project()
 
     def quantized(self, name: str) -> Tensor:
-        """The weights of a layer."""
-        copy, step = self.latent[name], self.numbers[name]
-        scale = 1 / math.sqrt(copy.numel() * self.highest)
+        latent, step = self.latent[name], self.numbers[name]
+        scale = 1 / math.sqrt(latent.numel() * self.highest)
         # The step itself, with `scale` times its gradient.
         scaled = step.detach() + (step - step.detach()) * scale
-        return rounded((copy / scaled).clamp(self.lowest, self.highest)) * scaled
+        return rounded((latent / scaled).clamp(self.lowest, self.highest)) * scaled
 
     def step(self, name: str) -> Tensor:
-        """The trained step of a layer."""
         return self.numbers[name].detach()
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """After the optimizer's step: a step that went below zero is put back above it."""
+        """Clamp steps to positive values, then quantize; call it after the optimizer's step."""
         with torch.no_grad():
             for step in self.numbers.values():
                 step.clamp_(min=SMALLEST_STEP)
@@ -70,15 +58,7 @@ class LearnedSteps(IntegerWeights):
 
 @dataclass(frozen=True)
 class LSQ(Method):
-    """Learned step size at one bit width.
-
-    Attributes
-    ----------
-    bits : int
-        2 to 8.
-    exclude : tuple of str
-        Parameters whose name contains one of these stay as they are.
-    """
+    """Learned step size at one bit width, 2 to 8; ``exclude`` as in `QuantizerSettings`."""
 
     bits: int
     exclude: tuple[str, ...] = ()
@@ -88,5 +68,4 @@ class LSQ(Method):
         check_bits(self.bits)
 
     def constrain(self, model: nn.Module, steps: int) -> LearnedSteps:
-        """Attach the learned steps."""
         return LearnedSteps(model, self.bits, self.exclude)

@@ -25,8 +25,8 @@ METHODS: dict[str, str] = {
     "fp16": "ecqx.methods.after_training:Float16",
     "int8": "ecqx.methods.after_training:Integer8",
 }
-# Modules that a method's own module imports when they are needed, and this method never needs:
-# without relevance nothing of LRP runs.
+# Modules that a method's own module imports late and this method never runs: LRP, without
+# relevance. Fingerprints leave them out.
 NEVER_RUN: dict[str, str] = {
     "ECQ": "ecqx.relevance.weights",
     "EC2T": "ecqx.relevance.weights",
@@ -35,13 +35,7 @@ NEVER_RUN: dict[str, str] = {
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method.
-
-    Raises
-    ------
-    ValueError
-        If there is no method of this name.
-    """
+    """The class of a method; ``ValueError`` if there is no method of this name."""
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {name!r}")
     module, _, attribute = METHODS[name].partition(":")
@@ -60,14 +54,7 @@ def check_names(name: str, settings: Iterable[str]) -> None:
 
 
 def build_method(name: str, settings: Mapping[str, Any]) -> Method:
-    """A method with the settings of one run.
-
-    Parameters
-    ----------
-    name : str
-        One of `METHODS`.
-    settings : mapping of str to value
-        By the names of `Method.takes`.
+    """A method with the settings of one run, by the names of `Method.takes`.
 
     Raises
     ------

@@ -21,16 +21,13 @@ from ecqx.training.constraint import Constraint
 
 
 class FakeQuantized(StraightThrough):
-    """Weights that torchao's fake quantizer makes of the copies, gradients as it defines them.
+    """Weights that torchao's fake quantizer computes from the latent weights, with its gradients.
 
-    `torchao.quantization.qat` itself replaces linear layers only. Its quantizer works on any
-    matrix; here it sees each weight as one, a row an output, so that convolutions are quantized
-    as well.
+    `torchao.quantization.qat` itself replaces linear layers only. Its quantizer takes any matrix;
+    here each weight is one, with a row for each output, so that convolutions are quantized, too.
 
     Parameters
     ----------
-    model : Module
-        Changed in place.
     bits : int
         4 or 8.
     group : int
@@ -41,25 +38,24 @@ class FakeQuantized(StraightThrough):
         self, model: nn.Module, bits: int, group: int, exclude: Sequence[str] = ()
     ) -> None:
         super().__init__(model, exclude)
-        # A remark of torch about torchao's own code, on each import.
+        # Silences a warning of torch about torchao's own code.
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from torchao.quantization import PerAxis, PerGroup
         from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
         self.bits, self.group = bits, group
         self._quantizers = {}
-        for name, copy in self.latent.items():
-            size = group_size(copy, group)
-            granularity = PerGroup(size) if size < copy[0].numel() else PerAxis(0)
+        for name, latent in self.latent.items():
+            size = group_size(latent, group)
+            granularity = PerGroup(size) if size < latent[0].numel() else PerAxis(0)
             dtype = getattr(torch, f"int{bits}")
             config = IntxFakeQuantizeConfig(dtype, granularity=granularity, is_symmetric=True)
             self._quantizers[name] = IntxFakeQuantizer(config)
         self.project()
 
     def quantized(self, name: str) -> Tensor:
-        """The weights of a layer."""
-        copy = self.latent[name]
-        quantized: Tensor = self._quantizers[name](copy.flatten(1)).view_as(copy)
+        latent = self.latent[name]
+        quantized: Tensor = self._quantizers[name](latent.flatten(1)).view_as(latent)
         return quantized
 
 
@@ -73,14 +69,7 @@ def group_size(weight: Tensor, group: int) -> int:
 class TorchaoWeights(Method):
     """Symmetric integers with a scale a group, two of 4 bit in a byte, then zstd.
 
-    Attributes
-    ----------
-    bits : int
-        4 or 8.
-    group : int
-        Weights of a row that share a scale; 0 for the whole row.
-    exclude : tuple of str
-        Parameters whose name contains one of these stay as they are.
+    ``bits`` and ``group`` as of `FakeQuantized`.
     """
 
     bits: int
@@ -95,11 +84,10 @@ class TorchaoWeights(Method):
             raise ValueError(f"group must be at least 0, not {self.group}")
 
     def constrain(self, model: nn.Module, steps: int) -> FakeQuantized:
-        """Attach the fake quantizer."""
         return FakeQuantized(model, self.bits, self.group, self.exclude)
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
-        """Write torchao's integers and scales of the latent weights, and the rest as it is."""
+        """Write torchao's integers and scales of the latent weights, and the rest unchanged."""
         assert isinstance(constraint, FakeQuantized)
         from torchao.quantization import IntxUnpackedToInt8Tensor
 
@@ -108,10 +96,10 @@ class TorchaoWeights(Method):
             if name not in constraint.latent:
                 tensors[f"kept.{name}"] = tensor
                 continue
-            copy = constraint.latent[name].detach()
-            size = group_size(copy, self.group)
+            latent = constraint.latent[name].detach()
+            size = group_size(latent, self.group)
             integers = IntxUnpackedToInt8Tensor.from_hp(
-                copy.flatten(1), (1, size), getattr(torch, f"int{self.bits}")
+                latent.flatten(1), (1, size), getattr(torch, f"int{self.bits}")
             )
             tensors[f"integers.{name}"] = integers.qdata
             tensors[f"scale.{name}"] = integers.scale
@@ -119,5 +107,4 @@ class TorchaoWeights(Method):
         write_tensors(path, tensors)
 
     def form_settings(self) -> dict[str, Any]:
-        """The width that integers are packed with."""
         return {"bits": self.bits}

@@ -1,7 +1,7 @@
 """Entropy-constrained quantization of a model in training: gradients, relevance, assignment.
 
-Paper: section 3, the training procedure of ECQ and ECQx. Where the centroids lie is left to
-`ecqx.quantizers.ecqx` and `ecqx.quantizers.trained_centroids`.
+Paper: section 3, the training procedure of ECQ and ECQx. `ecqx.quantizers.ecqx` and
+`ecqx.quantizers.trained_centroids` define where the centroids lie.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ from ecqx.assignment.centroids import Centroids, GridStack, is_finite
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
+from ecqx.errors import input_errors
 from ecqx.quantizers.latent import LatentWeights
 from ecqx.quantizers.parameters import ParameterRecord, records_of, table
 from ecqx.quantizers.settings import QuantizerSettings
-from ecqx.relevance.average import RelevanceAverage, check_reached
+from ecqx.relevance.average import RelevanceAverage
 from ecqx.relevance.settings import LRP
+
+_T = TypeVar("_T")
 
 
 class Quantizer(LatentWeights):
@@ -37,7 +40,7 @@ class Quantizer(LatentWeights):
         None without relevance.
     grids : mapping of str to Centroids
     index : dict of str to Tensor
-        Place of each weight's centroid in ``grids[name].values``, int32.
+        Index of each weight's centroid in ``grids[name].values``, int32.
     """
 
     grids: Mapping[str, Centroids]
@@ -51,7 +54,6 @@ class Quantizer(LatentWeights):
         self._assignment = settings.assignment
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
-        self._rules_checked = False
         self.index = {
             name: torch.empty(latent.shape, dtype=torch.int32, device=latent.device)
             for name, latent in self.latent.items()
@@ -61,7 +63,7 @@ class Quantizer(LatentWeights):
 
     @abstractmethod
     def _fit(self) -> None:
-        """Set `grids` and `_stack` from the latent weights; done once."""
+        """Set `grids` and `_stack` from the latent weights; called once."""
 
     @abstractmethod
     def _coded(self, name: str, integers: Tensor) -> Quantized:
@@ -69,17 +71,25 @@ class Quantizer(LatentWeights):
 
     @abstractmethod
     def _grid_state(self, name: str) -> dict[str, Tensor]:
-        """All that a layer's centroids are restored from, by prefix of the name in a state."""
+        """The tensors that restore a layer's centroids, by the prefix of their name in a state."""
 
     @abstractmethod
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         """Set `grids` and `_stack` from a state that holds `_grid_state` of every layer."""
 
+    def _of_each_layer(self, function: Callable[[Tensor], _T]) -> dict[str, _T]:
+        """A function of each layer's latent weights; a ``ValueError`` names the layer."""
+        results = {}
+        for name, latent in self.latent.items():
+            with input_errors(f"{name}: "):
+                results[name] = function(latent)
+        return results
+
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """As of the base class (published decay: 5e-6).
 
         For relevance of the ``stepped`` weights also the quantized weights, whose step `update`
-        throws away.
+        discards.
         """
         groups = super().parameter_groups(weight_decay)
         if self._steps_quantized:
@@ -94,18 +104,18 @@ class Quantizer(LatentWeights):
 
     @torch.no_grad()
     def transfer_gradients(self) -> None:
-        """Hand the gradients at the quantized weights, scaled, to the latent weights."""
+        """Give the latent weights the scaled gradients of the quantized weights."""
         for name, weight in self.weights.items():
             latent = self.latent[name]
             latent.grad = None
             if weight.grad is not None:
-                latent.grad = weight.grad.to(latent.dtype) * self._scale(name)
+                latent.grad = weight.grad.to(latent.dtype) * self._gradient_factor(name)
             if not self._steps_quantized:
-                # No optimizer holds these, so none would set them to zero for the next batch.
+                # The optimizer does not hold these weights and would not reset their gradients.
                 weight.grad = None
 
-    def _scale(self, name: str) -> Tensor | float:
-        """Factor on a layer's gradient: its centroids, one in the zero cluster."""
+    def _gradient_factor(self, name: str) -> Tensor | float:
+        """Factor on a layer's gradient (`QuantizerSettings.gradient`); one in the zero cluster."""
         gradient = self.settings.gradient
         if gradient == "identity":
             return 1.0
@@ -115,14 +125,13 @@ class Quantizer(LatentWeights):
         return _select(factors, self.index[name])
 
     def start_epoch(self) -> None:
-        """Forget the averaged relevance where the settings ask for it (published)."""
+        """Forget the averaged relevance if `LRP.restart` is set (published)."""
         if self.relevance is not None:
             self.relevance.start_epoch()
 
     def share_relevance(
         self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     ) -> None:
-        """Average over the relevances that ``combine`` makes of those of this process's part."""
         if self.relevance is not None:
             self.relevance.combine = combine
 
@@ -134,49 +143,36 @@ class Quantizer(LatentWeights):
         Parameters
         ----------
         inputs, targets : Tensor
-            The batch, as for `ecqx.weight_relevance`; not looked at by ECQ.
+            The batch, as for `ecqx.weight_relevance`; not used by ECQ.
 
         Raises
         ------
         ValueError
-            If a layer that is quantized has no rule of relevance or no part in the output, or a
-            weight is not finite.
+            If the layer of a quantized weight has no rule of relevance or no part in the output, or
+            a weight is not finite.
         """
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
             return
         try:
-            self._check_rules()
-            with self._judged_weights():
-                relevances = self.relevance.update(self.model, inputs, targets)
-            check_reached(self.weights, relevances)
+            with self._weights_to_measure(self.relevance.lrp):
+                relevances = self.relevance.update(self.model, inputs, targets, self.weights)
             self._assign_all(relevances)
         except BaseException:
             # The optimizer may have stepped the quantized weights: leave centroids behind.
             self._write_centroids()
             raise
 
-    def _check_rules(self) -> None:
-        """Raise ``ValueError`` for a quantized layer that LRP has no rule for; asked once."""
-        if self._rules_checked or self.relevance is None:
-            return
-        from ecqx.relevance.weights import check_rules
-
-        check_rules(self.model, self.relevance.lrp.composite, self.weights)
-        self._rules_checked = True
-
     @contextmanager
-    def _judged_weights(self) -> Iterator[None]:
-        """The model with the weights that relevance is asked of (`LRP.of`).
+    def _weights_to_measure(self, lrp: LRP) -> Iterator[None]:
+        """The model with the weights whose relevance is measured (`LRP.of`).
 
-        The optimizer has stepped the quantized weights already, so ``stepped`` finds them in place.
+        The optimizer has already stepped the quantized weights where ``of`` is ``stepped``.
         """
-        assert self.relevance is not None
-        of = self.relevance.lrp.of
         quantized = {name: weight.data for name, weight in self.weights.items()}
         try:
-            if of == "full_precision":
+            if lrp.of == "full_precision":
                 for name, weight in self.weights.items():
                     weight.data = self.latent[name].data
             yield
@@ -186,17 +182,17 @@ class Quantizer(LatentWeights):
 
     @torch.no_grad()
     def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
-        weights = {n: w.detach().float().contiguous() for n, w in self.latent.items()}
-        judged = None
+        weights = [latent.detach().float().contiguous() for latent in self.latent.values()]
+        measured = None
         if relevances is not None:
-            judged = {name: relevances[name].float().contiguous() for name in weights}
+            measured = [relevances[name].float().contiguous() for name in self.latent]
         if self._stack.values.device.type == "cpu":
             self._check_finite()
         assign_layers(
-            list(weights.values()),
+            weights,
             self._stack,
             self._assignment,
-            None if judged is None else list(judged.values()),
+            measured,
             self.largest_layer_size,
             list(self.index.values()),
         )
@@ -205,7 +201,7 @@ class Quantizer(LatentWeights):
     def _check_finite(self) -> None:
         """Raise ``ValueError`` for the first layer whose weights or relevances are not finite.
 
-        Another device would be waited for: there `sparsity` looks, once an epoch.
+        On a GPU this would synchronize, so there only `sparsity` checks, once an epoch.
         """
         averaged = {} if self.relevance is None else self.relevance.values
         for kind, tensors in (("weight", self.latent), ("relevance", averaged)):
@@ -240,7 +236,7 @@ class Quantizer(LatentWeights):
         return self.index[name] == self.grids[name].zero
 
     def layers(self) -> list[dict[str, Any]]:
-        """One record a quantized tensor: name, elements, sparsity, entropy in bits per weight."""
+        """For each quantized tensor its name, elements, sparsity and entropy in bits per weight."""
         return [
             {
                 "layer": name,
@@ -257,27 +253,21 @@ class Quantizer(LatentWeights):
         return self.model.state_dict(), self._by_every_name(coded)
 
     def parameter_records(self) -> list[ParameterRecord]:
-        """What becomes of every parameter of the model, by every name it has, and why."""
-        numbers = {record.pop("layer"): record for record in self.layers()}
-        for name, grid in self.grids.items():
-            del numbers[name]["elements"]
-            numbers[name] |= {"bits": self.settings.bits, "step": getattr(grid, "step", None)}
-        return records_of(self._survey, numbers)
+        """One record for every parameter of the model under each of its names."""
+        numbers = {}
+        for layer in self.layers():
+            name = layer.pop("layer")
+            del layer["elements"]
+            step = getattr(self.grids[name], "step", None)
+            numbers[name] = {"bits": self.settings.bits, "step": step, **layer}
+        return records_of(self.survey, numbers)
 
     def summary(self) -> str:
-        """A table of every parameter of the model, and what becomes of it, for a person."""
+        """A table of `parameter_records` to print."""
         return table(self.parameter_records())
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        """What `state_dict` holds beside model and latent weights.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``integers.*``, what the centroids are restored from (``step.*`` in float64 and
-            ``first.*``, the lowest integer of the grid, or ``codebook.*``) and, where there is
-            one, ``relevance.*``.
-        """
+        """``integers.*``, ``relevance.*``, and ``step.*`` and ``first.*`` or ``codebook.*``."""
         state = {}
         for name, k in self.integers().items():
             state[f"integers.{name}"] = k
@@ -304,23 +294,14 @@ class Quantizer(LatentWeights):
             }
 
     def save_checkpoint(self, path: str | Path) -> None:
-        """Write the quantized model to a safetensors file that ``ecqx encode`` takes as it is.
+        """Write the quantized model to a safetensors file for ``ecqx encode``.
 
-        Integers, centroids and what is not quantized: enough to encode, not to train on (that is
-        `state_dict`).
+        It holds integers, centroids and all that is not quantized: enough to encode, not to resume
+        training (that is `state_dict`).
         """
         write_coded_state(path, *self.coded_state())
 
 
-def _select(table: Tensor, index: Tensor) -> Tensor:
-    """``table[index]``, ten times faster for int32."""
-    return table.index_select(0, index.flatten()).reshape(index.shape)
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Put the parameter's name in front of an error about its values."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+def _select(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]``, ten times faster for int32."""
+    return values.index_select(0, index.flatten()).reshape(index.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.coding.quantized import Quantized, QuantizedTensor
-from ecqx.quantizers.base import Quantizer, naming
+from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 
@@ -18,37 +18,34 @@ from ecqx.relevance.settings import LRP
 class ECQx(Quantizer):
     """Entropy-constrained quantizer of a model's weights, with relevance (ECQx) or without (ECQ).
 
-    Every parameter with more than one dimension is quantized, input and output layers included;
-    `summary` shows what becomes of each. Its grid is fitted once, on the weights the model comes
-    with, and the first assignment is ECQ.
+    Every floating-point parameter with more than one dimension is quantized, input and output
+    layers included; `summary` lists all parameters. The grid of each is fitted once, on the weights
+    that the model comes with; the first assignment is ECQ.
 
     Parameters
     ----------
     model : Module
-        Changed in place: from now on its quantized parameters hold centroids, rounded to the
-        parameter's type where that is half precision. Taken out of DataParallel or
-        ``torch.compile``, so that names are those of the model itself.
-    bits, lam
+        Changed in place: its quantized parameters hold centroids, rounded to the parameter's type
+        where that is half precision. Unwrapped from DataParallel or ``torch.compile``, so that
+        parameter names are those of the model itself.
+    bits, lam, **settings
         See `ecqx.quantizers.settings.QuantizerSettings`.
     relevance : LRP, optional
         Settings of the relevance; None for ECQ.
-    **settings
-        The others of `ecqx.quantizers.settings.QuantizerSettings`: ``p``, ``sparsity_band``,
-        ``gradient``, ``exclude``, ``pmf``, ``lambda_max``.
 
     Raises
     ------
     ValueError
         If a setting is out of range, nothing is left to quantize, or a parameter is not finite or
-        not fit to be quantized (`ecqx.quantizers.parameters.survey`).
+        cannot be quantized (`ecqx.quantizers.parameters.survey`).
     TypeError
         If there is no such setting.
 
     Notes
     -----
-    Latent weights of half-precision weights, and their relevance, are float32. What is not
-    quantized is trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4),
-    because its 1e-8 is zero there.
+    For half-precision weights, latent weights and relevance are float32. What is not quantized is
+    trained in the model's own type: in float16 Adam needs a larger ``eps`` (1e-4), because its
+    default 1e-8 is zero there.
 
     Examples
     --------
@@ -77,10 +74,7 @@ class ECQx(Quantizer):
         super().__init__(model, QuantizerSettings(bits=bits, lam=lam, **settings), relevance)
 
     def _fit(self) -> None:
-        self.grids = {}
-        for name, latent in self.latent.items():
-            with naming(name):
-                self.grids[name] = CentroidGrid.fit(latent, self.settings.bits)
+        self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, self.settings.bits))
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:

@@ -1,8 +1,7 @@
 """Latent weights: the full-precision copies of a model's quantized weights, which are trained.
 
-The model itself holds the quantized weights, so its forward pass, its state_dict and zennit see
-plain parameters. Gradients at these are passed on to the latent weights, which the optimizer steps;
-then the quantized weights are made of them again.
+The model itself holds the quantized weights as plain parameters. Their gradients are passed on to
+the latent weights, the optimizer steps those, and the quantized weights are computed from them.
 """
 
 from __future__ import annotations
@@ -27,17 +26,19 @@ class LatentWeights(ABC):
     Parameters
     ----------
     model : Module
-        Changed in place. Taken out of DataParallel or ``torch.compile``, so that names are those
-        of the model itself.
+        Changed in place. Unwrapped from DataParallel or ``torch.compile``, so that parameter names
+        are those of the model itself.
     exclude : sequence of str
-        Parameters whose name contains one of these stay as they are.
+        Parameters whose name contains one of these are not quantized.
 
     Attributes
     ----------
     model : Module
+    survey : list of ModelParameter
+        All parameters of the model, and why some are not quantized.
     weights, latent : dict of str to Parameter
-        By name: the quantized weights in the model, and the copies that take the gradient steps,
-        of float32 where the weights have half precision.
+        By name: the quantized weights in the model, and their latent weights, float32 where the
+        weights have half precision.
 
     Raises
     ------
@@ -48,16 +49,16 @@ class LatentWeights(ABC):
 
     def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
         self.model = unwrapped(model)
-        self._survey = survey(self.model, exclude)
-        quantized = [parameter for parameter in self._survey if not parameter.kept]
+        self.survey = survey(self.model, exclude)
+        quantized = [parameter for parameter in self.survey if not parameter.kept]
         self.weights: dict[str, nn.Parameter] = {
             parameter.name: parameter.tensor for parameter in quantized if not parameter.shared_with
         }
-        # Every name of a quantized parameter, and its first one.
+        # First name of each quantized parameter, by all its names.
         self._first_names = {p.name: p.shared_with or p.name for p in quantized}
         self.latent: dict[str, nn.Parameter] = {}
         for name, weight in self.weights.items():
-            # The few digits of half precision would lose a step of training.
+            # Half precision would round most gradient steps away.
             latent = weight.detach().clone()
             latent = latent.float() if latent.dtype in HALF else latent
             self.latent[name] = nn.Parameter(latent, requires_grad=weight.requires_grad)
@@ -65,10 +66,7 @@ class LatentWeights(ABC):
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: latent weights, and what is not quantized.
 
-        Parameters
-        ----------
-        weight_decay : float
-            For the parameters that are not quantized; the quantized ones have none.
+        ``weight_decay`` applies to the parameters that are not quantized.
         """
         quantized = {id(weight) for weight in self.weights.values()}
         rest = [p for p in self.model.parameters() if id(p) not in quantized and p.requires_grad]
@@ -83,16 +81,16 @@ class LatentWeights(ABC):
 
     @abstractmethod
     def transfer_gradients(self) -> None:
-        """Pass the gradients at the quantized weights on to what is trained."""
+        """Pass the gradients of the quantized weights on; call it before the optimizer's step."""
 
     @abstractmethod
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Make the model's weights of the latent ones; call it after the optimizer's step."""
+        """Compute the quantized weights; call it with the batch, after the optimizer's step."""
 
     def share_relevance(  # noqa: B027  (most have no relevance)
         self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     ) -> None:
-        """Let ``combine`` make the relevances of a whole batch of those of this process's part."""
+        """Average relevances over processes by `ecqx.training.distributed.Replicas.combined`."""
 
     def sparsity(self) -> float:
         """Share of the quantized weights that are zero, in [0, 1]."""
@@ -100,20 +98,19 @@ class LatentWeights(ABC):
         return zeros / sum(weight.numel() for weight in self.weights.values())
 
     def _is_zero(self, name: str) -> Tensor:
-        """Which weights of a layer are zero."""
         return self.weights[name] == 0
 
     def _by_every_name(self, tensors: Mapping[str, _T]) -> dict[str, _T]:
-        """What belongs to the quantized weights, by all names that these have in the model."""
+        """Values of the quantized weights, repeated for each name of a tied weight."""
         return {name: tensors[first] for name, first in self._first_names.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, flat, to be resumed from.
+        """Everything that training changes, flat, to resume from.
 
         Returns
         -------
         dict of str to Tensor
-            ``model.*``, ``latent.*`` and what a subclass trains or counts beside these.
+            ``model.*``, ``latent.*`` and what a subclass adds.
         """
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"latent.{name}": latent.detach() for name, latent in self.latent.items()}
@@ -142,4 +139,4 @@ class LatentWeights(ABC):
 
     @abstractmethod
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `_rest_of_state` gave; the latent weights are restored already."""
+        """Restore what `_rest_of_state` returned; the latent weights are restored already."""

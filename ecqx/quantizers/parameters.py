@@ -1,4 +1,4 @@
-"""Every parameter of a model and what quantization does with it: nothing is skipped in silence."""
+"""Every parameter of a model: whether it is quantized, why not, and a table of the result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ecqx.modules import check_has_values
+from ecqx.modules import check_has_values, is_excluded, is_weight
 
-# Ends of the names of parameters that torch.nn.utils makes a weight of before each forward pass:
-# pruning and spectral norm, and the two of weight norm.
+# Suffixes of parameters from which torch.nn.utils computes a weight in each forward pass: pruning
+# and spectral norm, and the two of weight norm.
 _SOURCES = ("_orig", "_g", "_v")
 
 
@@ -34,29 +34,24 @@ class ModelParameter:
 
     name: str
     tensor: nn.Parameter
-    kept: str = ""
-    shared_with: str = ""
+    kept: str
+    shared_with: str
 
 
 @dataclass(frozen=True)
 class ParameterRecord:
-    """What becomes of a parameter, in plain values.
+    """A parameter of a quantized model, in plain values; the last four if it is quantized.
 
     Attributes
     ----------
-    name : str
-    shape : tuple of int
-    dtype : str
-    elements : int
-    quantized : bool
     remark : str
-        Why it is not quantized; whose weight it shares; whether it is frozen.
+        Why it is not quantized; with which name it is tied; whether it is frozen.
     shared : bool
         Whether it is another name of a parameter that has a record already.
     bits : int, optional
-        Bit width; None as the following, unless quantized.
+        Bit width.
     step : float, optional
-        Distance of neighbouring centroids.
+        Distance of neighbouring centroids, on an equidistant grid.
     sparsity : float, optional
         Share of zeros, in [0, 1].
     entropy_bits_per_weight : float, optional
@@ -79,17 +74,13 @@ class ParameterRecord:
 def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
     """All parameters of a model by all their names, and which of them are to be quantized.
 
-    Parameters
-    ----------
-    model : Module
-    exclude : sequence of str
-        A parameter stays as it is if one of its names contains one of these.
+    A parameter is excluded if one of its names contains one of the strings in ``exclude``.
 
     Raises
     ------
     ValueError
-        In one line, for a parameter that has no values yet, from which a weight is computed, or
-        that shares a part of its memory with another one.
+        In one line, for a parameter that has no values yet, that a weight is computed from, or
+        that shares a part of its memory with another one; or if nothing is left to quantize.
     """
     check_has_values(model)
     named = list(model.named_parameters(remove_duplicate=False))
@@ -98,14 +89,10 @@ def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
         names.setdefault(id(tensor), []).append(name)
     found = []
     for name, tensor in named:
-        first, *_ = every = names[id(tensor)]
+        every = names[id(tensor)]
+        shared_with = "" if name == every[0] else every[0]
         found.append(
-            ModelParameter(
-                name,
-                tensor,
-                kept=_reason_to_keep(tensor, every, exclude),
-                shared_with="" if name == first else first,
-            )
+            ModelParameter(name, tensor, _reason_to_keep(tensor, every, exclude), shared_with)
         )
     quantized = [parameter for parameter in found if not parameter.kept]
     if not quantized:
@@ -120,15 +107,15 @@ def _reason_to_keep(tensor: Tensor, names: Sequence[str], exclude: Sequence[str]
     if tensor.ndim < 2:
         return "one dimension" if tensor.ndim else "a single number"
     for part in exclude:
-        if any(part in name for name in names):
+        if any(is_excluded(name, [part]) for name in names):
             return f"excluded by {part!r}"
-    if tensor.numel() == 0:
-        return "no elements"
-    return "" if tensor.is_floating_point() else f"not floating point ({_plain(tensor.dtype)})"
+    if is_weight(tensor):
+        return ""
+    return "no elements" if tensor.numel() == 0 else f"not floating point ({_plain(tensor.dtype)})"
 
 
 def _check_are_weights(model: nn.Module, quantized: set[str]) -> None:
-    """Raise ``ValueError`` for a parameter that is no weight, but what a weight is computed from.
+    """Raise ``ValueError`` for a parameter from which a weight is computed in each forward pass.
 
     Its centroids would not be the weights that the network computes with.
     """
@@ -158,7 +145,7 @@ def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _check_memory(quantized: Iterable[ModelParameter]) -> None:
-    """Raise ``ValueError`` for two parameters that are not the same, but share memory."""
+    """Raise ``ValueError`` for two different parameters that share memory."""
     ranges = sorted(
         (p.tensor.data_ptr(), p.tensor.data_ptr() + _extent(p.tensor), p.name)
         for p in quantized
@@ -174,14 +161,12 @@ def _check_memory(quantized: Iterable[ModelParameter]) -> None:
 
 def _extent(tensor: Tensor) -> int:
     """Bytes from the first element to the end of the last."""
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+    strides = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in strides)
     return (last + 1) * tensor.element_size()
 
 
 def _remark(parameter: ModelParameter) -> str:
-    """What a person should know of a parameter, in a few words."""
     shared = f"the same as {parameter.shared_with}" if parameter.shared_with else ""
     frozen = "" if parameter.tensor.requires_grad else "frozen: not trained"
     return ", ".join(filter(None, (parameter.kept, shared, frozen)))
@@ -196,11 +181,7 @@ def records_of(
 ) -> list[ParameterRecord]:
     """The records of a model's parameters.
 
-    Parameters
-    ----------
-    parameters : iterable of ModelParameter
-    numbers : mapping of str to mapping
-        Fields of `ParameterRecord` from ``bits`` on, by the first names of the quantized ones.
+    ``numbers`` holds the fields from ``bits`` on, by the first names of the quantized ones.
     """
     return [
         ParameterRecord(
@@ -218,7 +199,7 @@ def records_of(
 
 
 def table(records: Sequence[ParameterRecord]) -> str:
-    """The records as a table for a person, and the sum of it in a line."""
+    """The records as a table to print, with totals in its last line."""
     from tabulate import tabulate
 
     rows = [
@@ -236,10 +217,10 @@ def table(records: Sequence[ParameterRecord]) -> str:
     headers = ("parameter", "shape", "elements", "stored as", "step", "zero", "remark")
     aligned = ("left", "left", "right", "left", "right", "right", "left")
     body = tabulate(rows, headers, disable_numparse=True, colalign=aligned)
-    return f"{body}\n\n{_total(records)}"
+    return f"{body}\n\n{_totals(records)}"
 
 
-def _total(records: Sequence[ParameterRecord]) -> str:
+def _totals(records: Sequence[ParameterRecord]) -> str:
     own = [record for record in records if not record.shared]
     elements = sum(record.elements for record in own)
     quantized = sum(record.elements for record in own if record.quantized)

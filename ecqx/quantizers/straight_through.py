@@ -1,4 +1,4 @@
-"""Quantization-aware training with straight-through gradients, as the baselines have in common."""
+"""Quantization-aware training with straight-through gradients: LSQ, pruning, torchao."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ecqx.coding.quantized import Quantized, QuantizedTensor
 from ecqx.quantizers.latent import LatentWeights
 
 
 class StraightThrough(LatentWeights):
-    """Weights that are a function of latent weights, and of numbers trained beside them.
+    """Quantized weights ``w = f(v, s)`` of latent weights v and trained numbers s of each layer.
 
-    The model holds ``w = f(v, s)``, with the latent v of each weight and, where a method has them,
-    numbers s of each layer. A subclass writes f as a differentiable function (`quantized`), with
-    its own idea of the gradient of rounding; the gradients of v and s are then f's vector-Jacobian
-    products with the gradient at w.
-
-    Parameters
-    ----------
-    model, exclude
-        As for `ecqx.quantizers.latent.LatentWeights`; the same parameters are quantized as by
-        `ecqx.ECQx`.
+    A subclass writes f as a differentiable function (`quantized`), with its own surrogate for the
+    gradient of rounding; v and s get f's vector-Jacobian product with the gradient of w.
 
     Attributes
     ----------
     numbers : dict of str to Parameter
-        The s by name of the parameter; may be empty.
+        The s by name of the weight; empty if a method has none.
     """
 
     def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
@@ -39,7 +32,7 @@ class StraightThrough(LatentWeights):
 
     @abstractmethod
     def quantized(self, name: str) -> Tensor:
-        """f: the weight of a layer, differentiable in its latent weight and its numbers."""
+        """f: the weights of a layer, differentiable in its latent weights and its numbers."""
 
     def project(self) -> None:
         """Put f of the present latent weights into the model, and keep its graph."""
@@ -55,7 +48,6 @@ class StraightThrough(LatentWeights):
         return [*groups, {"params": list(self.numbers.values()), "weight_decay": 0.0}]
 
     def transfer_gradients(self) -> None:
-        """Gradients of latent weights and numbers from those at the weights in the model."""
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
@@ -66,11 +58,10 @@ class StraightThrough(LatentWeights):
                 gradients = torch.autograd.grad(graph, trained, weight.grad.to(graph.dtype))
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.grad = gradient
-            # No optimizer holds these, so none would set them to zero for the next batch.
+            # The optimizer does not hold these weights and would not reset their gradients.
             weight.grad = None
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Make the model's weights of the latent ones; the batch is not used."""
         self.project()
 
     def _rest_of_state(self) -> dict[str, Tensor]:
@@ -83,6 +74,26 @@ class StraightThrough(LatentWeights):
         self.project()
 
 
+class IntegerWeights(StraightThrough):
+    """Weights ``k * step`` on an equidistant grid, which `ecqx.save` codes like those of ECQ."""
+
+    bits: int
+
+    @abstractmethod
+    def step(self, name: str) -> Tensor:
+        """Distance of neighbouring centroids of a layer, float32, without gradient."""
+
+    @torch.no_grad()
+    def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+        """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
+        coded: dict[str, Quantized] = {}
+        for name, weight in self.weights.items():
+            step = self.step(name)
+            integers = (weight.to(step.dtype) / step).round().to(torch.int16)
+            coded[name] = QuantizedTensor(integers, float(step), self.bits)
+        return self.model.state_dict(), self._by_every_name(coded)
+
+
 def rounded(values: Tensor) -> Tensor:
-    """Rounding whose gradient is that of the identity."""
+    """Rounding with the gradient of the identity."""
     return values + (values.round() - values).detach()

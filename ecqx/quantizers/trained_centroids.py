@@ -2,9 +2,8 @@
 
 Marban et al., "Learning Sparse & Ternary Neural Networks with Entropy-Constrained Trained
 Ternarization (EC2T)", CVPR Workshops 2020; Wiedemann et al., "FantastIC4", IEEE Open Journal of
-Circuits and Systems 2021. Both are the quantizer of ECQ and ECQx with a codebook
-(`ecqx.assignment.codebooks`)
-in the place of the equidistant grid; docs/trained_centroids.md has the formulas.
+Circuits and Systems 2021. Both are ECQ's quantizer with a codebook (`ecqx.assignment.codebooks`)
+in place of the equidistant grid; docs/trained_centroids.md has the formulas.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from torch import Tensor, nn
 from ecqx.assignment.centroids import GridStack, is_finite
 from ecqx.assignment.codebooks import Codebook, Form, binary_basis, bits_of, codebooks, ternary
 from ecqx.coding.quantized import CodebookTensor, Quantized
-from ecqx.quantizers.base import Quantizer, naming
+from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 
 
 class TrainedQuantizer(Quantizer):
-    """Quantizer whose centroids are made of a few numbers a layer, which the optimizer trains.
+    """Quantizer whose centroids are sums of a few numbers a layer, which the optimizer trains.
 
-    The gradient of a number is the sum of the gradients at all weights whose centroid it is a
-    member of. Parameters and use are those of `ecqx.ECQx`, without its ``bits``.
+    The gradient of a number is the sum of the gradients of all weights whose centroid contains it.
+    Parameters and use are those of `ecqx.ECQx`, without its ``bits``.
 
     Attributes
     ----------
@@ -38,7 +37,7 @@ class TrainedQuantizer(Quantizer):
 
     form: ClassVar[Form]
     count: ClassVar[int]
-    # Of the settings, where they are not those of `QuantizerSettings`.
+    # Defaults that differ from those of `QuantizerSettings`.
     defaults: ClassVar[Mapping[str, Any]] = {}
     grids: dict[str, Codebook]
 
@@ -62,24 +61,21 @@ class TrainedQuantizer(Quantizer):
     @staticmethod
     @abstractmethod
     def first_numbers(weight: Tensor) -> Tensor:
-        """The numbers, float32, shape (m,), that training of a layer's codebook starts from."""
+        """Initial numbers of a layer's codebook, float32, shape (m,)."""
 
-    def _confine(self) -> None:
-        """Put numbers that a step took where they must not be back to the edge."""
+    def _clamp_numbers(self) -> None:
+        """Clamp numbers that the optimizer moved out of their range."""
 
     def _fit(self) -> None:
-        rows = []
-        for name, latent in self.latent.items():
-            with naming(name):
-                rows.append(self.first_numbers(latent))
-        self.numbers = nn.Parameter(torch.stack(rows))
-        self._draw()
+        first = self._of_each_layer(self.first_numbers)
+        self.numbers = nn.Parameter(torch.stack(list(first.values())))
+        self._build_codebooks()
 
-    def _draw(self) -> None:
-        """Draw codebooks and what the assignment needs of them from the numbers as they are."""
-        drawn = codebooks(self.form, self.numbers)
-        self.grids = dict(zip(self.weights, drawn, strict=True))
-        self._stack = GridStack.of(drawn)
+    def _build_codebooks(self) -> None:
+        """Set `grids` and `_stack` from the numbers."""
+        built = codebooks(self.form, self.numbers)
+        self.grids = dict(zip(self.weights, built, strict=True))
+        self._stack = GridStack.of(built)
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """As of `ecqx.ECQx`, and the numbers, without weight decay."""
@@ -88,7 +84,7 @@ class TrainedQuantizer(Quantizer):
 
     @torch.no_grad()
     def transfer_gradients(self) -> None:
-        """Sum up the gradients at the quantized weights for the numbers, and hand them on."""
+        """Sum the gradients of the quantized weights for the numbers; then as in `ecqx.ECQx`."""
         gradient = torch.zeros_like(self.numbers)
         for row, (name, weight) in zip(gradient, self.weights.items(), strict=True):
             if weight.grad is not None:
@@ -108,8 +104,8 @@ class TrainedQuantizer(Quantizer):
 
     @torch.no_grad()
     def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
-        self._confine()
-        self._draw()
+        self._clamp_numbers()
+        self._build_codebooks()
         super()._assign_all(relevances)
 
     def _check_finite(self) -> None:
@@ -127,21 +123,21 @@ class TrainedQuantizer(Quantizer):
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for row, name in zip(self.numbers, self.weights, strict=True):
             row.copy_(state[f"codebook.{name}"])
-        self._draw()
+        self._build_codebooks()
 
 
 class EC2T(TrainedQuantizer):
-    """Entropy-constrained trained ternarization: three clusters a layer, w_n < 0 < w_p.
+    """Entropy-constrained trained ternarization: three centroids a layer, w_n < 0 < w_p.
 
-    Zero stays; w_n and w_p are trained, from the means of the weights that are nearer to them than
-    to zero. One that training leads to zero is merged with it; it never crosses zero.
+    w_n and w_p start at the means of the weights that are nearer to them than to zero. One that
+    training moves to zero is merged with the zero cluster; it never crosses zero.
 
     Parameters
     ----------
     model, lam, relevance, **settings
-        As for `ecqx.ECQx`; with relevance the zero cluster has its factor as in ECQx. But
-        ``lambda_max`` is ``derived`` by default, EC2T's own formula: its centroids lie well
-        within the weights' range, where ``published`` is several times as large and layers die.
+        As for `ecqx.ECQx`, but ``lambda_max`` is ``derived`` by default, EC2T's own formula: its
+        centroids lie well within the weights' range, where ``published`` is several times as large
+        and empties whole layers.
 
     Examples
     --------
@@ -158,20 +154,20 @@ class EC2T(TrainedQuantizer):
     defaults: ClassVar = {"lambda_max": "derived"}
     first_numbers = staticmethod(ternary)
 
-    def _confine(self) -> None:
+    def _clamp_numbers(self) -> None:
         self.numbers[:, 0].clamp_(max=0.0)
         self.numbers[:, 1].clamp_(min=0.0)
 
 
 class FantastIC4(TrainedQuantizer):
-    """Four bits a weight: sixteen clusters, all sums of subsets of four trained numbers a layer.
+    """Four bits a weight: sixteen centroids, all subset sums of four trained numbers a layer.
 
     Training starts from numbers whose sums are ECQ's own 4-bit grid.
 
     Parameters
     ----------
     model, lam, relevance, **settings
-        As for `ecqx.ECQx`; with relevance the zero cluster has its factor as in ECQx.
+        As for `ecqx.ECQx`.
 
     Examples
     --------

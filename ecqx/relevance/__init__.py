@@ -1,6 +1,6 @@
 """Relevance of weights: rules, composites and canonizers for zennit, and the hook itself.
 
-What needs zennit is imported when it is first used: it takes seconds.
+What needs zennit, which takes seconds to import, is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -8,33 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ecqx.lazy import lazy_names
+from ecqx.relevance.settings import (
+    CANONIZERS,
+    COMPOSITES,
+    DEFAULT_CANONIZER,
+    DEFAULT_COMPOSITE,
+    LRP,
+    OUTPUTS,
+    RELEVANCE_OF,
+    WEIGHT_RULES,
+)
 
 if TYPE_CHECKING:
     from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
     from ecqx.relevance.average import RelevanceAverage
     from ecqx.relevance.canonizers import build_canonizer
     from ecqx.relevance.composites import build_composite
-    from ecqx.relevance.settings import (
-        CANONIZERS,
-        COMPOSITES,
-        DEFAULT_CANONIZER,
-        DEFAULT_COMPOSITE,
-        LRP,
-        OUTPUTS,
-        RELEVANCE_OF,
-        WEIGHT_RULES,
-    )
     from ecqx.relevance.weights import Attributor, output_relevance, weight_relevance
 
 _HOMES = {
-    "CANONIZERS": "ecqx.relevance.settings",
-    "COMPOSITES": "ecqx.relevance.settings",
-    "DEFAULT_CANONIZER": "ecqx.relevance.settings",
-    "DEFAULT_COMPOSITE": "ecqx.relevance.settings",
-    "LRP": "ecqx.relevance.settings",
-    "OUTPUTS": "ecqx.relevance.settings",
-    "RELEVANCE_OF": "ecqx.relevance.settings",
-    "WEIGHT_RULES": "ecqx.relevance.settings",
     "Attributor": "ecqx.relevance.weights",
     "RelevanceAverage": "ecqx.relevance.average",
     "WeightRelevanceHook": "ecqx.relevance.attribution",

@@ -14,13 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zennit.core import (
-    BasicHook,
-    Composite,
-    Hook,
-    RemovableHandle,
-    RemovableHandleList,
-)
+from zennit.core import BasicHook, Composite, Hook, RemovableHandle, RemovableHandleList
 from zennit.rules import GammaMod, Pass
 
 from ecqx.relevance.rules import Proportional, is_known_nonnegative, mark_nonnegative, quotient
@@ -33,7 +27,7 @@ Sink = Callable[[nn.Parameter, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One call of a module: what its attribution needs, kept until relevance arrives."""
+    """One call of a module: what its attribution needs later, in the backward pass."""
 
     hook: WeightRelevanceHook
     module: nn.Module
@@ -42,7 +36,7 @@ class _Call:
     version: int
 
     def own_output(self) -> Tensor:
-        """The module's output, computed again if something overwrote it (``out += shortcut``)."""
+        """The module's output, recomputed if it was changed in place (``out += shortcut``)."""
         if self.output._version == self.version:
             return self.output
         with torch.enable_grad():
@@ -53,9 +47,9 @@ class _Call:
 class _Attribution(torch.autograd.Function):
     """Identity on a module's output whose gradient is the module's relevance of its input.
 
-    It takes the place of the module in the autograd graph, so the module's own backward pass,
-    which zennit runs and throws away, is not computed. The anchor requires a gradient even where
-    the input does not, as that of a first layer: its weights have a relevance all the same.
+    It replaces the module in the autograd graph, which saves the module's own backward pass: zennit
+    computes and discards it. The anchor requires a gradient even where the input does not, so that
+    the weights of a first layer have a relevance, too.
     """
 
     @staticmethod
@@ -84,8 +78,8 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     Notes
     -----
-    Modules with exactly one tensor input are supported. The rule sees the module as zennit would
-    show it: ``stored_tensors["input"]``, and relevance as gradient of the output.
+    Modules with exactly one tensor input are supported. The rule finds what zennit would give it:
+    ``stored_tensors["input"]``, and relevance as gradient of the output.
     """
 
     def __init__(self, rule: Hook, weight_rule: WeightRule, sink: Sink) -> None:
@@ -98,11 +92,11 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self.anchor = torch.zeros((), requires_grad=True)
 
     def copy(self) -> WeightRelevanceHook:
-        """Return a hook for another module, with a copy of the rule."""
+        """A hook for another module, with a copy of the rule."""
         return WeightRelevanceHook(self.rule.copy(), self.weight_rule, self.sink)
 
     def remove(self) -> None:
-        """Let go of what an interrupted pass left behind."""
+        """Release the tensors that an interrupted pass left behind."""
         self.uncut = self.input = None
         self.rule.stored_tensors.clear()
         super().remove()
@@ -130,7 +124,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
             mark_nonnegative(self.input)
         if isinstance(self.rule, Proportional):
             self.input.requires_grad_(self.uncut.requires_grad)
-        # Overwriting the input would change the output that the layer before it is judged by.
+        # A module that works in place would change the output of the layer before it.
         return self.input.clone() if getattr(module, "inplace", False) else self.input
 
     def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
@@ -145,7 +139,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         return attributed
 
     def attribute(self, call: _Call, relevance: Tensor, input_wanted: bool) -> Tensor | None:
-        """Give the parameters their relevance; return that of the input where it is wanted."""
+        """Send the relevance of the parameters to the sink; return that of the input if wanted."""
         own = call.module._parameters.values()
         parameters = [p for p in own if p is not None and p.requires_grad]
         if isinstance(self.rule, Pass) and not parameters:
@@ -165,7 +159,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         return arriving
 
     def _input_relevance(self, call: _Call, relevance: Tensor) -> Tensor:
-        """What the rule makes of the relevance; the gradient where it leaves that as it is."""
+        """The relevance of the input by the rule; the gradient where the rule returns None."""
         gradient = self._input_gradient(call, relevance)
         # zennit 1.0 stores a call's keyword arguments beside its input.
         self.rule.stored_tensors.update(input=(call.input,), kwargs={})
@@ -174,7 +168,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         return gradient if arriving is None else arriving[0]
 
     def _input_gradient(self, call: _Call, relevance: Tensor) -> Tensor:
-        """zennit's ``grad_input``, of which all rules but a few for ReLU see only the shape."""
+        """zennit's ``grad_input``; most rules read only its shape, so that the input will do."""
         if isinstance(self.rule, BasicHook | Pass):
             return call.input
         input = call.input.detach().requires_grad_()
@@ -185,7 +179,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
     def _parameter_relevance(
         self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
     ) -> list[Tensor]:
-        """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` shares the call's forward pass."""
+        """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` reuses the call's forward pass."""
         if not parameters:
             return []
         if self.weight_rule == "epsilon":
@@ -199,7 +193,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
 @contextmanager
 def _keeping_parameters(module: nn.Module) -> Iterator[None]:
-    """Leave the module with the very parameters it has: zennit 1.0 puts others in their place."""
+    """Restore the module's own parameters afterwards: zennit 1.0 replaces them."""
     parameters = dict(module._parameters)
     try:
         yield
@@ -216,21 +210,10 @@ def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> lis
 def with_weight_relevance(
     composite: Composite, sink: Sink, weight_rule: WeightRule = "epsilon"
 ) -> Composite:
-    """Return a composite whose every rule also gives the weights their relevance.
+    """The composite with a `WeightRelevanceHook` around each of its rules.
 
-    Parameters
-    ----------
-    composite : zennit.core.Composite
-        Any composite; its rules and canonizers are kept.
-    sink : callable
-        Receives ``(parameter, relevance)`` for each call of a module whose parameter requires a
-        gradient.
-    weight_rule : {"epsilon", "gamma"}
-        See `WeightRelevanceHook`.
-
-    Returns
-    -------
-    zennit.core.Composite
+    ``sink`` receives ``(parameter, relevance)`` for each call of a module whose parameter requires
+    a gradient.
     """
 
     def module_map(ctx: dict[str, Any], name: str, module: nn.Module) -> Hook | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ class RelevanceAverage:
     values : dict of str to Tensor
         Averaged relevance by parameter name; empty before the first batch.
     combine : callable, optional
-        Makes the relevances of a whole batch of those of this process's samples and their number:
-        see `ecqx.training.distributed`.
+        Averages relevances over processes: `ecqx.training.distributed.Replicas.combined`.
     """
 
     def __init__(self, lrp: LRP) -> None:
@@ -32,45 +31,49 @@ class RelevanceAverage:
         self.steps = 0
         self.combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None
 
-    def update(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Add the relevances of one batch, where it is this batch's turn; return the averages."""
+    def update(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """Add the relevances of one batch, at every `LRP.every`-th step; return the averages.
+
+        Raises
+        ------
+        ValueError
+            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it.
+        """
         if self.steps % self.lrp.every == 0:
-            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples])
+            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples], needed)
         self.steps += 1
+        for name in needed:
+            if name not in self.values:
+                raise ValueError(
+                    f"no relevance reaches {name}: it has no part in the output, or is used "
+                    "without a call of its layer; exclude it or use ECQ (relevance=None)"
+                )
         return self.values
 
-    def _add(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-        # zennit takes seconds to import, which ECQ and a look at settings need not wait for.
-        from ecqx.relevance.weights import Attributor
+    def _add(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str]
+    ) -> None:
+        # Imported late: zennit takes seconds, and ECQ does not need it.
+        from ecqx.relevance.weights import Attributor, check_rules
 
-        lrp = self.lrp
         if self.attributor is None or self.attributor.model is not model:
-            self.attributor = Attributor(
-                model, lrp.composite, lrp.canonizer, lrp.output, lrp.weight_rule
-            )
+            check_rules(model, self.lrp.composite, needed)
+            self.attributor = Attributor(model, self.lrp)
         new = self.attributor(inputs, targets)
         if self.combine is not None:
             new = self.combine(new, len(targets))
         for name, relevance in new.items():
             old = self.values.get(name)
-            self.values[name] = relevance if old is None else relevance.lerp(old, lrp.alpha)
+            self.values[name] = relevance if old is None else relevance.lerp(old, self.lrp.alpha)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What can be copied to another model and process: hooks belong to this one."""
+        """What can be copied to another model or process: without hooks and connections."""
         return {**self.__dict__, "attributor": None, "combine": None}
 
     def start_epoch(self) -> None:
-        """Begin with a measurement, and forget the past where the settings ask for it."""
+        """Measure at the next step; forget the average where `LRP.restart` is set."""
         self.steps = 0
         if self.lrp.restart:
             self.values = {}
-
-
-def check_reached(names: Iterable[str], relevances: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` for the first parameter that has no relevance."""
-    for name in names:
-        if name not in relevances:
-            raise ValueError(
-                f"no relevance reaches {name}: it has no part in the output, or is used without "
-                "a call of its layer; exclude it or use ECQ (relevance=None)"
-            )

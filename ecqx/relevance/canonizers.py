@@ -1,9 +1,8 @@
-"""How a network is rewritten before relevance runs through it, by the published canonizers' names.
+"""How a network is rewritten before relevance runs through it.
 
-BatchNorm stays a layer of its own with a rule of its own: its running statistics are folded into
-its own scale and shift, not into the layer before it as zennit's canonizers do. Residual
-additions become a `Sum` with a rule, so that each branch receives its share: the published code
-leaves ResNet20's additions unsplit, and relevance grows at each of them.
+BatchNorm's running statistics are folded into its own scale and shift, so that it stays a layer
+with a rule; zennit's canonizers merge it into the layer before. Residual additions become a `Sum`
+with a rule, so that each branch receives its share and relevance does not grow.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from zennit.layer import Sum
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 from zennit.types import BatchNorm
 
-from ecqx.relevance.products import BranchProduct
+from ecqx.relevance.rules import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
 
 
 class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
     """Fold BatchNorm's running statistics into its own scale and shift.
 
-    Afterwards the layer is ``γ/√(σ² + ε) · x + (β - μ·γ/√(σ² + ε))`` with statistics 0 and 1, so
-    that rules which modify its parameters see the linear map it computes.
+    Afterwards the layer is ``γ/√(σ² + ε) · x + (β - μ·γ/√(σ² + ε))`` with statistics 0 and 1: rules
+    that modify its parameters find the linear map that it computes.
     """
 
     def apply(self, root_module: nn.Module) -> list[Canonizer]:
-        """Fold every BatchNorm with running statistics and parameters below ``root_module``."""
+        """Fold every BatchNorm in ``root_module`` that has running statistics and parameters."""
         instances = []
         for module in root_module.modules():
             if isinstance(module, BatchNorm) and _is_foldable(module):
@@ -62,15 +61,14 @@ class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
 
 
 def _is_foldable(module: Any) -> bool:
-    # torchvision's frozen BatchNorm, one of zennit 1.0's types, has no such flag.
+    # torchvision's FrozenBatchNorm2d, which zennit 1.0 counts as BatchNorm, has no `affine`.
     return getattr(module, "affine", True) and module.running_mean is not None
 
 
 class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
-    """Split the residual additions of torchvision's ResNets and MobileNets, and V3's gates.
+    """Split residual additions of torchvision's ResNets and MobileNets, and gates of MobileNetV3.
 
-    Blocks of a subclass are split as well, unless it has a forward of its own: that is not
-    replaced, and a warning says so.
+    A subclass of such a block that defines its own ``forward`` is not split; a warning names it.
     """
 
     def __init__(self) -> None:
@@ -112,7 +110,7 @@ def _gated_forward(self: Any, x: Tensor) -> Tensor:
     return product
 
 
-# What replaces the forward of torchvision's blocks; zennit imports torchvision in any case.
+# The forward that each of torchvision's blocks gets.
 _FORWARDS: dict[type[nn.Module], Any] = {
     resnet.BasicBlock: ResNetBasicBlockCanonizer.forward,
     resnet.Bottleneck: ResNetBottleneckCanonizer.forward,
@@ -123,18 +121,10 @@ _FORWARDS: dict[type[nn.Module], Any] = {
 
 
 def build_canonizer(name: str) -> Canonizer:
-    """Build a canonizer of the published code by name.
+    """Build a canonizer of the published code by name, one of `CANONIZERS`.
 
-    Parameters
-    ----------
-    name : str
-        One of `CANONIZERS`. All four do the same here: the published ones split the additions of
-        one family of networks each, and a network under another family's canonizer would make
-        relevance at each of its blocks, up to a thousandfold.
-
-    Returns
-    -------
-    zennit.canonizers.Canonizer
+    All four do the same here. The published ones split the additions of one family of networks
+    each; under another family's canonizer relevance would grow at each block.
 
     Raises
     ------

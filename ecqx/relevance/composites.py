@@ -10,8 +10,16 @@ from zennit.rules import AlphaBeta, Flat, Pass
 from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
 from ecqx.layers import PaddedShortcut, ResidualSum
-from ecqx.relevance.products import BranchProduct, Uniform
-from ecqx.relevance.rules import Epsilon, GammaAdapt, GammaBnConv, GammaPlus, Norm, ZPlus
+from ecqx.relevance.rules import (
+    BranchProduct,
+    Epsilon,
+    GammaAdapt,
+    GammaBnConv,
+    GammaPlus,
+    Norm,
+    Uniform,
+    ZPlus,
+)
 from ecqx.relevance.settings import COMPOSITES, check_choice
 
 # name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)
@@ -31,21 +39,10 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
 
 
 def build_composite(name: str) -> Composite:
-    """Build a composite of the published code by name.
+    """Build a composite of the published code by name, one of `COMPOSITES`; without canonizers.
 
-    Linear layers and embeddings, which are linear in their weights, have the epsilon rule (1e-6),
-    activations Pass; residual sums, average pooling and the parameter-free shortcut of ResNet20
-    have Norm.
-
-    Parameters
-    ----------
-    name : str
-        One of `COMPOSITES`.
-
-    Returns
-    -------
-    zennit.core.Composite
-        Without canonizers.
+    Linear layers and embeddings have the epsilon rule (1e-6), activations Pass; residual sums,
+    average pooling and the parameter-free shortcut of ResNet20 have Norm.
 
     Raises
     ------
@@ -55,7 +52,7 @@ def build_composite(name: str) -> Composite:
     check_choice("composite", name, COMPOSITES)
     convolution, batch_norm, first_flat = _ROWS[name]
     layer_map: list[tuple[object, Hook | None]] = [
-        # One of zennit's activations, but it holds weights and takes three inputs.
+        # zennit counts it as an activation, but it holds weights and takes three inputs.
         (nn.MultiheadAttention, None),
         (Activation, Pass()),
         (nn.Embedding, Epsilon()),
@@ -67,7 +64,7 @@ def build_composite(name: str) -> Composite:
     if batch_norm is not None:
         layer_map.append((BatchNorm, batch_norm))
     if first_flat:
-        # The layer behind an embedding is not the one that looks at the input.
+        # Behind an embedding no layer sees the input itself.
         first_map = [(nn.Embedding, Epsilon()), (Linear, Flat())]
         return SpecialFirstLayerMapComposite(layer_map, first_map=first_map)
     return LayerMapComposite(layer_map)

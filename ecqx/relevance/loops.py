@@ -1,4 +1,4 @@
-"""The loop that shares relevance out, compiled for the CPU."""
+"""The quotient that distributes relevance, compiled for the CPU: one pass over memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import numpy as np
 
 from ecqx.loops import Floats, compiled
 
-# As in `ecqx.relevance.rules`; the cache of what is compiled looks at this file alone.
-EPSILON = np.float32(1e-6)
-
 
 @compiled
-def quotient(relevance: Floats, z: Floats, result: Floats) -> None:
-    """Write R / (z + ε·sign z), where sign 0 = 1; ε as in `ecqx.relevance.rules`."""
+def quotient(relevance: Floats, z: Floats, epsilon: np.float32, result: Floats) -> None:
+    """Write R / (z + ε·sign z), where sign 0 = 1."""
     for i in range(z.size):
-        sign = EPSILON if z[i] >= np.float32(0) else -EPSILON
+        sign = epsilon if z[i] >= np.float32(0) else -epsilon
         result[i] = relevance[i] / (z[i] + sign)

@@ -1,4 +1,4 @@
-"""Rules for Layer-wise Relevance Propagation that zennit does not have, or not at this cost.
+"""Rules for Layer-wise Relevance Propagation that zennit lacks, or computes at twice the cost.
 
 Each is a zennit hook and composes with any zennit composite. Sources: the composites of the
 published code (2024); Montavon et al. (2019) for the gamma rule, Bach et al. (2015) for zplus.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import zennit.rules
-from torch import Tensor
-from zennit.core import BasicHook, ParamMod
+from torch import Tensor, nn
+from zennit.core import BasicHook, Hook, ParamMod
 from zennit.rules import ClampMod, GammaMod
 
 EPSILON = 1e-6
@@ -25,30 +26,31 @@ def stabilized(z: Tensor) -> Tensor:
 
 
 def quotient(relevance: Tensor, z: Tensor) -> Tensor:
-    """R / (z + ε·sign z), the relevance of an output for one unit of it.
+    """R / (z + ε·sign z): the relevance per unit of an output z.
 
-    One thread of a CPU is bound by memory here and takes one pass; see
-    `ecqx.relevance.loops.quotient`.
+    Memory bandwidth limits it on one CPU thread: there a compiled loop takes a single pass.
     """
-    plain = all(
+    fits_loop = all(
         t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
         for t in (relevance, z)
     )
-    if not plain or relevance.requires_grad or torch.get_num_threads() > 1:
+    if not fits_loop or relevance.requires_grad or torch.get_num_threads() > 1:
         return relevance / stabilized(z)
     from ecqx.relevance import loops
 
     result = torch.empty_like(z)
-    flat = (tensor.view(-1).numpy() for tensor in (relevance, z.detach(), result))
-    loops.quotient(*flat)
+    flat_relevance, flat_z, flat_result = (
+        tensor.view(-1).numpy() for tensor in (relevance, z.detach(), result)
+    )
+    loops.quotient(flat_relevance, flat_z, np.float32(EPSILON), flat_result)
     return result
 
 
 class Proportional:
-    """A rule that gives each input its share in the output: x ⊙ ∂⟨z, R/(z + ε·sign z)⟩/∂x.
+    """A rule that gives each input its share of the output: x ⊙ ∂⟨z, R/(z + ε·sign z)⟩/∂x.
 
-    The hook takes this gradient from the module's own forward pass, together with that of the
-    weights; zennit runs the module again.
+    The hook computes this gradient together with that of the weights, from the module's own
+    forward pass; zennit would run the module again.
     """
 
 
@@ -77,11 +79,10 @@ def negative(input: Tensor) -> Tensor:
 
 
 class ZPlus(BasicHook):  # type: ignore[misc]
-    """The zplus rule, with the half of negative inputs left out where there are none.
+    """The zplus rule; without negative inputs, at half the cost of ``zennit.rules.ZPlus``.
 
-    Equal to ``zennit.rules.ZPlus``: contributions are x⁺w⁺ + x⁻w⁻, the positive bias is in the
-    denominator. Behind a ReLU no input is negative, so one forward and one backward pass suffice
-    where zennit takes two of each.
+    Contributions are x⁺w⁺ + x⁻w⁻, the positive bias is in the denominator. Behind a ReLU x⁻ is
+    zero, so one forward and one backward pass replace zennit's two of each.
     """
 
     def __init__(self) -> None:
@@ -91,11 +92,9 @@ class ZPlus(BasicHook):  # type: ignore[misc]
         )
 
     def copy(self) -> ZPlus:
-        """Return a fresh rule for another module."""
         return ZPlus()
 
-    def backward(self, module: torch.nn.Module, grad_input: Any, grad_output: Any) -> Any:
-        """Distribute the relevance of the output to the input."""
+    def backward(self, module: nn.Module, grad_input: Any, grad_output: Any) -> Any:
         original = self.stored_tensors["input"][0]
         x = original.detach()
         if _is_nonnegative(original):
@@ -112,34 +111,29 @@ class ZPlus(BasicHook):  # type: ignore[misc]
 
 
 def mark_nonnegative(x: Tensor) -> None:
-    """Remember that no element is negative, until the tensor is changed in place."""
+    """Record that no element is negative; valid until the tensor is changed in place."""
     x._ecqx_nonnegative = x._version  # type: ignore[attr-defined]
 
 
 def is_known_nonnegative(x: Tensor) -> bool:
-    """Whether `mark_nonnegative` saw this tensor as it is."""
+    """Whether `mark_nonnegative` was called on the present values."""
     return getattr(x, "_ecqx_nonnegative", None) == x._version
 
 
 def _is_nonnegative(x: Tensor) -> bool:
-    """Whether no element is negative; a GPU is not asked, because that would wait for it."""
+    """Whether no element is negative; not looked up on a GPU, which would have to synchronize."""
     return is_known_nonnegative(x) or (x.device.type == "cpu" and float(x.min()) >= 0)
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of one tensor or two; one is not copied."""
+    """The sum of one tensor or two; a single one is not copied."""
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 class GammaPlus(BasicHook):  # type: ignore[misc]
-    """The gamma rule with W + γ·W⁺ throughout, as published.
+    """The published gamma rule: W + γ·W⁺ in place of W, bias likewise.
 
-    zennit's generalized Gamma takes W + γ·W⁻ where the output is negative: another rule.
-
-    Parameters
-    ----------
-    gamma : float
-        Weight of the positive part; the bias is treated like the weight.
+    zennit's generalized Gamma switches to W + γ·W⁻ where the output is negative: another rule.
     """
 
     def __init__(self, gamma: float) -> None:
@@ -147,15 +141,10 @@ class GammaPlus(BasicHook):  # type: ignore[misc]
 
 
 class GammaAdapt(BasicHook):  # type: ignore[misc]
-    """Per output, the stronger of the two signs of contribution is weighted 1 + γ.
+    """Per output, contributions of the stronger sign are weighted 1 + γ.
 
     With A = x⁺w⁺ + x⁻w⁻ and B = x⁺w⁻ + x⁻w⁺ summed per output, α = 1 + γ[A ≥ |B|] and
     β = 1 + γ[|B| > A]; contributions are weighted α and β over the denominator αA + βB.
-
-    Parameters
-    ----------
-    gamma : float
-        Additional weight of the stronger side.
     """
 
     def __init__(self, gamma: float) -> None:
@@ -167,28 +156,22 @@ class GammaAdapt(BasicHook):  # type: ignore[misc]
                 ClampMod(max=0.0),
                 ClampMod(min=0.0, zero_params=["bias"]),
             ],
-            gradient_mapper=adaptive_quotients(gamma),
+            gradient_mapper=_adaptive_quotients(gamma),
         )
 
 
 class GammaBnConv(BasicHook):  # type: ignore[misc]
-    """`GammaAdapt` with the positive inputs alone: A = x⁺w⁺, B = x⁺w⁻.
-
-    Parameters
-    ----------
-    gamma : float
-        Additional weight of the stronger side.
-    """
+    """`GammaAdapt` with the positive inputs alone: A = x⁺w⁺, B = x⁺w⁻."""
 
     def __init__(self, gamma: float) -> None:
         super().__init__(
             input_modifiers=[positive, positive],
             param_modifiers=[ClampMod(min=0.0), ClampMod(max=0.0)],
-            gradient_mapper=adaptive_quotients(gamma),
+            gradient_mapper=_adaptive_quotients(gamma),
         )
 
 
-def adaptive_quotients(
+def _adaptive_quotients(
     gamma: float,
 ) -> Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]]:
     """Gradient mapper of the adaptive gamma rules: αR/(αA + βB) and βR/(αA + βB)."""
@@ -200,7 +183,29 @@ def adaptive_quotients(
         positive_wins = B.abs() <= A
         alpha = 1 + gamma * positive_wins
         beta = 1 + gamma * ~positive_wins
-        quotient = relevance / stabilized(alpha * A + beta * B)
-        return (alpha * quotient,) * half + (beta * quotient,) * half
+        share = relevance / stabilized(alpha * A + beta * B)
+        return (alpha * share,) * half + (beta * share,) * half
 
     return mapper
+
+
+class BranchProduct(nn.Module):
+    """Product of two branches, as in the gates of a network, as a layer with a rule."""
+
+    def forward(self, branches: Tensor) -> Tensor:
+        """Shape (…, 2), the stacked branches, to (…)."""
+        return branches.prod(-1)
+
+
+class Uniform(Hook):  # type: ignore[misc]
+    """The rule of `BranchProduct`: each factor receives an equal share of the relevance.
+
+    Source: Achtibat et al., "AttnLRP" (2024).
+    """
+
+    def copy(self) -> Uniform:
+        return Uniform()
+
+    def backward(self, module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[Tensor]:
+        shares = grad_input[0].shape[-1]
+        return ((grad_output[0] / shares).unsqueeze(-1).expand_as(grad_input[0]),)

@@ -1,4 +1,4 @@
-"""The settings of LRP within training. Imports no zennit: settings are checked in no time."""
+"""The settings of LRP within training. Imports no zennit, so that checking them takes no time."""
 
 from __future__ import annotations
 
@@ -42,17 +42,21 @@ class LRP:
     alpha : float
         Share of the previous relevance in the running average, in [0, 1).
     of : {"stepped", "quantized", "full_precision"}
-        Whose weights are judged: ``stepped`` (published) are the quantized weights after an
-        optimizer step of their own, which is thrown away afterwards; ``quantized`` gives every
-        zero weight relevance zero; ``full_precision`` are the copies that are trained.
+        Weights whose relevance is measured. ``stepped`` (published): the quantized weights after
+        an optimizer step of their own, which is discarded afterwards. ``quantized``: every zero
+        weight has relevance zero. ``full_precision``: the latent weights.
     restart : bool
         Forget the average at the start of each epoch (published).
     every : int
-        Measure at the first of so many training steps and keep the average in between; published
-        is 1. Relevance is an average over batches already, so that few steps miss little.
+        Measure at every n-th training step and keep the average in between; published is 1.
     samples : int, optional
-        Measure on so many samples of a batch at most (of each process's part), the first ones of a
-        batch in random order; None takes all (published).
+        Measure on the first n samples of a batch (of each process's part); None takes all
+        (published).
+
+    Raises
+    ------
+    ValueError
+        For the first setting that is out of range.
     """
 
     composite: str = DEFAULT_COMPOSITE
@@ -66,7 +70,6 @@ class LRP:
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for the first setting that is out of range."""
         check_choice("composite", self.composite, COMPOSITES)
         check_choice("canonizer", self.canonizer, CANONIZERS)
         check_choice("lrp_output", self.output, OUTPUTS)
@@ -80,6 +83,6 @@ class LRP:
 
 
 def check_choice(setting: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ``ValueError`` with one line if ``value`` is none of the choices."""
+    """Raise ``ValueError`` if ``value`` is none of the choices."""
     if value not in choices:
         raise ValueError(f"{setting} must be one of {', '.join(choices)}, not {value!r}")

@@ -1,7 +1,6 @@
-"""How much each weight matters: relevance of a model's weights on batches of data.
+"""Relevance of a model's weights on batches of data; the rule is in `ecqx.relevance.attribution`.
 
-Paper: section on LRP for weights. What happens in each layer stands in
-`ecqx.relevance.attribution`.
+Paper: section on LRP for weights.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ecqx.modules import (
     IGNORED_LABEL,
     check_has_values,
     evaluation_mode,
+    is_weight,
     main_output,
     unwrapped,
 )
@@ -28,11 +28,9 @@ from ecqx.relevance.composites import build_composite
 from ecqx.relevance.settings import (
     DEFAULT_CANONIZER,
     DEFAULT_COMPOSITE,
-    OUTPUTS,
-    WEIGHT_RULES,
+    LRP,
     Output,
     WeightRule,
-    check_choice,
 )
 
 
@@ -51,65 +49,52 @@ def weight_relevance(
     ----------
     model : Module
         Returns logits, shape (B, C) or (B, C, H, W), or a dict with them under ``"out"``. Used in
-        eval mode and, where it is of half precision, in float32; its modes, flags and types are
-        restored. Taken out of DataParallel, so that names are those of the model itself.
+        eval mode and in float32, and restored afterwards. Unwrapped from DataParallel, so that
+        parameter names are those of the model itself.
     inputs : Tensor, shape (B, …)
     targets : Tensor
         Classes, shape (B,); several labels, shape (B, C) of 0 and 1; or a label per pixel, shape
         (B, H, W), where 255 is ignored.
-    composite : str
-        One of `ecqx.relevance.COMPOSITES`.
-    canonizer : str
-        One of `ecqx.relevance.CANONIZERS`.
+    composite, canonizer : str
+        One of `ecqx.relevance.COMPOSITES` and of `ecqx.relevance.CANONIZERS`.
     output : {"output", "probability", "ones"}
-        Relevance the target's logit starts with: the logit, its softmax (for several labels its
-        sigmoid), or one; each divided by the batch size.
+        Relevance at the target's logit: the logit, its softmax (sigmoid for several labels), or
+        one; each divided by the batch size.
     weight_rule : {"epsilon", "gamma"}
         See `WeightRelevanceHook`.
 
     Returns
     -------
     dict of str to Tensor
-        Signed relevance by parameter name, summed over the batch, shape of the parameter; for the
-        parameters of more than one dimension in layers that the composite has a rule for.
+        Signed relevance by parameter name, summed over the batch, shape of the parameter; for
+        the weights (`ecqx.modules.is_weight`) of layers that the composite has a rule for.
 
     Raises
     ------
     ValueError
         If a name is unknown, shapes do not fit, or a layer has no rule.
     """
-    return Attributor(model, composite, canonizer, output, weight_rule)(inputs, targets)
+    lrp = LRP(composite, canonizer, output, weight_rule)
+    return Attributor(model, lrp)(inputs, targets)
 
 
 class Attributor:
-    """Relevance of the weights of one model, batch after batch.
+    """Relevance of the weights of one model, batch after batch: `weight_relevance` of the batch.
 
-    Which rule each module has, and how the model is rewritten, is found out once. Between the
-    batches the model is as it was; its modules have to stay the same.
-
-    Parameters
-    ----------
-    model, composite, canonizer, output, weight_rule
-        As for `weight_relevance`.
+    The rule of each module and the rewriting of the model are determined once, so the model must
+    keep its modules. After each batch the model is restored.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        composite: str = DEFAULT_COMPOSITE,
-        canonizer: str = DEFAULT_CANONIZER,
-        output: Output = "output",
-        weight_rule: WeightRule = "epsilon",
-    ) -> None:
-        check_choice("lrp_output", output, OUTPUTS)
-        check_choice("weight_rule", weight_rule, WEIGHT_RULES)
+    def __init__(self, model: nn.Module, lrp: LRP | None = None) -> None:
+        lrp = lrp or LRP()
         model = unwrapped(model)
         check_has_values(model)
-        self.model, self.output = model, output
+        self.model, self.output = model, lrp.output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
-        rules = with_weight_relevance(build_composite(composite), self._receive, weight_rule)
-        rewrites = build_canonizer(canonizer).apply(model)
+        composite = build_composite(lrp.composite)
+        rules = with_weight_relevance(composite, self._receive, lrp.weight_rule)
+        rewrites = build_canonizer(lrp.canonizer).apply(model)
         try:
             self.rewrites = [(rewrite, _attributes(rewrite)) for rewrite in rewrites]
             context: dict[str, Any] = {}
@@ -122,12 +107,11 @@ class Attributor:
             for rewrite in rewrites:
                 rewrite.remove()
         if not self.hooks:
-            raise ValueError(f"no layer of the model has a rule in {composite}; use ECQ")
+            raise ValueError(f"no layer of the model has a rule in {lrp.composite}; use ECQ")
         modules = list(model.modules())
         self.inplace = [module for module in modules if getattr(module, "inplace", False)]
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Relevance by parameter name on one batch; see `weight_relevance`."""
         anchors = [hook.anchor for _, hook in self.hooks]
         inputs = inputs.detach()
         try:
@@ -142,14 +126,14 @@ class Attributor:
         return {name: found[name] for name in self.names.values() if name in found}
 
     def _receive(self, parameter: nn.Parameter, relevance: Tensor) -> None:
-        """Add the relevance that one call of a module gave a parameter."""
+        """Add the relevance of a parameter from one call of its module."""
         name = self.names[id(parameter)]
         earlier = self.relevance.get(name)
         self.relevance[name] = relevance if earlier is None else earlier + relevance
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
-        """Rewritten, with hooks, in eval mode, gradients for the weights alone."""
+        """The model rewritten, with hooks, in eval mode, with gradients for the weights alone."""
         flags = [(p, p.requires_grad) for p in self.model.parameters()]
         done: list[Any] = []
         try:
@@ -160,7 +144,7 @@ class Attributor:
             for module in self.inplace:
                 module.inplace = False  # type: ignore[assignment]
             for p, _ in flags:
-                p.requires_grad_(p.ndim > 1 and p.is_floating_point())
+                p.requires_grad_(is_weight(p))
             with evaluation_mode(self.model):
                 yield
         finally:
@@ -174,7 +158,7 @@ class Attributor:
 
 @contextmanager
 def _full_precision(model: nn.Module) -> Iterator[None]:
-    """Parameters and buffers of half precision as float32: ε would vanish beside them."""
+    """Half-precision parameters and buffers as float32: in half precision ε would be lost."""
     halves = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if _is_half(t)]
     try:
         for tensor, data in halves:
@@ -190,30 +174,21 @@ def _is_half(tensor: Tensor) -> bool:
 
 
 def _attributes(rewrite: Canonizer) -> list[dict[str, Any]]:
-    """What a rewrite needs, beside its module, to be made again."""
+    """The arguments that ``rewrite.register`` takes beside the module."""
     if not isinstance(rewrite, AttributeCanonizer):
         return []
     return [{key: getattr(rewrite.module, key) for key in rewrite.attribute_keys}]
 
 
 def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
-    """Relevance at the output of the network: at the targets' logits, divided by the batch size.
+    """Relevance at the network's output, shape of ``logits``: zero but at the targets' logits.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (B, C) or (B, C, H, W)
-    targets : Tensor
-        As for `weight_relevance`.
-    output : {"output", "probability", "ones"}
-
-    Returns
-    -------
-    Tensor, shape of ``logits``
+    Logits have shape (B, C) or (B, C, H, W); ``targets`` and ``output`` as for `weight_relevance`.
 
     Raises
     ------
     ValueError
-        If the shapes of logits and targets do not belong together.
+        If the shape of the targets does not fit the logits.
     """
     several_labels = targets.shape == logits.shape
     if several_labels:
@@ -236,29 +211,18 @@ def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
 
 
 def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
-    """Names of the parameters of more than one dimension whose layer a composite has no rule for.
-
-    Parameters
-    ----------
-    model : Module
-    composite : str
-        One of `ecqx.relevance.COMPOSITES`.
-
-    Returns
-    -------
-    list of str
-    """
+    """Names of the weights whose layer has no rule in a composite."""
     built, context = build_composite(composite), dict[str, Any]()
     missing = []
     for prefix, module in model.named_modules():
         if built.module_map(context, prefix, module) is None:
             own = module.named_parameters(prefix, recurse=False)
-            missing += [name for name, parameter in own if parameter.ndim > 1]
+            missing += [name for name, parameter in own if is_weight(parameter)]
     return missing
 
 
 def check_rules(model: nn.Module, composite: str, names: Container[str]) -> None:
-    """Raise ``ValueError`` for the first of these parameters whose layer has no rule."""
+    """Raise ``ValueError`` for the first of the named parameters whose layer has no rule."""
     for name in layers_without_rule(model, composite):
         if name in names:
             raise ValueError(f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)")

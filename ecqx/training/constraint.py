@@ -1,4 +1,4 @@
-"""What holds a model's weights to a form while it is trained, as the training loop sees it."""
+"""What quantizes a model's weights during training, as the training loop sees it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ class Constraint(Protocol):
     """A quantizer, or another method that constrains weights in training."""
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer; decay for what is not constrained."""
+        """Parameter groups for an optimizer; the decay is for what is not constrained."""
 
     def share_relevance(
         self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     ) -> None:
-        """Called once among several processes.
+        """Called once if there are several processes.
 
-        Parameters
-        ----------
-        combine : callable
-            Makes relevances of a whole batch of those of this process's samples and their number.
+        ``combine`` averages relevances over all of them, given those of this process's samples and
+        their number.
         """
 
     def start_epoch(self) -> None:
@@ -41,4 +39,4 @@ class Constraint(Protocol):
         """Everything that training changes, the model's own state included."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ``ValueError`` if it is another one's."""
+        """Restore a state; ``ValueError`` if it does not fit."""

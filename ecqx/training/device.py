@@ -8,17 +8,12 @@ from ecqx.errors import InputError
 
 
 def find_device(name: str) -> torch.device:
-    """The device that a setting asks for.
-
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-        ``auto`` takes a GPU where there is one.
+    """The device for a setting: "cpu", "cuda", or "auto" for a GPU where there is one.
 
     Raises
     ------
     InputError
-        If there is no GPU and one is asked for, or for another name.
+        For "cuda" without a GPU, or another name.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device: {name!r}, but it must be auto, cpu or cuda")

@@ -2,7 +2,7 @@
 
 Each process has the whole model and the whole data, and computes on its part of every batch.
 Gradients and relevances are averaged over all samples of the batch, so that every process takes the
-same step, finds the same λ and assigns the same centroids.
+same step, computes the same λ and assigns the same centroids.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ecqx.modules import MainOutput
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect the processes that ``torchrun`` started; nothing happens without it.
+    """Connect the processes that ``torchrun`` started, one GPU each if there are GPUs.
 
-    On a machine with GPUs each process has one of its own from then on.
+    Without ``torchrun`` this does nothing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -43,32 +43,27 @@ def is_connected() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and messages."""
     return not is_connected() or distributed.get_rank() == 0
 
 
 def wait_for_all() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes have called this."""
     if is_connected():
         distributed.barrier()
 
 
 class Replicas:
-    """The model of one process among those of the others.
+    """The model of this process and its replicas in the others, all with the same weights.
 
-    BatchNorm's statistics are those of a process's own part of a batch; before an evaluation all
-    take those of the first process.
-
-    Parameters
-    ----------
-    model : Module
-        The same in all processes.
+    BatchNorm's running statistics are those of a process's own parts of the batches; before an
+    evaluation all processes take those of the first.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
-        # A head that has no part in the loss gets no gradient.
+        # An auxiliary head that the loss does not use gets no gradient.
         self.forward = DistributedDataParallel(MainOutput(model), find_unused_parameters=True)
 
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -77,12 +72,12 @@ class Replicas:
         Returns
         -------
         inputs, targets : Tensor
-            Every so many-th sample; the whole batch where a process would have one at most, which
+            Every ``size``-th sample; the whole batch where a process would have a single one, which
             BatchNorm cannot be trained on.
         weight : float
-            For the mean loss of the part: the mean of the weighted ones over the processes is the
-            mean over the samples of the batch. (A loss that is a mean over labelled pixels weighs
-            the pixels of one part like those of another.)
+            Factor on the part's mean loss, so that the mean over the processes is the mean over the
+            samples of the batch. (For a mean over labelled pixels this holds only where all parts
+            have equally many.)
         """
         n = len(targets)
         if n < 2 * self.size:
@@ -96,15 +91,15 @@ class Replicas:
         distributed.all_reduce(total)
         return total / self.size
 
-    def that_of_the_first(self, value: float) -> float:
-        """The first process's number, in all of them."""
+    def value_of_first(self, value: float) -> float:
+        """The first process's value, in all of them."""
         device = next(self.model.parameters()).device
         shared = torch.tensor([value], dtype=torch.float64, device=device)
         distributed.broadcast(shared, src=0)
         return float(shared)
 
     def combined(self, relevances: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
-        """Relevances of the samples of all processes, from those of ``samples`` in this one."""
+        """Mean relevances over the samples of all processes; this one has ``samples`` of them."""
         counted = next(iter(relevances.values())).new_tensor([float(samples)])
         flat = torch.cat([*(r.flatten() * samples for r in relevances.values()), counted])
         distributed.all_reduce(flat)
@@ -115,7 +110,7 @@ class Replicas:
             for (name, r), part in zip(relevances.items(), parts, strict=True)
         }
 
-    def take_buffers_of_the_first(self) -> None:
+    def take_buffers_of_first(self) -> None:
         """Give all processes the first one's running statistics."""
         for buffer in self.model.buffers():
             distributed.broadcast(buffer, src=0)

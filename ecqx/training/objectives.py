@@ -1,4 +1,4 @@
-"""What a network is trained for: the loss and the metric that its kind of targets asks for."""
+"""The loss and the metrics of each kind of task: one label, several labels, a label a pixel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Objective:
     loss : callable
         ``(logits, targets) -> scalar``.
     metrics : tuple of str
-        Names of what `score` returns; the first one is what "accuracy" stands for in results.
+        Names of what `score` returns; the first one is the "accuracy" of results.
     score : callable
         Takes the batches of ``(logits, targets)`` of a whole split and returns the metrics by
         name, fractions of one.
@@ -44,18 +44,18 @@ class Objective:
 
 
 def objective_of(targets: Tensor) -> Objective:
-    """The objective that fits a split's targets.
+    """The objective for a split's targets.
 
     Parameters
     ----------
     targets : Tensor
-        Classes, int64 of shape (N,); several labels, float32 of shape (N, C); or a label per
-        pixel, shape (N, H, W).
+        Classes, integers of shape (N,); several labels, floats of shape (N, C); or a label per
+        pixel, integers of shape (N, H, W).
 
     Raises
     ------
     ValueError
-        If the targets are of none of these kinds.
+        For any other targets.
     """
     if targets.ndim == 1 and not targets.is_floating_point():
         return CLASSIFICATION
@@ -76,29 +76,32 @@ def _top1(batches: Batches) -> Scores:
 
 def _mean_average_precision(batches: Batches) -> Scores:
     """Average precision per class, its mean over the classes that occur."""
-    # torchmetrics takes seconds to import, which single-label tasks need not wait for.
+    # Imported late: torchmetrics takes seconds, and tasks with one label do not need it.
     from torchmetrics.functional.classification import binary_average_precision
 
     logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     occurring = targets.any(dim=0)
     if not occurring.any():
         raise ValueError("mean average precision needs a sample with a label")
-    ranked, present = _between_0_and_1(logits[:, occurring]), targets[:, occurring].long()
+    ranked, present = _rescaled(logits[:, occurring]), targets[:, occurring].long()
     precisions = [
         float(binary_average_precision(ranked[:, c], present[:, c])) for c in range(ranked.shape[1])
     ]
     return {"mean average precision": fmean(precisions)}
 
 
-def _between_0_and_1(logits: Tensor) -> Tensor:
-    """Each class's logits in their order; others torchmetrics sends through a sigmoid, and ties."""
+def _rescaled(logits: Tensor) -> Tensor:
+    """Logits of each class rescaled to [0, 1] in float64, in the same order.
+
+    torchmetrics applies a sigmoid to values outside [0, 1], which makes large logits equal.
+    """
     logits = logits.double()
     lowest, highest = logits.amin(dim=0), logits.amax(dim=0)
     return (logits - lowest) / (highest - lowest).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _intersection_over_union(batches: Batches) -> Scores:
-    """Mean IoU over the classes in truth or prediction, and the share of right pixels."""
+    """Mean IoU over the classes that occur or are predicted, and the share of correct pixels."""
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     confusion: Any = None

@@ -1,4 +1,4 @@
-"""How a network is trained. Imports no torch: settings are checked in no time."""
+"""The settings of a training. Imports no torch, so that checking them takes no time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FitSettings:
     lr : float
         Initial learning rate, above 0.
     batch_size : int
-        At least 1. A single sample that is left over at the end of an epoch is left out, since
-        BatchNorm cannot be trained on it.
+        At least 1. A single sample left over at the end of an epoch is dropped, since BatchNorm
+        cannot be trained on it.
     optimizer : {"adam", "sgd"}
         SGD has momentum 0.9.
     schedule : {"constant", "cosine"}
@@ -31,20 +31,20 @@ class FitSettings:
     weight_decay : float
         On the parameters that are not quantized, at least 0.
     max_batches : int, optional
-        Batches per epoch at most, at least 1.
+        Upper limit of batches per epoch, at least 1.
     patience : int, optional
-        End when validation accuracy has not risen by ``min_delta`` for this many epochs, at least
+        Stop when validation accuracy has not risen by ``min_delta`` for this many epochs, at least
         1.
     min_delta : float
         Fraction of one, at least 0.
     selection : {"best", "last"}
-        Epoch whose state is kept: the best on the validation split (the later of equal ones, since
-        sparsity has had more time to settle), or the last.
+        Epoch whose state is kept: the best on the validation split (the last of equally good ones,
+        since its sparsity has settled longest), or the last.
 
     Raises
     ------
     ValueError
-        With one line for the first setting that is out of range.
+        For the first setting that is out of range.
     """
 
     epochs: int = 10
@@ -59,7 +59,6 @@ class FitSettings:
     selection: Selection = "best"
 
     def __post_init__(self) -> None:
-        """Check all settings."""
         for name, least in (("epochs", 0), ("batch_size", 1), ("max_batches", 1), ("patience", 1)):
             value = getattr(self, name)
             is_absent = value is None and name in ("max_batches", "patience")
@@ -81,14 +80,7 @@ class FitSettings:
 
 
 def steps_per_epoch(samples: int, fit: FitSettings) -> int:
-    """Steps that a training takes an epoch.
-
-    Parameters
-    ----------
-    samples : int
-        Of the training split.
-    fit : FitSettings
-    """
+    """Number of training steps in an epoch, for the number of samples in the training split."""
     batches, left_over = divmod(samples, fit.batch_size)
     if left_over > 1 or (left_over == 1 and batches == 0):
         batches += 1

@@ -25,13 +25,13 @@ from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
 
-# What torch.load raises on a file that is none of its own, or is cut off.
+# Raised by torch.load for a file in another format, or a truncated one.
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 
 
 @dataclass
 class Epoch:
-    """What one epoch gave: mean training loss, accuracy on the validation split, sparsity."""
+    """Mean training loss, accuracy on the validation split, sparsity and steps of one epoch."""
 
     loss: float
     accuracy: float
@@ -40,7 +40,10 @@ class Epoch:
 
 
 class Trainer:
-    """Trains a model, quantized or not, and can be stopped and resumed at any epoch.
+    """Trains a model, quantized or not, and can be stopped and resumed after any epoch.
+
+    With several processes (`ecqx.training.distributed`) each computes on its part of a batch, and
+    the first one writes.
 
     Parameters
     ----------
@@ -51,11 +54,6 @@ class Trainer:
         Of the order of the samples, their augmentation, and dropout.
     quantizer : Constraint, optional
         The model's quantizer, or another constraint on its weights; None trains in full precision.
-
-    Notes
-    -----
-    Among several processes (`ecqx.training.distributed`) each computes on its part of a batch, and
-    the first one writes.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
@@ -108,23 +106,22 @@ class Trainer:
         Parameters
         ----------
         progress : bool
-            Show a bar over the batches of each epoch (silent where the output is no terminal).
+            Show a bar over the batches of each epoch, on a terminal.
         resume : Path, optional
-            File that holds the state after each epoch. If it exists, training goes on from there.
+            File for the state after each epoch. If it exists, training resumes from it.
         on_epoch : callable, optional
-            Told each epoch that was trained, after its state was saved.
+            Called after each epoch, once its state is saved.
 
         Returns
         -------
         list of Epoch
-            One record an epoch; the model is left in the state that `FitSettings.selection` asks
-            for.
+            One record an epoch; the model is left in the state that `FitSettings.selection` names.
 
         Raises
         ------
         InputError
-            If the file of ``resume`` is none of this training's, or the batches have one sample
-            each, which the network's BatchNorm cannot be trained on.
+            If the file of ``resume`` belongs to another training, or batches have one sample, which
+            the network's BatchNorm cannot be trained on.
         """
         self.shows_progress = progress
         if resume is not None and resume.exists():
@@ -142,24 +139,24 @@ class Trainer:
         return self.history
 
     def run_epoch(self) -> Epoch:
-        """Train one epoch, record it, and remember its state if it is the best so far."""
+        """Train one epoch, record it, and keep its state if it is the best so far."""
         self._set_learning_rate()
         self.model.train()
         if self.quantizer is not None:
             self.quantizer.start_epoch()
-        # The sum stays on the device: to ask it for a number in each step would wait for it.
+        # The sum stays on the device: reading it in each step would synchronize with a GPU.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         samples, steps = 0, 0
-        with self._random_numbers():
+        with self._seeded():
             for x, y in self._batches():
                 total += self.step(x, y) * len(y)
                 samples, steps = samples + len(y), steps + 1
         if self.replicas is not None:
-            self.replicas.take_buffers_of_the_first()
+            self.replicas.take_buffers_of_first()
         accuracy = evaluate(self.model, self.validation)
         if self.replicas is not None:
-            # What one process would find a hair better must not part it from the others.
-            accuracy = self.replicas.that_of_the_first(accuracy)
+            # A rounding difference must not make the processes keep different epochs.
+            accuracy = self.replicas.value_of_first(accuracy)
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(float(total) / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
@@ -167,53 +164,8 @@ class Trainer:
         self.history.append(epoch)
         return epoch
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, under a progress bar."""
-        settings = self.settings
-        steps = steps_per_epoch(len(self.train), settings)
-        batches = self.train.batches(settings.batch_size, self.generator)
-        with tqdm(
-            total=steps,
-            unit="batch",
-            desc=f"epoch {len(self.history) + 1} of {settings.epochs}",
-            leave=False,
-            disable=None if self.shows_progress and is_first() else True,
-        ) as bar:
-            for number, batch in enumerate(batches):
-                if number == steps:
-                    return
-                yield batch
-                bar.update()
-
-    @contextmanager
-    def _random_numbers(self) -> Iterator[None]:
-        """Dropout's random numbers, from seed and epoch alone; others' generators are restored.
-
-        So a training that was interrupted ends as if it had not been. Each process drops other
-        units of its own part of a batch.
-        """
-        rank = 0 if self.replicas is None else self.replicas.rank
-        # Python's negative seeds are torch's, but not numpy's.
-        entropy = (self.seed % 2**64, len(self.history), rank)
-        drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        gpus = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
-            torch.manual_seed(int(drawn[0]))
-            yield
-
-    def _check_single_samples(self) -> None:
-        """Raise ``InputError`` if the network cannot be trained on one sample at a time."""
-        x, _ = next(self.train.batches(1))
-        try:
-            with self._random_numbers(), torch.no_grad():
-                copy.deepcopy(self.model).train()(x)
-        except ValueError as error:
-            raise InputError(
-                f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
-            ) from error
-
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One training step on one batch; returns the loss, a scalar in float64."""
+        """One training step on one batch; returns the loss before it, a scalar in float64."""
         self.optimizer.zero_grad()
         if self.replicas is None:
             loss = self.objective.loss(main_output(self.model(x)), y)
@@ -228,16 +180,60 @@ class Trainer:
             self.quantizer.update(x, y)
         return (loss.detach() if self.replicas is None else self.replicas.mean(loss)).double()
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, with a progress bar."""
+        steps = steps_per_epoch(len(self.train), self.settings)
+        batches = self.train.batches(self.settings.batch_size, self.generator)
+        with tqdm(
+            total=steps,
+            unit="batch",
+            desc=f"epoch {len(self.history) + 1} of {self.settings.epochs}",
+            leave=False,
+            disable=None if self.shows_progress and is_first() else True,
+        ) as bar:
+            for number, batch in enumerate(batches):
+                if number == steps:
+                    return
+                yield batch
+                bar.update()
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Seed dropout by seed, epoch and process; afterwards torch's generators are restored.
+
+        A resumed training therefore ends like an uninterrupted one.
+        """
+        rank = 0 if self.replicas is None else self.replicas.rank
+        # numpy takes no negative seeds.
+        entropy = (self.seed % 2**64, len(self.history), rank)
+        drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(int(drawn[0]))
+            yield
+
+    def _check_single_samples(self) -> None:
+        """Raise ``InputError`` if the network cannot be trained on one sample at a time."""
+        x, _ = next(self.train.batches(1))
+        try:
+            with self._seeded(), torch.no_grad():
+                copy.deepcopy(self.model).train()(x)
+        except ValueError as error:
+            raise InputError(
+                f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
+            ) from error
+
     def _set_learning_rate(self) -> None:
-        settings = self.settings
-        lr = settings.lr
-        if settings.schedule == "cosine":
-            passed = torch.tensor(len(self.history) / settings.epochs * torch.pi)
-            lr = settings.lr * 0.5 * float(1 + torch.cos(passed))
+        """Set the epoch's learning rate; it depends on nothing else, so that resuming is simple."""
+        lr = self.settings.lr
+        if self.settings.schedule == "cosine":
+            passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
+            lr = lr * 0.5 * float(1 + torch.cos(passed))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
     def _has_stalled(self) -> bool:
+        """Whether validation accuracy has not risen for `FitSettings.patience` epochs."""
         patience = self.settings.patience
         if patience is None or len(self.history) <= patience:
             return False
@@ -263,13 +259,7 @@ class Trainer:
         write_atomically(path, lambda p: torch.save(state, p))
 
     def load(self, path: Path) -> None:
-        """Restore what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged or not of this training.
-        """
+        """Restore what `save` wrote; ``InputError`` if it is damaged or of another training."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._restore(state["state"])
