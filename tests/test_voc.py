@@ -302,11 +302,11 @@ def test_what_is_missing_is_fetched_from_the_official_place(
 ) -> None:
     asked = []
 
-    def get(url: str, **_: Any) -> None:
+    def get(_: requests.Session, url: str, **__: Any) -> None:
         asked.append(url)
         raise requests.exceptions.SSLError
 
-    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(requests.Session, "get", get)
     message = refusal(tmp_path, "segmentation")
     assert len(asked) == 1
     assert asked[0].endswith("/VOCtrainval_11-May-2012.tar")
