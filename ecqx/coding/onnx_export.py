@@ -115,11 +115,8 @@ def _network(
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        quantized = {
-            name: QuantizedTensor(torch.from_numpy(entry.integers()), entry.step, entry.bits)
-            for name, entry in read_entries(Path(file)).items()
-            if entry.code == QUANTIZED
-        }
+        entries = read_entries(Path(file)).items()
+        quantized = _with_steps({n: e.quantized() for n, e in entries if e.code == QUANTIZED})
         if not quantized:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
