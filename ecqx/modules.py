@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,16 @@ def check_has_values(model: nn.Module) -> None:
             raise ValueError(f"{name}: has no shape yet; send a batch through the lazy model first")
         if tensor.is_meta:
             raise ValueError(f"{name}: is on the meta device, without values; load the weights")
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether a parameter is a weight, which quantization takes unless it is excluded by name."""
+    return parameter.ndim > 1 and parameter.is_floating_point() and parameter.numel() > 0
+
+
+def is_excluded(name: str, exclude: Iterable[str]) -> bool:
+    """Whether a parameter's name contains one of the strings that exclude it."""
+    return any(part in name for part in exclude)
 
 
 def main_output(output: Any) -> Tensor:

@@ -130,18 +130,16 @@ def encode(
     """
     with sign("loading torch"):
         from ecqx.coding import bitstream
+        from ecqx.coding.checkpoint import read_state
+        from ecqx.coding.coded_state import is_coded_state, read_coded_state
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
         pass  # a missing file is reported here, before a library does so in words of its own
-    if _is_quantizer_checkpoint(checkpoint):
-        from ecqx.coding.coded_state import read_coded_state
-
+    if is_coded_state(checkpoint):
         _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
         coded = read_coded_state(checkpoint)
     else:
-        from ecqx.coding.checkpoint import read_state
-
         state = read_state(checkpoint)
         coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
@@ -219,20 +217,6 @@ def completion(shell: str) -> None:
 cli.add_command(run)
 
 
-def _is_quantizer_checkpoint(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    from ecqx.coding.coded_state import METADATA_KEY
-
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return METADATA_KEY in (file.metadata() or {})
-    except SafetensorError as error:
-        raise InputError(f"{path} is no readable safetensors file: {error}") from error
-
-
 def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[str]) -> None:
     """A quantized checkpoint is encoded as it is: settings that would change it are an error."""
     for parameter in context.command.params:
@@ -248,6 +232,7 @@ def _quantize(
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor
+    from ecqx.modules import is_excluded, is_weight
 
     for part in exclude:
         if not any(part in name for name in state):
@@ -255,7 +240,7 @@ def _quantize(
     weights = {
         name: tensor
         for name, tensor in state.items()
-        if _is_weight(tensor) and not any(part in name for part in exclude)
+        if is_weight(tensor) and not is_excluded(name, exclude)
     }
     if not weights:
         raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
@@ -269,17 +254,6 @@ def _quantize(
             raise InputError(f"{path}: tensor {name}: {error}") from error
         quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
     return quantized
-
-
-def _is_weight(value: object) -> bool:
-    from torch import Tensor
-
-    return (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.dim() > 1
-        and value.numel() > 0
-    )
 
 
 def _summary(path: Path, contents: FileInfo) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.errors import InputError
+from ecqx.modules import is_weight
 
 # Classifiers of torchvision's networks that are used in training only.
 AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
@@ -54,11 +55,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _last_layer(model: nn.Module) -> list[str]:
-    """Names of the tensors of the last layer that has a weight of more than one dimension."""
+    """Names of the tensors of the last layer that has a weight."""
     layers = [
         prefix
         for prefix, module in model.named_modules()
-        if any(p.ndim > 1 for p in module.parameters(recurse=False))
+        if any(map(is_weight, module.parameters(recurse=False)))
         and not prefix.startswith(AUXILIARY)
     ]
     return [n for n in model.state_dict() if layers and n.rpartition(".")[0] == layers[-1]]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ecqx import data
-from ecqx.data.downloads import is_available
+from ecqx.data.downloads import is_at_hand
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from stages.settings.base import Positive, Settings, Share
@@ -71,7 +71,7 @@ class Cifar(Settings):
 
     def available(self, root: Path) -> bool:
         """Whether it lies below a root."""
-        return is_available(data.cifar_source(self._classes), root)
+        return is_at_hand(data.cifar_source(self._classes), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         """Load the data set."""
@@ -96,7 +96,7 @@ class SpeechCommands(Settings):
 
     def available(self, root: Path) -> bool:
         """Whether it lies below a root."""
-        return is_available(data.speech_source(self.archive), root)
+        return is_at_hand(data.speech_source(self.archive), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         """Load the data set."""
@@ -120,7 +120,7 @@ class Voc(Settings):
 
     def available(self, root: Path) -> bool:
         """Whether it lies below a root."""
-        return is_available(data.voc_source(), root)
+        return is_at_hand(data.voc_source(), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         """Load the data set."""
