@@ -58,13 +58,16 @@ def table(contents: FileInfo) -> str:
     """A row a tensor, and a row of totals."""
     from tabulate import tabulate
 
-    headers = ("tensor", "shape", "bits", "step or codebook", "sparsity", "entropy")
-    headers += ("bytes", "ratio")
     elements = sum(record.elements for record in contents.tensors)
-    total = ("total, with header", f"{elements:,}", "", "")
-    total += (_number(contents.sparsity, ".1%"), _number(contents.entropy, ".3f"))
-    total += (f"{contents.size.total:,}", f"{contents.compression_ratio:.2f}")
+    total = (
+        *("total, with header", f"{elements:,}", "", ""),
+        *(_number(contents.sparsity, ".1%"), _number(contents.entropy, ".3f")),
+        *(f"{contents.size.total:,}", f"{contents.compression_ratio:.2f}"),
+    )
     rows = [*map(_row, contents.tensors), total]
+    headers = (
+        *("tensor", "shape", "bits", "step or codebook", "sparsity", "entropy", "bytes", "ratio"),
+    )
     alignment = ("left", *("right",) * (len(headers) - 1))
     return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
 

@@ -35,7 +35,7 @@ def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tenso
         raise InputError(f"{what}validation: {count} images, but it must be 1 to {len(labels) - 1}")
     # Position of each sample within its class, from 0 to 1: the lowest positions are held out.
     position = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = order[labels[order] == label]
         position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
