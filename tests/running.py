@@ -44,10 +44,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
-    def get(url: str, **_: Any) -> None:
+    def get(_: requests.Session, url: str, **__: Any) -> None:
         raise requests.exceptions.SSLError
 
-    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(requests.Session, "get", get)
     return here
 
 

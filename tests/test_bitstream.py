@@ -214,19 +214,26 @@ print(tried, refused)
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
-def test_varints_come_back(values: list[int]) -> None:
-    array = np.array(values, dtype=np.int64)
-    payload = tensor_coding.encode_varints(array)
-    assert tensor_coding.decode_varints(payload, len(values)).tolist() == values
+def test_integers_of_any_size_come_back(values: list[int]) -> None:
+    tensor = torch.tensor(values, dtype=torch.int64)
+    assert same_bits(tensor_coding.code_tensor(tensor, None, "raw").tensor(), tensor)
 
 
 @pytest.mark.parametrize(
-    ("payload", "count"),
-    [(b"", 1), (b"\0", 0), (b"\0\0", 1), (b"\x80", 1), (b"\x80\0", 1), (b"\xff" * 9 + b"\2", 1)],
+    ("payload", "count", "message"),
+    [
+        (b"", 1, "not the code of 1 integers"),
+        (b"\0", 0, "not the code of 0 integers"),
+        (b"\0\0", 1, "not the code of 1 integers"),
+        (b"\x80", 1, "ends too early"),
+        (b"\x80\0", 1, "not a valid varint"),
+        (b"\xff" * 10 + b"\1", 1, "not a valid varint"),
+        (b"\xff" * 9 + b"\2", 1, "do not fit torch.int64"),
+    ],
 )
-def test_wrong_varints_are_refused(payload: bytes, count: int) -> None:
-    with pytest.raises(ValueError, match="integer"):
-        tensor_coding.decode_varints(payload, count)
+def test_wrong_integers_are_refused(payload: bytes, count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tensor_coding.Entry(6, (count,), payload).tensor()
 
 
 # -- floats with loss ------------------------------------------------------------------------------
@@ -633,7 +640,7 @@ ONE = NAME + b"\x10\0"  # whose name is token 0
         (b"\1\1w\2\x10\0\x02\x10\0\x02" + b"12345678", "two tensors are named w"),
         (b"\1\1w\2\x10\0\x02\1\x02" + b"12345678", "two tensors are named w"),
         (ONE + b"\x0e", "unknown type 14"),
-        (ONE + b"\x12\x80\0" + b"1234", "not coded as it should be"),
+        (ONE + b"\x12\x80\0" + b"1234", "not a valid varint"),
         (ONE + b"\x22" + b"\xff\xff\xff\x7f" * 2, "impossible shape"),
         (ONE + b"\x22\0" + b"\xff" * 9 + b"\1", "impossible shape"),
         (ONE + b"\x12\3" + b"1" * 11, "do not fill it exactly"),

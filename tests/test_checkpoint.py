@@ -199,13 +199,13 @@ def damaged(path: Path, damage: Damage) -> str:
     ],
 )
 def test_incomplete_checkpoints(path: Path, damage: Damage) -> None:
-    assert "not a whole quantizer checkpoint" in damaged(path, damage)
+    assert "not a complete quantizer checkpoint" in damaged(path, damage)
 
 
 @pytest.mark.parametrize("metadata", ["", "{", "[]", "3", '"names"', "null", '{"names": 3}'])
 def test_metadata_that_is_none(path: Path, metadata: str) -> None:
     save_file({"model.x": torch.ones(2)}, path, {METADATA_KEY: metadata})
-    assert "not a whole quantizer checkpoint" in one_line(path)
+    assert "not a complete quantizer checkpoint" in one_line(path)
 
 
 # -- the state_dict in each form -------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_checkpoints_that_are_none(tmp_path: Path, refused: Callable[..., str]) 
         assert str(path) in error
         return error
 
-    assert "no readable safetensors file" in message("a.safetensors", b"garbage")
+    assert "not a readable safetensors file" in message("a.safetensors", b"garbage")
     assert "is no checkpoint that can be loaded safely" in message("a.pt", b"garbage")
     assert "state_dict" in message("b.pt", nn.Linear(2, 2))
     assert "holds no state_dict" in message("c.pt", torch.zeros(3))

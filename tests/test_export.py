@@ -278,7 +278,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
         "floats.ecqx holds no quantized tensor": (out, nn.Linear(4, 4), x, floats),
         "good.ecqx does not fit the model: Error": (out, plain, x, good),
         "torch cannot export this model to ONNX: ": (out, ecqx.ECQx(Choosing()), x),
-        "no quantized weight has a part in the output": (out, ecqx.ECQx(Apart()), x),
+        "the output depends on no quantized weight": (out, ecqx.ECQx(Apart()), x),
         "folder is no regular file": (tmp_path / "folder", q, x),
         "example_input must be a tensor with a batch": (out, q, 3),
     }.items():

@@ -107,7 +107,7 @@ EDITS = {
         NOTHING,
     ),
     "a docstring": (
-        ("ecqx/data/tensors.py", "Go through the split once.", "Once through the split."),
+        ("ecqx/data/tensors.py", "Iterate over the split once.", "Once over the split."),
         NOTHING,
         NOTHING,
     ),

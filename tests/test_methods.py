@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding.forms import build_form
 from ecqx.coding.nnc_file import NncFile
-from ecqx.coding.packed_integers import pack_nibbles, unpack_nibbles
+from ecqx.coding.plain_files import pack_nibbles, unpack_nibbles
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.data import Split
 from ecqx.experiment.cost import step_cost
@@ -173,7 +173,7 @@ def test_nncodec_giving_up_does_not_end_the_program(
     form = NncFile(-20, dependent=True)
     monkeypatch.setattr(nnc, call, give_up)
     refused = form.write if call == "compress" else lambda _, path: form.read(path)
-    with pytest.raises(RuntimeError, match=f"{path}: NNCodec gave up: no"):
+    with pytest.raises(RuntimeError, match=f"{path}: NNCodec failed: no"):
         refused(left, path)
     assert list(tmp_path.iterdir()) == [left]
 

@@ -91,7 +91,7 @@ def write_images(path: Path) -> Path:
     return path
 
 
-def test_the_first_data_set_that_is_at_hand_is_taken(folder: Path) -> None:
+def test_the_first_available_data_set_is_taken(folder: Path) -> None:
     roots = [folder / "one", folder / "two"]
     first, second, last = things("first"), things("second"), things("last")
     assert choose([first, second, last], roots) == (last, roots[0])
@@ -279,7 +279,7 @@ def test_without_network_and_data(folder: Path, run: Run, monkeypatch: pytest.Mo
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/archive.tar.gz"
         closed = replace(speech.SOURCES["test"], url=url)
         monkeypatch.setitem(speech.SOURCES, "test", closed)
-        monkeypatch.setattr(downloads, "PAUSES", (0.0,))
+        monkeypatch.setattr(downloads, "RETRIES", 0)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         code, said = run(params([IMAGES, SPEECH], None, root=("sets", "other")))
     assert (code, said.count("\n")) == (2, 1)
@@ -287,7 +287,7 @@ def test_without_network_and_data(folder: Path, run: Run, monkeypatch: pytest.Mo
     assert "data.root" in said
     assert VARIABLE in said
     assert files(folder) == set()
-    assert not [path for path in folder.rglob("sets/*") if path.is_file()]
+    assert not [path for path in folder.rglob("sets/[!.]*") if path.is_file()]
 
 
 def test_a_damaged_archive_is_told(folder: Path, run: Run) -> None:

@@ -476,7 +476,7 @@ FLAC = encoded(noise(1), "FLAC")
     ],
 )
 def test_what_is_no_sound_is_refused(content: bytes) -> None:
-    assert refusal(decode, "a: b.wav", content) == "a: b.wav: damaged, or no WAV or FLAC file"
+    assert refusal(decode, "a: b.wav", content) == "a: b.wav: damaged, or not a WAV or FLAC file"
 
 
 def test_sounds_of_no_length() -> None:
@@ -509,8 +509,8 @@ def test_a_split_without_clips(tmp_path: Path, lacking: str) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"no sound", "damaged, or no WAV or FLAC file"),
-        (b"", "damaged, or no WAV or FLAC file"),
+        (b"no sound", "damaged, or not a WAV or FLAC file"),
+        (b"", "damaged, or not a WAV or FLAC file"),
         (encoded(np.zeros(0, np.float32)), "holds no sound"),
     ],
 )

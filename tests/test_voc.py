@@ -302,11 +302,11 @@ def test_what_is_missing_is_fetched_from_the_official_place(
 ) -> None:
     asked = []
 
-    def get(url: str, **_: Any) -> None:
+    def get(_: requests.Session, url: str, **__: Any) -> None:
         asked.append(url)
         raise requests.exceptions.SSLError
 
-    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(requests.Session, "get", get)
     message = refusal(tmp_path, "segmentation")
     assert len(asked) == 1
     assert asked[0].endswith("/VOCtrainval_11-May-2012.tar")
@@ -353,8 +353,8 @@ def test_a_damaged_file_is_named(
         ("<annotation><object><name>cat</name>", "not a readable annotation"),
         ("<?xml version='1.0' encoding='klingon'?><annotation/>", "not a readable annotation"),
         ("<html/>", "holds <html>, not an <annotation>"),
-        (annotation(["cat", "unicorn"]), "'unicorn' is none of the 20 classes"),
-        ("<annotation><object/></annotation>", "'' is none of the 20 classes"),
+        (annotation(["cat", "unicorn"]), "'unicorn' is not one of the 20 classes"),
+        ("<annotation><object/></annotation>", "'' is not one of the 20 classes"),
     ],
 )
 def test_a_wrong_annotation(root: Path, content: str, expected: str) -> None:
@@ -413,7 +413,7 @@ def test_a_mask_that_is_malformed_but_not_cut(
 ) -> None:
     path = root / TREE / FILES["mask"]
     path.write_bytes(png(*chunks, (b"IEND", b"")))
-    assert f"{path}: not a whole image" in refusal(root, "segmentation", crop=8)
+    assert f"{path}: not a complete image" in refusal(root, "segmentation", crop=8)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])

@@ -1,6 +1,6 @@
-"""The command ``ecqx``: models into small files and back, what is in them, and experiments.
+"""The command ``ecqx``: models into small files and back, their contents, and experiments.
 
-torch and everything built on it is imported inside the commands, so that ``--help`` is immediate.
+Commands import torch when they run, so that ``--help`` is immediate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
+from ecqx.cli.contents import as_json, summary, table
 from ecqx.cli.run import run
 from ecqx.errors import InputError
 from ecqx.progress import counted, sign
@@ -24,20 +25,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ecqx.coding.bitstream import FileInfo, TensorRecord
     from ecqx.coding.quantized import QuantizedTensor
 
 INTERRUPTED = 130
 _PATH = click.Path(path_type=Path)
-# What click raises where no command is given; before 8.2 it shows the help without it.
-_HELP_WANTED = getattr(click.exceptions, "NoArgsIsHelpError", ())
+# Raised by click 8.2 and later if no command is given; earlier versions print the help themselves.
+_NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
     try:
         sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
-    except _HELP_WANTED as error:
+    except _NO_COMMAND as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
     except (click.ClickException, InputError, OSError) as error:
@@ -71,14 +71,17 @@ def cli() -> None:
     """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
 
     `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
-    checkpoint as it is. Each writes one .ecqx file, which `info` looks into and `decode` turns
-    back into a state_dict. Every command has an example: ecqx COMMAND --help.
+    checkpoint without training. Each writes one .ecqx file; `info` shows its contents and `decode`
+    turns it back into a state_dict. Every command has an example: ecqx COMMAND --help.
 
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
       ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
       ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
     """
+
+
+cli.add_command(run)
 
 
 @cli.command()
@@ -106,7 +109,7 @@ def cli() -> None:
     type=click.Choice(["raw", "published"]),
     default="raw",
     show_default=True,
-    help="How the other tensors are stored: as they are, or with loss by NNCodec.",
+    help="How the other tensors are stored: without loss, or with loss by NNCodec.",
 )
 @click.pass_context
 def encode(
@@ -120,9 +123,9 @@ def encode(
 ) -> None:
     """Write a model to one small file.
 
-    CHECKPOINT is a quantizer checkpoint, which is encoded as it is, or a state_dict (.safetensors,
-    .pt, .pth), whose weights are quantized by ECQ without training. Without training accuracy
-    drops soon: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
+    CHECKPOINT is a quantizer checkpoint, whose integers are coded unchanged, or a state_dict
+    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training. Without training
+    accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
 
     \b
     Example:
@@ -130,25 +133,23 @@ def encode(
     """
     with sign("loading torch"):
         from ecqx.coding import bitstream
+        from ecqx.coding.checkpoint import read_state
+        from ecqx.coding.coded_state import is_coded_state, read_coded_state
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
-        pass  # a missing file is reported here, before a library does so in words of its own
-    if _is_quantizer_checkpoint(checkpoint):
-        from ecqx.coding.coded_state import read_coded_state
-
+        pass  # so that a missing file is reported in our words, not a library's
+    if is_coded_state(checkpoint):
         _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
         coded = read_coded_state(checkpoint)
     else:
-        from ecqx.coding.checkpoint import read_state
-
         state = read_state(checkpoint)
         coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
-    click.echo(_summary(output, bitstream.inspect(output, statistics=False)))
+    click.echo(summary(output, bitstream.inspect(output, statistics=False)))
 
 
 @cli.command()
@@ -176,12 +177,13 @@ def decode(file: Path, output: Path) -> None:
 
 @cli.command()
 @click.argument("file", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def info(file: Path, as_json: bool) -> None:
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of a table.")
+def info(file: Path, json_wanted: bool) -> None:
     """Show what is in a file: its tensors, their sizes, sparsity and entropy.
 
-    Sparsity is the share of weights that are zero; entropy, in bits per weight, is what an ideal
-    coder that looks at single weights would need; ratio is 4 bytes a weight over the bytes here.
+    Sparsity is the share of weights that are zero. Entropy is the first-order entropy of the
+    integers in bits per weight: the size by an ideal coder that codes each weight independently.
+    Ratio is 4 bytes per weight over the bytes in the file.
 
     \b
     Example:
@@ -192,49 +194,31 @@ def info(file: Path, as_json: bool) -> None:
         from ecqx.coding import bitstream
 
     contents = bitstream.inspect(file, progress=True)
-    if as_json:
-        click.echo(json.dumps(_as_json(file, contents), indent=2))
+    if json_wanted:
+        click.echo(json.dumps(as_json(file, contents), indent=2))
     else:
-        click.echo(_table(contents))
-        click.echo(f"\n{_summary(file, contents)}")
+        click.echo(f"{table(contents)}\n\n{summary(file, contents)}")
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands, options and their values with the Tab key.
+    """Print the script that completes commands, options and values with the Tab key.
 
     \b
-    Example, to be put into ~/.bashrc or ~/.zshrc:
+    Example, for ~/.bashrc or ~/.zshrc:
       eval "$(ecqx completion bash)"
       eval "$(ecqx completion zsh)"
     and for fish:
       ecqx completion fish > ~/.config/fish/completions/ecqx.fish
     """
-    made_for = get_completion_class(shell)
-    assert made_for is not None
-    click.echo(made_for(cli, {}, "ecqx", "_ECQX_COMPLETE").source())
-
-
-cli.add_command(run)
-
-
-def _is_quantizer_checkpoint(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    from ecqx.coding.coded_state import METADATA_KEY
-
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return METADATA_KEY in (file.metadata() or {})
-    except SafetensorError as error:
-        raise InputError(f"{path} is no readable safetensors file: {error}") from error
+    completer = get_completion_class(shell)
+    assert completer is not None
+    click.echo(completer(cli, {}, "ecqx", "_ECQX_COMPLETE").source())
 
 
 def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[str]) -> None:
-    """A quantized checkpoint is encoded as it is: settings that would change it are an error."""
+    """Refuse settings that would change a checkpoint that is already quantized."""
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
         if given and parameter.name in names:
@@ -244,10 +228,11 @@ def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[s
 def _quantize(
     path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
 ) -> dict[str, QuantizedTensor]:
-    """Quantize every float tensor of two or more dimensions by ECQ, without training."""
+    """Quantize the weights of a state_dict by ECQ, without training."""
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor
+    from ecqx.modules import is_excluded, is_weight
 
     for part in exclude:
         if not any(part in name for name in state):
@@ -255,7 +240,7 @@ def _quantize(
     weights = {
         name: tensor
         for name, tensor in state.items()
-        if _is_weight(tensor) and not any(part in name for part in exclude)
+        if is_weight(tensor) and not is_excluded(name, exclude)
     }
     if not weights:
         raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
@@ -269,118 +254,3 @@ def _quantize(
             raise InputError(f"{path}: tensor {name}: {error}") from error
         quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
     return quantized
-
-
-def _is_weight(value: object) -> bool:
-    from torch import Tensor
-
-    return (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.dim() > 1
-        and value.numel() > 0
-    )
-
-
-def _summary(path: Path, contents: FileInfo) -> str:
-    size = contents.size
-    return (
-        f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
-        f"compression ratio {contents.compression_ratio:.2f}"
-    )
-
-
-def _as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "bytes": contents.size.total,
-        "integer_bytes": contents.size.integers,
-        "other_bytes": contents.size.other,
-        "float_elements": contents.float_elements,
-        "compression_ratio": contents.compression_ratio,
-        "quantized": {
-            "elements": contents.quantized_elements,
-            "sparsity": contents.sparsity,
-            "entropy_bits_per_weight": contents.entropy,
-        },
-        "tensors": [_record_as_json(record) for record in contents.tensors],
-    }
-
-
-def _record_as_json(record: TensorRecord) -> dict[str, Any]:
-    return {
-        "name": record.name,
-        "kind": record.kind,
-        "dtype": str(record.dtype).removeprefix("torch."),
-        "shape": list(record.shape),
-        "bits": record.bits,
-        "step": record.step,
-        "codebook": None
-        if record.numbers is None
-        else {"form": record.form, "numbers": list(record.numbers)},
-        "sparsity": record.sparsity,
-        "entropy_bits_per_weight": record.entropy,
-        "coded_bytes": record.coded_bytes,
-    }
-
-
-def _table(contents: FileInfo) -> str:
-    from tabulate import tabulate
-
-    rows = [
-        (
-            record.name,
-            "×".join(map(str, record.shape)) or "–",
-            record.bits or _stored_as(record),
-            _centroids(record),
-            _number(record.sparsity, ".1%"),
-            _number(record.entropy, ".3f"),
-            f"{record.coded_bytes:,}",
-            _ratio(record.elements, record.coded_bytes, record.dtype.is_floating_point),
-        )
-        for record in contents.tensors
-    ]
-    rows.append(
-        (
-            "total, with header",
-            f"{sum(record.elements for record in contents.tensors):,}",
-            "",
-            "",
-            _number(contents.sparsity, ".1%"),
-            _number(contents.entropy, ".3f"),
-            f"{contents.size.total:,}",
-            f"{contents.compression_ratio:.2f}",
-        )
-    )
-    headers = (
-        "tensor",
-        "shape",
-        "bits",
-        "step or codebook",
-        "sparsity",
-        "entropy",
-        "bytes",
-        "ratio",
-    )
-    alignment = ("left", "right", "right", "right", "right", "right", "right", "right")
-    return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
-
-
-def _stored_as(record: TensorRecord) -> str:
-    return "lossy" if record.kind == "lossy" else str(record.dtype).removeprefix("torch.")
-
-
-def _centroids(record: TensorRecord) -> str:
-    """The step, or the codebook's centroids but zero, or its basis with a plus between."""
-    if record.numbers is None:
-        return _number(record.step, "g")
-    return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _ratio(elements: int, coded_bytes: int, is_float: bool) -> str:
-    """Four bytes an element over the coded bytes; nothing where there is nothing to compare."""
-    return f"{4 * elements / coded_bytes:.2f}" if is_float and coded_bytes else ""

@@ -1,4 +1,4 @@
-"""The command ``ecqx run``: the options of the published ``run.py``, same names and defaults."""
+"""The command ``ecqx run``: the published ``run.py``'s options with their names and defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import sign
 
-# Those of ecqx.relevance, which imports torch.
+# As in ecqx.relevance, which imports torch.
 OUTPUTS = ("output", "probability", "ones")
 WEIGHT_RULES = ("epsilon", "gamma")
 CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
@@ -21,7 +21,7 @@ _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option for a setting, with its default; the last of its names is the setting's."""
+    """An option with the default of its setting, which is named by the last of ``names``."""
     default = getattr(RunSettings, names[-1].removeprefix("--"))
     if default is False:
         return click.option(*names, is_flag=True, **attributes)
@@ -29,10 +29,10 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
 
 
 @click.command()
-@_setting("--batch_size", help="Samples a training batch, at least 2.")
+@_setting("--batch_size", help="Samples per training batch, at least 2.")
 @_setting("--epochs", help="Epochs of quantized training.")
-@_setting("--pretrain_epochs", help="Epochs of training in full precision before.")
-@_setting("--max_batches", type=int, help="Batches an epoch at most.")
+@_setting("--pretrain_epochs", help="Epochs of full-precision training before that.")
+@_setting("--max_batches", type=int, help="Largest number of batches per epoch.")
 @_setting("--lr", help="Learning rate of Adam.")
 @_setting(
     "--model",
@@ -44,15 +44,15 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     "--model_path",
     type=_PATH,
     metavar="FILE",
-    help="Checkpoint to start from: .pt, .pth, .safetensors or .ecqx. Without it torchvision's "
-    "networks start from their pre-trained weights, the others from random ones.",
+    help="Checkpoint to start from: .pt, .pth, .safetensors or .ecqx. By default torchvision's "
+    "networks start from their pre-trained weights, the others from random weights.",
 )
-@_setting("--model_rand_int", help="Start from random weights in any case.")
+@_setting("--model_rand_int", help="Always start from random weights.")
 @_setting(
     "--dataset",
     type=click.Choice(DATASETS),
-    help="voc trains torchvision's networks for segmentation on pixels, others on images with "
-    "several labels; folder is a tree of train/CLASS/IMAGE and test/CLASS/IMAGE.",
+    help="voc is segmentation for torchvision's segmentation networks and multi-label "
+    "classification for others; folder is a tree of train/CLASS/IMAGE and test/CLASS/IMAGE.",
 )
 @_setting(
     "--data_path",
@@ -62,49 +62,49 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     envvar="ECQX_DATA",
     show_envvar=True,
     metavar="FOLDER",
-    help="Where the data set is, or is downloaded to; for folder the tree itself or an archive "
-    "of it.",
+    help="Folder with the data set, or to download it to; for folder the tree itself or an "
+    "archive of it.",
 )
-@_setting("--results", type=_PATH, metavar="FOLDER", help="Where files are written.")
+@_setting("--results", type=_PATH, metavar="FOLDER", help="Folder for the results.")
 @_setting(
     "--workers",
-    help="Processes that compute the features of speech_commands. No effect on other data sets "
-    "and on training: their data are held in memory.",
+    help="Processes that compute the features of speech_commands. No effect on training and on "
+    "other data sets, which are kept in memory.",
 )
 @_setting(
     "--tracker",
     type=click.Choice(TRACKERS),
     multiple=True,
-    help="Send the course of the training to a folder of this name in the results, for its tool "
-    "to show; wandb to Weights & Biases. May be repeated.",
+    help="Log the training for this tool, in a folder of its name in the results; wandb to Weights "
+    "& Biases. May be repeated.",
 )
-@_setting("--wandb", help="Published short form of --tracker wandb.")
+@_setting("--wandb", help="Same as --tracker wandb (published name).")
 @_setting(
     "--wandb_key",
     metavar="KEY",
-    help="Key for it, of 40 characters or more; by default the one that `wandb login` stored. "
-    "Not needed where WANDB_MODE=offline.",
+    help="API key, 40 characters or more; by default the one that `wandb login` stored. "
+    "Not needed if WANDB_MODE=offline.",
 )
-@_setting("--wandb_run_name", metavar="NAME", help="Name of the run there.")
-@_setting("--verbose", help="Tell each epoch.")
+@_setting("--wandb_run_name", metavar="NAME", help="Name of the run in Weights & Biases.")
+@_setting("--verbose", help="Print a line per epoch.")
 @_setting(
     "--quantizer",
     type=click.Choice(list(QUANTIZERS)),
-    help="Where the centroids lie: equidistant (ECQ), three of which two are trained (EC2T), or "
-    "the sums of four that are trained (FantastIC4).",
+    help="Centroids: an equidistant grid (ECQ), zero and two trained values (EC2T), or all sums of "
+    "four trained values (FantastIC4).",
 )
-@_setting("--bitwidth", help="Bits per weight of ECQ, 2 to 8; EC2T has 2, FantastIC4 4.")
-@_setting("--Lambda", "lam", help="Strength of the entropy constraint: higher is sparser.")
-@_setting("--lrp", help="Let the relevance of weights decide, too: ECQ becomes ECQx.")
+@_setting("--bitwidth", help="Bits per weight for ECQ, 2 to 8; EC2T uses 2, FantastIC4 4.")
+@_setting("--Lambda", "lam", help="Strength of the entropy constraint: larger is sparser.")
+@_setting("--lrp", help="Use the relevance of weights: ECQx instead of ECQ.")
 @_setting(
     "--lrp_output",
     type=click.Choice(OUTPUTS),
-    help="Relevance that the target's logit starts with.",
+    help="Initial relevance of the target's logit.",
 )
 @_setting(
     "--lrp_composite",
     metavar="NAME",
-    help="Rules of LRP by kind of layer; a wrong name lists the right ones.",
+    help="LRP rules by type of layer; an unknown name lists the known ones.",
 )
 @_setting(
     "--lrp_w_rule", type=click.Choice(WEIGHT_RULES), help="Rule for the relevance of weights."
@@ -112,29 +112,30 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
 @_setting(
     "--canonizer",
     type=click.Choice(CANONIZERS),
-    help="Published choice of how a network is rewritten for LRP; here each does what any of "
-    "these networks needs.",
+    help="How a network is rewritten for LRP; here all choices are equivalent and cover all of "
+    "these networks.",
 )
 @_setting("--p", help="Strength of the relevance, 0 to 1.")
 @_setting(
-    "--alpha", help="Share of the previous relevance in its running average, from 0, below 1."
+    "--alpha", help="Weight of the previous relevance in the running average, at least 0, below 1."
 )
-@_setting("--seed", help="Of random weights, the order of the samples and dropout.")
-@_setting("--device", type=click.Choice(DEVICES), help="auto takes a GPU where there is one.")
+@_setting("--seed", help="Seed of random weights, sample order and dropout.")
+@_setting("--device", type=click.Choice(DEVICES), help="auto uses a GPU if there is one.")
 @_setting(
     "--image_size",
     type=int,
     metavar="PIXELS",
-    help="Side of the images of voc and folder. Default: 32 for folder with a network that is not "
-    "torchvision's, 256 for segmentation, else 224.",
+    help="Side of the images of voc and folder. Default: 256 for segmentation, 32 for folder with "
+    "one of the suite's own networks, else 224.",
 )
 def run(**options: Any) -> None:
     """Quantize a network during training, write it to a small file and evaluate that.
 
-    Trains with Adam, keeps the epoch that is best on a validation split and ends when four
-    epochs bring nothing. Parameters with `downsample` or `aux_classifier` in their name are not
-    quantized. Writes MODEL_DATASET_BITSbit.ecqx and .json (with --lrp MODEL_DATASET_BITSbit_lrp),
-    and shows accuracies on the test split. The same command continues what was interrupted.
+    Trains with Adam, keeps the epoch with the best validation accuracy and stops after four
+    epochs without improvement. Parameters with `downsample` or `aux_classifier` in their name are
+    not quantized. Writes MODEL_DATASET_BITSbit.ecqx and .json (with --lrp
+    MODEL_DATASET_BITSbit_lrp) and prints test accuracies. The same command continues an
+    interrupted run.
 
     \b
     Examples. ResNet20 on CIFAR-10, from a checkpoint:
@@ -151,7 +152,7 @@ def run(**options: Any) -> None:
         from ecqx.training.distributed import connected, is_first
 
     with connected():
-        say, warn = (click.echo, _warn) if is_first() else (_be_silent, _be_silent)
+        say, warn = (click.echo, _warn) if is_first() else (_ignore, _ignore)
         say(run_experiment(settings, say, warn).summary)
 
 
@@ -159,5 +160,5 @@ def _warn(line: str) -> None:
     click.echo(f"ecqx: {line}", err=True)
 
 
-def _be_silent(line: str) -> None:
+def _ignore(line: str) -> None:
     pass

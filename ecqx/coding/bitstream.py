@@ -1,6 +1,6 @@
-"""One file that restores a quantized model: integers coded by NNCodec's engine, grids, floats.
+"""The .ecqx file: a quantized model as integers coded by NNCodec's engine, grids and floats.
 
-Paper: the coding step after quantization. The layout is specified in docs/bitstream.md.
+The layout is specified in docs/bitstream.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +64,7 @@ __all__ = [
 class FileSize:
     """Size of a file in bytes: ``total``, of which ``integers`` for the coded weights.
 
-    The fields that hold the length of coded weights, and that of the whole, count with them.
+    Fields whose length depends on that of the coded weights are counted with them.
     """
 
     total: int
@@ -73,13 +72,13 @@ class FileSize:
 
     @property
     def other(self) -> int:
-        """Bytes for all but the coded weights: header, names, steps, codebooks, other tensors."""
+        """Bytes of all else: header, names, steps, codebooks, other tensors."""
         return self.total - self.integers
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """What a file says of one tensor.
+    """One tensor of a file.
 
     Attributes
     ----------
@@ -91,17 +90,17 @@ class TensorRecord:
     coded_bytes : int
         Length of the payload.
     bits : int, optional
-        Bit width; None unless quantized.
+        Bit width; only of quantized tensors, as are all the following.
     step : float, optional
-        Distance of neighbouring centroids; None unless quantized on an equidistant grid.
-    form : {"values", "sums"}, optional
-        Of the codebook, see `ecqx.assignment.codebooks`; None unless quantized with one.
-    numbers : tuple of float, optional
-        The codebook's: its centroids but zero, or its basis; None as for ``form``.
+        Step size of an equidistant grid.
     sparsity : float, optional
-        Share of zeros, in [0, 1]; None unless quantized, decoded and not empty.
+        Share of zeros, in [0, 1]; of tensors that are decoded and not empty.
     entropy : float, optional
-        First-order entropy of the integers, bits per element; None as for ``sparsity``.
+        First-order entropy of the integers, bits per element; as ``sparsity``.
+    form : {"values", "sums"}, optional
+        Form of a codebook, see `ecqx.assignment.codebooks`.
+    numbers : tuple of float, optional
+        Numbers of a codebook: its centroids except zero, or its basis.
     """
 
     name: str
@@ -124,34 +123,34 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Contents of a file: its size and a record of each tensor, in order."""
+    """Contents of a file: its size and its tensors, in order."""
 
     size: FileSize
     tensors: tuple[TensorRecord, ...]
 
     @property
     def float_elements(self) -> int:
-        """Elements of all floating-point tensors, quantized ones included."""
+        """Number of elements of all floating-point tensors, quantized ones included."""
         return sum(record.elements for record in self.tensors if record.dtype.is_floating_point)
 
     @property
     def compression_ratio(self) -> float:
-        """Four bytes for each float element over the size of the file."""
+        """Four bytes per float element over the size of the file."""
         return 4 * self.float_elements / self.size.total
 
     @property
     def quantized_elements(self) -> int:
-        """Elements of all quantized tensors whose integers were looked at."""
+        """Number of elements of all quantized tensors that were decoded."""
         return sum(record.elements for record in self.tensors if record.sparsity is not None)
 
     @property
     def sparsity(self) -> float | None:
-        """Share of zeros among them; None where there are none."""
+        """Share of zeros among them; None if there are none."""
         return self._mean([(r.elements, r.sparsity) for r in self.tensors])
 
     @property
     def entropy(self) -> float | None:
-        """Their first-order entropy, mean in bits per weight; None where there are none."""
+        """Their mean first-order entropy in bits per weight; None if there are none."""
         return self._mean([(r.elements, r.entropy) for r in self.tensors])
 
     def _mean(self, values: list[tuple[int, float | None]]) -> float | None:
@@ -171,15 +170,16 @@ def save(
     Parameters
     ----------
     path : path
-        Replaced as a whole, or left as it was if anything fails.
+        Replaced as a whole, or left unchanged if anything fails.
     model : Module, state_dict or quantizer
-        A quantizer (anything with ``coded_state()``) has its quantized weights coded as integers;
-        of a module (taken out of DataParallel) or a state_dict every tensor is stored without loss.
+        The quantized weights of a quantizer (anything with ``coded_state()``) are coded as
+        integers. All tensors of a module (without DataParallel) or a state_dict are stored without
+        loss.
     floats : {"raw", "published"}
-        How tensors that are not quantized are stored: as they are, or, float32 only, with loss by
-        NNCodec with the published settings.
+        How the other tensors are stored: without loss; or float32 with loss, by NNCodec with the
+        published settings.
     progress : bool
-        Show a progress bar over the tensors (silent where the output is no terminal).
+        Show a progress bar if stderr is a terminal.
 
     Returns
     -------
@@ -214,12 +214,11 @@ def save(
 
 
 def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
-    """Read a file back to a state_dict.
+    """Read a file that `save` wrote back to a state_dict.
 
     Parameters
     ----------
     path : path
-        A file that `save` wrote.
     progress : bool
         As for `save`.
 
@@ -227,8 +226,8 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     -------
     dict of str to Tensor
         On the CPU, in the original order. A quantized tensor is ``float32(k) * float32(step)`` or
-        the centroids of its codebook; every other one has the dtype and, unless stored with loss,
-        the bits it had.
+        the centroids of its codebook. Others have their original dtype and, unless stored with
+        loss, their original bits.
 
     Raises
     ------
@@ -243,12 +242,11 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
 
 
 def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -> FileInfo:
-    """What is in a file.
+    """Contents of a file that `save` wrote.
 
     Parameters
     ----------
     path : path
-        A file that `save` wrote.
     statistics : bool
         Also decode the quantized tensors, for their sparsity and entropy.
     progress : bool
@@ -260,10 +258,8 @@ def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -
 
     Raises
     ------
-    ValueError
+    ValueError, OSError
         As `load`.
-    OSError
-        If the file cannot be read.
     """
     path = Path(path)
     entries = read_entries(path)
@@ -276,15 +272,15 @@ def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise ``ValueError`` if a folder, a device or the like already has this name."""
+    """Raise ``ValueError`` if the path is a folder, a device or the like."""
     if Path(path).exists() and not Path(path).is_file():
         raise InputError(f"{path} is no regular file, so it is not replaced")
 
 
 def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
-    """Bytes of the coded weights and of the fields whose length follows from theirs.
+    """Bytes of the coded weights and of the fields for their length.
 
-    So the rest is the same for any weights, and a regression check may demand that it is.
+    The rest then does not depend on the weights, which a regression check relies on.
     """
     payloads = [len(entry.payload) for entry in entries if entry.code in WEIGHTS]
     if not payloads:
@@ -294,13 +290,13 @@ def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
 
 
 def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:
-    """Call ``decode``; where it fails, say in which file and tensor."""
+    """Call ``decode``; errors name the file and the tensor."""
     try:
         return decode()
     except ValueError as error:
         raise InputError(f"{path} is no valid bitstream: tensor {name}: {error}") from error
     except MemoryError as error:
-        raise InputError(f"{path}: tensor {name} needs more memory than there is") from error
+        raise InputError(f"{path}: tensor {name} needs more memory than is available") from error
 
 
 def _coded_state(
@@ -326,20 +322,24 @@ def _coded_state(
 
 
 def _record(name: str, entry: Entry, statistics: bool) -> TensorRecord:
-    if entry.code not in WEIGHTS:
-        kind: Kind = "lossy" if entry.code == LOSSY else "integer"
-        dtype = INTEGER_DTYPES.get(entry.code, torch.float32)
-        if entry.code in FLOAT_DTYPES:
-            kind, dtype = "float", FLOAT_DTYPES[entry.code][0]
-        return TensorRecord(name, kind, dtype, entry.shape, len(entry.payload))
-    sparsity = entropy = None
-    if statistics and math.prod(entry.shape) > 0:
-        integers = entry.integers()
-        sparsity = 1 - np.count_nonzero(integers) / integers.size
-        entropy = first_order_entropy(torch.from_numpy(integers))
-    plain = TensorRecord(name, "quantized", torch.float32, entry.shape, len(entry.payload))
-    known = replace(plain, bits=entry.bits, sparsity=sparsity, entropy=entropy)
+    kind: Kind = "quantized"
+    dtype = torch.float32
+    if entry.code in FLOAT_DTYPES:
+        kind, dtype = "float", FLOAT_DTYPES[entry.code][0]
+    elif entry.code in INTEGER_DTYPES:
+        kind, dtype = "integer", INTEGER_DTYPES[entry.code]
+    elif entry.code == LOSSY:
+        kind = "lossy"
+    record = TensorRecord(name, kind, dtype, entry.shape, len(entry.payload))
+    if kind != "quantized":
+        return record
     if entry.codebook is None:
-        return replace(known, step=entry.step)
-    numbers = tuple(entry.codebook.numbers.tolist())
-    return replace(known, form=entry.codebook.form, numbers=numbers)
+        record = replace(record, bits=entry.bits, step=entry.step)
+    else:
+        numbers = tuple(entry.codebook.numbers.tolist())
+        record = replace(record, bits=entry.bits, form=entry.codebook.form, numbers=numbers)
+    if not statistics or record.elements == 0:
+        return record
+    integers = entry.quantized().integers
+    sparsity = 1 - int(integers.count_nonzero()) / integers.numel()
+    return replace(record, sparsity=sparsity, entropy=first_order_entropy(integers))

@@ -1,4 +1,4 @@
-"""A model's state_dict from whichever file it was saved in, without running code from it."""
+"""A model's state_dict from a file of any supported kind, without running code from it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ecqx.coding import bitstream
-from ecqx.coding.coded_state import METADATA_KEY, read_coded_state
+from ecqx.coding.coded_state import is_coded_state, read_coded_state
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.errors import InputError
 
-# Where training checkpoints keep the state_dict.
+# Keys under which training checkpoints have the state_dict.
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net")
 DATA_PARALLEL = "module."
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a model's state_dict, in whichever form it was saved, without running code from it.
+    """Read a model's state_dict without running code from its file.
 
     Parameters
     ----------
     path : path
-        A file of ``torch.save`` that holds a state_dict, or a training checkpoint that holds one
+        A file of ``torch.save`` with a state_dict, or with a training checkpoint that has one
         under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or
-        a ``.ecqx`` file. The prefix of DataParallel is taken off the names.
+        a ``.ecqx`` file. DataParallel's prefix of the names is removed.
 
     Returns
     -------
     dict of str to Tensor
-        On the CPU; the quantized ones of a quantized model as the values they stand for.
+        On the CPU; quantized tensors as their values.
 
     Raises
     ------
@@ -48,37 +47,31 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         content = _read_any(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    return _checked_state(path, _without_wrapping(content))
+    return _checked_state(path, _inner_state(content))
 
 
 def _read_any(path: Path) -> object:
     if path.suffix == ".ecqx":
         return bitstream.load(path)
+    if is_coded_state(path):
+        return read_coded_state(path).state
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_tensors(path)[0]
     try:
         with warnings.catch_warnings():
-            # A file that is refused has one line about it, not the library's remarks as well.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a file that is no checkpoint raises nearly anything
+    except Exception as error:  # torch.load raises almost anything
         raise InputError(
             f"{path} is no checkpoint that can be loaded safely; "
             "save the model's state_dict with torch.save or as .safetensors"
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    tensors, _ = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        is_quantized = METADATA_KEY in (file.metadata() or {})
-    return dict(read_coded_state(path).state) if is_quantized else tensors
-
-
-def _without_wrapping(content: object) -> dict[Any, Any]:
-    """The state_dict itself or the one that a training checkpoint holds; empty where none is."""
+def _inner_state(content: object) -> dict[Any, Any]:
+    """The state_dict in a training checkpoint, or the content itself; empty if it is no dict."""
     if not isinstance(content, dict):
         return {}
     for key in STATE_KEYS:

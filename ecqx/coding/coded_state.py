@@ -1,4 +1,4 @@
-"""A quantized model as training leaves it: integers and grids in a safetensors file, not coded."""
+"""A quantizer checkpoint: a quantized model, integers and grids, in a safetensors file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ecqx.assignment.codebooks import Codebook
 from ecqx.coding.quantized import CodebookTensor, CodedState, Quantized, QuantizedTensor
-from ecqx.coding.tensor_files import read_tensors, section, write_tensors
+from ecqx.coding.tensor_files import read_metadata, read_tensors, section, write_tensors
 from ecqx.errors import InputError
 
 METADATA_KEY = "ecqx_quantizer"
@@ -20,7 +20,7 @@ METADATA_KEY = "ecqx_quantizer"
 def write_coded_state(
     path: str | Path, state: Mapping[str, Tensor], quantized: Mapping[str, Quantized]
 ) -> None:
-    """Write a quantized model to a safetensors file that ``ecqx encode`` takes as it is.
+    """Write a quantized model to a safetensors file, which ``ecqx encode`` codes unchanged.
 
     Parameters
     ----------
@@ -28,13 +28,12 @@ def write_coded_state(
     state : mapping of str to Tensor
         The model's whole state_dict, in order.
     quantized : mapping of str to QuantizedTensor or CodebookTensor
-        The quantized ones, of which integers and step, or the codebook's numbers, are written in
-        place of the values.
+        Integers and step, or the codebook's numbers, are written in place of these values.
     """
     tensors = {f"model.{name}": t for name, t in state.items() if name not in quantized}
     bits, forms = {}, {}
     for name, tensor in quantized.items():
-        # Up to 7 bits every integer of either grid fits into a byte.
+        # Up to 7 bits every integer fits into a byte.
         narrow = torch.int8 if tensor.bits < 8 else torch.int16
         tensors[f"integers.{name}"] = tensor.integers.to(narrow)
         bits[name] = tensor.bits
@@ -45,6 +44,11 @@ def write_coded_state(
             tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64)
     about = {"bits": bits, "names": list(state)} | ({"codebooks": forms} if forms else {})
     write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
+
+
+def is_coded_state(path: str | Path) -> bool:
+    """Whether a file is a quantizer checkpoint; ``InputError`` if a ``.safetensors`` is damaged."""
+    return Path(path).suffix == ".safetensors" and METADATA_KEY in read_metadata(path)
 
 
 def read_coded_state(path: str | Path) -> CodedState:
@@ -68,8 +72,7 @@ def read_coded_state(path: str | Path) -> CodedState:
             else:
                 step, bits = float(steps[name]), about["bits"][name]
                 quantized[name] = QuantizedTensor(integers[name], step, bits)
-            # The weight that training used.
             state[name] = quantized[name].values()
         return CodedState({name: state[name] for name in about["names"]}, quantized)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a whole quantizer checkpoint ({error})") from error
+        raise InputError(f"{path}: not a complete quantizer checkpoint ({error})") from error

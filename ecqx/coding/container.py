@@ -6,35 +6,19 @@ The layout is specified in docs/bitstream.md.
 from __future__ import annotations
 
 import hashlib
-import math
 import stat
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-import torch
-
-from ecqx.assignment.codebooks import Codebook
-from ecqx.coding.tensor_coding import (
-    CODEBOOKS,
-    FLOAT_DTYPES,
-    INTEGER_DTYPES,
-    LOSSY,
-    QUANTIZED,
-    Entry,
-    check_grid,
-    varint,
-)
+from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
 from ecqx.errors import InputError
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
-# The second one has codebooks; a file without them is of the first.
+# Version 2 added codebooks; a file without codebooks is still written as version 1.
 VERSIONS = (1, 2)
 _MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
-_MAX_ELEMENTS = 1 << 40
-_MAX_VARINT_BYTES = 10
 
 
 def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
@@ -56,7 +40,7 @@ def _version_of(entries: Iterable[Entry]) -> int:
 
 
 def body_length_bytes(total: int) -> int:
-    """Bytes that a file of ``total`` bytes spends on the length of its body."""
+    """Number of bytes of the field for the length of the body, in a file of ``total`` bytes."""
     fixed = len(MAGIC) + 1 + DIGEST_BYTES
     field = 1
     while len(varint(total - fixed - field)) > field:
@@ -65,7 +49,10 @@ def body_length_bytes(total: int) -> int:
 
 
 def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
-    """Table of the tokens of all names, then each tensor's name, as token numbers, and header."""
+    """Table of the distinct parts (tokens) of all names, then name and header of each tensor.
+
+    A name is the number of leading tokens that it shares with the previous name, and its others.
+    """
     token_ids: dict[str, int] = {}
     headers, previous = [], list[str]()
     for name, entry in zip(names, entries, strict=True):
@@ -104,7 +91,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     """
     version, body = _verified_body(path)
     try:
-        entries = _parse(_Reader(body))
+        entries = _parse(Reader(body))
         if version != _version_of(entries.values()):
             raise ValueError(f"its types of tensors are not those of version {version}")
         return entries
@@ -113,7 +100,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _verified_body(path: Path) -> tuple[int, memoryview]:
-    """Version, and all that follows the checksum, once the checksum is right."""
+    """Version and body of a file, once its checksum is found right."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path} is no regular file")
     with path.open("rb") as file:
@@ -127,7 +114,7 @@ def _verified_body(path: Path) -> tuple[int, memoryview]:
             raise InputError(
                 f"{path} has format version {start[-1]}; this ecqx reads versions {known}"
             )
-        reader = _Reader(memoryview(file.read()))
+        reader = Reader(file.read())
     try:
         length = reader.varint()
         digest = reader.take(DIGEST_BYTES)
@@ -142,49 +129,7 @@ def _verified_body(path: Path) -> tuple[int, memoryview]:
     return start[-1], body
 
 
-class _Reader:
-    """Reads the parts of a file in order; ``ValueError`` where it is inconsistent."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._position = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._position
-
-    def take(self, count: int) -> memoryview:
-        if count > self.left:
-            raise ValueError("it ends too early")
-        self._position += count
-        return self._data[self._position - count : self._position]
-
-    def varint(self) -> int:
-        value = 0
-        for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if byte == 0 and shift > 0:
-                    break
-                return value
-        raise ValueError("a number is not coded as it should be")
-
-    def count(self) -> int:
-        """A number of things of which each takes at least one byte."""
-        count = self.varint()
-        if count > self.left:
-            raise ValueError("it announces more than it holds")
-        return count
-
-    def text(self) -> str:
-        try:
-            return str(self.take(self.varint()), "utf-8")
-        except UnicodeDecodeError:
-            raise ValueError("a name is not UTF-8") from None
-
-
-def _parse(reader: _Reader) -> dict[str, Entry]:
+def _parse(reader: Reader) -> dict[str, Entry]:
     tokens = [reader.text() for _ in range(reader.count())]
     headers: dict[str, tuple[Entry, int]] = {}
     parts: list[str] = []
@@ -193,7 +138,7 @@ def _parse(reader: _Reader) -> dict[str, Entry]:
         name = ".".join(parts)
         if name in headers:
             raise ValueError(f"two tensors are named {name}")
-        headers[name] = _read_header(reader)
+        headers[name] = read_header(reader)
     if sum(length for _, length in headers.values()) != reader.left:
         raise ValueError("its payloads do not fill it exactly")
     return {
@@ -202,7 +147,7 @@ def _parse(reader: _Reader) -> dict[str, Entry]:
     }
 
 
-def _read_name(reader: _Reader, tokens: Sequence[str], previous: Sequence[str]) -> list[str]:
+def _read_name(reader: Reader, tokens: Sequence[str], previous: Sequence[str]) -> list[str]:
     counts = reader.varint()
     shared, new = counts & 15, counts >> 4
     if shared > len(previous) or not 0 < shared + new <= _MAX_NAME + 1:
@@ -216,26 +161,3 @@ def _read_name(reader: _Reader, tokens: Sequence[str], previous: Sequence[str]) 
     if sum(map(len, parts)) + len(parts) - 1 > _MAX_NAME:
         raise ValueError(f"a name is longer than {_MAX_NAME} characters")
     return parts
-
-
-def _read_header(reader: _Reader) -> tuple[Entry, int]:
-    """The next tensor's header, and the length of its payload."""
-    first = reader.take(1)[0]
-    code = first & 15
-    shape = tuple(reader.varint() for _ in range(first >> 4))
-    if math.prod(max(1, size) for size in shape) > _MAX_ELEMENTS:
-        raise ValueError(f"a tensor has the impossible shape {shape}")
-    if code in FLOAT_DTYPES:
-        return Entry(code, shape), math.prod(shape) * FLOAT_DTYPES[code][0].itemsize
-    if code == QUANTIZED:
-        bits, step = struct.unpack("<Bf", reader.take(5))
-        check_grid(bits, step)
-        return Entry(code, shape, bits=bits, step=step), reader.varint()
-    if code in CODEBOOKS:
-        count = reader.take(1)[0]
-        numbers = struct.unpack(f"<{count}f", reader.take(4 * count))
-        codebook = Codebook.of(CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32))
-        return Entry(code, shape, bits=codebook.bits, codebook=codebook), reader.varint()
-    if code == LOSSY or code in INTEGER_DTYPES:
-        return Entry(code, shape), reader.varint()
-    raise ValueError(f"a tensor has the unknown type {code}")

@@ -1,4 +1,4 @@
-"""The suite's own file as a form that a trained network becomes."""
+"""The suite's own file as a file form."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ecqx.coding.tensor_coding import Floats
 
 @dataclass(frozen=True)
 class EcqxFile(Form):
-    """Integers coded by NNCodec's engine, and all that restores the network beside them.
+    """An .ecqx file, see `ecqx.save`.
 
     Attributes
     ----------
     floats : {"raw", "published"}
-        See `ecqx.save`.
+        How tensors that are not quantized are stored.
     """
 
     floats: Floats = "raw"
     suffix: ClassVar[str] = "ecqx"
 
     def write(self, trained: Path, path: Path) -> None:
-        """Code a quantized network, read the file back and compare.
+        """Write the file, read it back and compare.
 
         Raises
         ------
         RuntimeError
-            If a tensor that is coded without loss comes back as another one.
+            If a tensor that is coded without loss is decoded to other values.
         """
         coded = read_coded_state(trained)
         save(path, coded, self.floats)

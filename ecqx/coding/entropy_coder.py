@@ -1,9 +1,9 @@
-"""Coding of arrays with DeepCABAC, the entropy coder of NNCodec (ISO/IEC 15938-17).
+"""DeepCABAC, the entropy coder of NNCodec (ISO/IEC 15938-17), for arrays.
 
-Only NNCodec's compiled engine is used, without the high-level syntax around it: it imports in
-milliseconds, writes no file and does not end the program. One array is coded as slices, each a
-DeepCABAC layer of its own: the engine cannot be told where its input ends, so that a forged code is
-noticed at the end of a slice, and the length of a slice bounds the time and the memory until then.
+Only NNCodec's compiled engine is used, not its Python code: the engine imports in milliseconds,
+writes no file and does not end the program. An array is coded in slices, each a DeepCABAC layer:
+the engine cannot be given the end of its input, so a forged code is noticed at the end of a slice,
+whose size bounds time and memory until then.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 _Scalar = TypeVar("_Scalar", np.int32, np.float32)
 
 LARGEST_LEVEL = 255
-# A slice holds at most so many elements, and so many flags at most.
+# Largest number of elements and of flags in a slice.
 SLICE_ELEMENTS, SLICE_FLAGS = 1 << 20, 1 << 25
-# A coded array is filled up to one byte per so many elements: without it, a few forged bytes
-# could claim an array of any size. Only arrays of almost nothing but zeros are ever shorter.
+# A coded array is padded to at least one byte per 1,024 elements, so that a few forged bytes cannot
+# announce an array of any size. Only arrays with more than 99.9 % zeros are shorter without.
 ELEMENTS_PER_BYTE = 1024
 
-# The published settings of NNCodec for what is not quantized by ECQ.
+# NNCodec's settings in the published code for tensors that are not quantized by ECQ.
 WEIGHT_QP, OTHER_QP, QP_DENSITY = -40, -75, 2
 FLOAT_FLAGS = 11
 
 _PROFILE, _PARAMETER_OPTIMIZATION, _ROW_SCAN = 1, 1, 0
 _NO_HISTORY = np.zeros(2, dtype=np.int8)
-_MOST_BITS_PER_BIN, _MOST_PREFIX_BINS = 7, 31
-_MOST_SIDE_BYTES = 4096
+_MAX_BITS_PER_BIN, _MAX_PREFIX_BINS = 7, 31
+_MAX_SIDE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Coding:
     flags : int
         Number of "magnitude is greater than …" flags, at least 1.
     codebook_size, zero_offset : int
-        Number of possible levels and how many of them are negative; 0, 0 for any int32.
+        Number of possible levels, and how many of them are negative; 0, 0 for any int32.
     dependent : int
         1 for dependent (trellis-coded) quantization.
     """
@@ -60,21 +60,40 @@ class _Coding:
 
     @classmethod
     def of_range(cls, lowest: int, highest: int) -> _Coding:
-        """Levels from ``lowest`` <= 0 to ``highest`` >= 0: every magnitude is coded by flags."""
+        """Levels from ``lowest`` <= 0 to ``highest`` >= 0; flags alone code every magnitude."""
         return cls(max(-lowest, highest, 1), highest - lowest + 1, -lowest)
 
     @property
     def slice_elements(self) -> int:
-        """Elements of a slice at most; each has one flag for being zero beside its others."""
+        """Largest number of elements in a slice; each has one more flag, for being zero."""
         return min(SLICE_ELEMENTS, SLICE_FLAGS // (self.flags + 1))
 
-    def most_bytes(self, rows: int, width: int) -> int:
-        """Bytes that the decoder can read at most for a slice, whatever it reads."""
+    def max_bytes(self, rows: int, width: int) -> int:
+        """Largest number of bytes that the decoder can read for a slice, whatever they are."""
         bins, bypass = 2 + self.flags, 0
         if self.codebook_size == 0:
-            bins, bypass = bins + _MOST_PREFIX_BINS, _MOST_PREFIX_BINS
-        bits = rows * (_MOST_BITS_PER_BIN + width * (_MOST_BITS_PER_BIN * bins + bypass))
-        return _MOST_SIDE_BYTES + bits // 8
+            bins, bypass = bins + _MAX_PREFIX_BINS, _MAX_PREFIX_BINS
+        bits = rows * (_MAX_BITS_PER_BIN + width * (_MAX_BITS_PER_BIN * bins + bypass))
+        return _MAX_SIDE_BYTES + bits // 8
+
+    def layout(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and width of a full slice of a non-empty array.
+
+        The array is a matrix: its first axis against all others. A slice is a run of whole rows,
+        or, if a row is too long for a slice, a run of elements as one row.
+        """
+        rows = shape[0] if shape else 1
+        width = math.prod(shape) // rows
+        if width > self.slice_elements:
+            return 1, self.slice_elements
+        return min(rows, self.slice_elements // width), width
+
+    def slices(self, array: NDArray[_Scalar], shape: tuple[int, ...]) -> Iterator[NDArray[_Scalar]]:
+        """The slices of a flat array as views of shape (rows, width)."""
+        rows, width = self.layout(shape)
+        for start in range(0, array.size, rows * width):
+            part = array[start : start + rows * width]
+            yield part.reshape(-1, min(width, part.size))
 
 
 _FLOAT_CODING = _Coding(FLOAT_FLAGS, dependent=1)
@@ -86,8 +105,8 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
     Parameters
     ----------
     array : array of integers
-        Any shape; values from -255 to 255. The first axis is the one whose all-zero entries
-        (rows, filters) cost next to nothing.
+        Any shape; values from -255 to 255. Entries of the first axis (rows, filters) that are all
+        zero cost next to nothing.
 
     Returns
     -------
@@ -109,54 +128,42 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
         )
     coding = _Coding.of_range(lowest, highest)
     levels = np.ascontiguousarray(array, dtype=np.int32).reshape(-1)
-    parts = [_encode_slice(part, coding) for part in _slices(levels, array.shape, coding)]
-    return _filled(bytes([-lowest, highest]) + b"".join(parts), array.size)
+    parts = [_encode_slice(part, coding) for part in coding.slices(levels, array.shape)]
+    return _padded(bytes([-lowest, highest]) + b"".join(parts), array.size)
 
 
 def decode_integers(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """Inverse of `encode_integers`.
-
-    Parameters
-    ----------
-    payload : bytes
-    shape : tuple of int
-        Shape of the array that was coded.
-
-    Returns
-    -------
-    array of int32, shape ``shape``
+    """Inverse of `encode_integers`: an array of int32 of the given shape.
 
     Raises
     ------
     ValueError
         If the payload is not exactly the code of an array of this shape. Damage that leaves the
-        code valid yields other integers: keep a checksum beside the payload.
+        code valid changes the integers: store a checksum beside the payload.
     """
     stream = _Stream(payload, shape)
-    if stream.elements == 0:
-        return np.zeros(shape, dtype=np.int32)
-    negative, highest = stream.take(2)
-    coding = _Coding.of_range(-negative, highest)
-    stream.add_margin(coding)
-    # Zeros are pages that the system provides when they are written to: a forged code, which ends
-    # with its first slice, costs no more than that slice, however many elements it announces.
+    # Memory of zeros is provided by the system on the first write: a forged code fails at the end
+    # of its first slice and costs no more than that slice.
     levels = np.zeros(stream.elements, dtype=np.int32)
-    for part in _slices(levels, shape, coding):
-        stream.decode(part, coding)
-    stream.expect_end()
+    if levels.size:
+        negative, highest = stream.take(2)
+        coding = _Coding.of_range(-negative, highest)
+        for part in stream.slices(levels, coding):
+            stream.decode(part, coding)
+        stream.check_end()
     return levels.reshape(shape)
 
 
 def encode_floats(array: NDArray[np.float32]) -> bytes:
     """Code an array of floats with loss, as NNCodec does with the published settings.
 
-    Dependent quantization with parameter -40 (step about 1e-3) for arrays of two or more
-    dimensions and -75 (step about 2.4e-6) for the others.
+    Dependent quantization with parameter -40 (step about 1e-3) for two or more dimensions and -75
+    (step about 2.4e-6) for fewer.
 
     Parameters
     ----------
     array : array of float32
-        Any shape, all finite.
+        Any shape.
 
     Returns
     -------
@@ -175,51 +182,38 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
     qp = WEIGHT_QP if array.ndim > 1 else OTHER_QP
     values = np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
     parts = []
-    for part in _slices(values, array.shape, _FLOAT_CODING):
+    for part in _FLOAT_CODING.slices(values, array.shape):
         levels, slice_qp = _quantize(part, qp)
         parts += [struct.pack("<h", slice_qp), _encode_slice(levels, _FLOAT_CODING)]
-    return _filled(b"".join(parts), array.size)
+    return _padded(b"".join(parts), array.size)
 
 
 def decode_floats(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Inverse of `encode_floats`, up to the quantization error.
-
-    Parameters
-    ----------
-    payload : bytes
-    shape : tuple of int
-        Shape of the array that was coded.
-
-    Returns
-    -------
-    array of float32, shape ``shape``
-        The values that NNCodec itself would reconstruct.
+    """Inverse of `encode_floats`: the values that NNCodec itself would reconstruct, float32.
 
     Raises
     ------
     ValueError
-        If the payload is not exactly the code of an array of this shape.
+        As `decode_integers`.
     """
     stream = _Stream(payload, shape)
-    if stream.elements == 0:
-        return np.zeros(shape, dtype=np.float32)
-    stream.add_margin(_FLOAT_CODING)
     values = np.zeros(stream.elements, dtype=np.float32)
-    for part in _slices(values, shape, _FLOAT_CODING):
-        step = _step(*struct.unpack("<h", stream.take(2)))
-        levels = np.zeros(part.shape, dtype=np.int32)
-        stream.decode(levels, _FLOAT_CODING)
-        np.multiply(levels.astype(np.float32), step, out=part)
-    stream.expect_end()
+    if values.size:
+        for part in stream.slices(values, _FLOAT_CODING):
+            step = _step(*struct.unpack("<h", stream.take(2)))
+            levels = np.zeros(part.shape, dtype=np.int32)
+            stream.decode(levels, _FLOAT_CODING)
+            np.multiply(levels.astype(np.float32), step, out=part)
+        stream.check_end()
     return values.reshape(shape)
 
 
 class _Stream:
-    """A payload that is read slice by slice.
+    """A payload that is decoded slice by slice.
 
-    The engine is told where its input begins, not where it ends. It therefore reads from a copy
-    that is followed by as many zeros as a slice can consume at most; the zeros are pages that the
-    system provides only if they are read, which no valid payload does.
+    The engine does not check where its input ends. It therefore reads from a copy that is followed
+    by as many zeros as it can read for a slice; they take memory only if they are read, which does
+    not happen for a valid payload.
     """
 
     def __init__(self, payload: bytes | memoryview, shape: tuple[int, ...]) -> None:
@@ -227,17 +221,18 @@ class _Stream:
         self._shape = shape
         self._position = 0
         self.elements = math.prod(shape)
-        if (self.elements == 0) != (len(payload) == 0) or len(payload) < _fewest(self.elements):
+        if (self.elements == 0) != (len(payload) == 0) or len(payload) < _min_bytes(self.elements):
             raise ValueError(f"{len(payload)} bytes cannot hold {self.elements} coded elements")
 
-    def add_margin(self, coding: _Coding) -> None:
-        rows, width, _ = _layout(self._shape, coding)
-        margin = coding.most_bytes(rows, width)
-        self._padded = _pages_of_zeros(len(self._payload) + margin)
-        self._padded[: len(self._payload)] = self._payload
+    def slices(self, array: NDArray[_Scalar], coding: _Coding) -> Iterator[NDArray[_Scalar]]:
+        """The slices of ``array``, each to be filled from `decode` before the next."""
+        margin = coding.max_bytes(*coding.layout(self._shape))
+        self._input = _zero_pages(len(self._payload) + margin)
+        self._input[: len(self._payload)] = self._payload
+        return coding.slices(array, self._shape)
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes as they are."""
+        """The next ``count`` bytes."""
         taken = self._payload[self._position : self._position + count]
         self._advance(count)
         return bytes(taken)
@@ -245,7 +240,7 @@ class _Stream:
     def decode(self, levels: NDArray[np.int32], coding: _Coding) -> None:
         """Fill ``levels``, shape (rows, width), with the next slice."""
         decoder = deepCABAC.Decoder()
-        decoder.setStream(self._padded[self._position :])
+        decoder.setStream(self._input[self._position :])
         decoder.initCtxModels(coding.flags)
         decoder.decodeLayer(levels, *_layer_settings(coding), *_codebook(coding))
         try:
@@ -254,10 +249,10 @@ class _Stream:
             raise ValueError("the coded elements do not end where they should") from None
         self._advance(consumed)
 
-    def expect_end(self) -> None:
-        """Raise unless only the filling is left."""
+    def check_end(self) -> None:
+        """Raise ``ValueError`` unless only padding is left."""
         rest = self._payload[self._position :]
-        if len(self._payload) > max(self._position, _fewest(self.elements)) or any(rest):
+        if len(self._payload) > max(self._position, _min_bytes(self.elements)) or any(rest):
             raise ValueError(f"{len(rest)} bytes follow the coded elements")
 
     def _advance(self, count: int) -> None:
@@ -266,11 +261,8 @@ class _Stream:
             raise ValueError("the coded elements are cut off")
 
 
-def _pages_of_zeros(size: int) -> NDArray[np.uint8]:
-    """Zeros that take memory only where they are written to.
-
-    Those of ``np.zeros`` may come from memory that was used before, and are all written then.
-    """
+def _zero_pages(size: int) -> NDArray[np.uint8]:
+    """Zeros that take memory only when accessed, unlike those of ``np.zeros`` for small sizes."""
     if os.name != "posix":
         return np.zeros(size, dtype=np.uint8)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -304,7 +296,7 @@ def _codebook(coding: _Coding) -> tuple[object, NDArray[np.int8], int, int]:
 
 
 def _quantize(values: NDArray[np.float32], qp: int) -> tuple[NDArray[np.int32], int]:
-    """Levels of dependent quantization, and the parameter used: a larger one if they overflow."""
+    """Levels of dependent quantization, and their parameter: a larger one if levels overflow."""
     levels = np.zeros(values.shape, dtype=np.int32)
     encoder = deepCABAC.Encoder()
     used = encoder.quantLayer(
@@ -314,7 +306,7 @@ def _quantize(values: NDArray[np.float32], qp: int) -> tuple[NDArray[np.int32], 
 
 
 def _step(qp: int) -> np.float32:
-    """Step of a quantization parameter: it doubles every ``2 ** QP_DENSITY``."""
+    """Step of a quantization parameter; it doubles when ``qp`` grows by ``2 ** QP_DENSITY``."""
     density = 1 << QP_DENSITY
     exponent = (qp >> QP_DENSITY) - QP_DENSITY
     if not -160 <= exponent <= 120:
@@ -322,34 +314,9 @@ def _step(qp: int) -> np.float32:
     return np.float32((density + (qp & (density - 1))) * 2.0**exponent)
 
 
-def _layout(shape: tuple[int, ...], coding: _Coding) -> tuple[int, int, int]:
-    """Rows and width of the slices of a non-empty array but the last, and their elements.
-
-    The array is a matrix, its first axis against all others, and a slice is a run of whole rows;
-    where a single row is too long for a slice, a run of elements, as one row.
-    """
-    elements, most = math.prod(shape), coding.slice_elements
-    rows = shape[0] if shape else 1
-    width = elements // rows
-    if width > most:
-        return 1, most, most
-    rows = min(rows, most // width)
-    return rows, width, rows * width
-
-
-def _slices(
-    array: NDArray[_Scalar], shape: tuple[int, ...], coding: _Coding
-) -> Iterator[NDArray[_Scalar]]:
-    """The slices of a flattened array, each of shape (rows, width): views that can be written."""
-    _, width, step = _layout(shape, coding)
-    for start in range(0, array.size, step):
-        part = array[start : start + step]
-        yield part.reshape(-1, min(width, part.size))
-
-
-def _fewest(elements: int) -> int:
+def _min_bytes(elements: int) -> int:
     return -(-elements // ELEMENTS_PER_BYTE)
 
 
-def _filled(payload: bytes, elements: int) -> bytes:
-    return payload.ljust(_fewest(elements), b"\0")
+def _padded(payload: bytes, elements: int) -> bytes:
+    return payload.ljust(_min_bytes(elements), b"\0")

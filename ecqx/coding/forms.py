@@ -1,4 +1,4 @@
-"""The forms of file that a trained network becomes, by name. A form is imported when it is used."""
+"""The file forms in which a trained network can be stored, by name."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor
 
 
 class Form(ABC):
-    """One form of file, with its settings; a subclass is a frozen dataclass of them.
+    """A file form with its settings; a subclass is a frozen dataclass of them.
 
     Attributes
     ----------
     suffix : str
-        Of the names of its files.
+        Of its files.
     """
 
     suffix: ClassVar[str]
 
     @abstractmethod
     def write(self, trained: Path, path: Path) -> None:
-        """Code what training left (`ecqx.methods.interface.Method.save`) as one file."""
+        """Code the result of a training (`ecqx.methods.interface.Method.save`) as one file."""
 
     @abstractmethod
     def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict of a file that `write` wrote: every tensor of the model, on the CPU."""
+        """The whole state_dict of a file that `write` wrote, on the CPU."""
 
 
-# Module and class of each form.
+# Module and class of each form; imported when used.
 FORMS: dict[str, str] = {
     "ecqx": "ecqx.coding.ecqx_file:EcqxFile",
     "nnc": "ecqx.coding.nnc_file:NncFile",
     "float16": "ecqx.coding.plain_files:Float16File",
     "integer8": "ecqx.coding.plain_files:Integer8File",
-    "packed_integers": "ecqx.coding.packed_integers:PackedIntegersFile",
+    "packed_integers": "ecqx.coding.plain_files:PackedIntegersFile",
 }
 
 
 def build_form(name: str, settings: Mapping[str, Any]) -> Form:
-    """A form of file with its settings."""
+    """The form of this name with its settings."""
     module, _, attribute = FORMS[name].partition(":")
     form: Form = getattr(import_module(module), attribute)(**settings)
     return form

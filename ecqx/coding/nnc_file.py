@@ -1,7 +1,6 @@
-"""NNCodec on its own: quantization and coding after training, as its package does it.
+"""NNCodec's own files: post-training quantization and coding by its package.
 
-Becking et al., 2023; ISO/IEC 15938-17. The whole package is used here, with its own bitstream; the
-suite's own files use its entropy coder alone.
+Becking et al., 2023; ISO/IEC 15938-17. The suite's own files use its entropy coder only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ecqx.files import write_atomically
 
 
 def _package() -> ModuleType:
-    """NNCodec, imported late: it takes seconds."""
+    """NNCodec, imported when used: that takes seconds."""
     return import_module("nncodec.nnc")
 
 
@@ -32,14 +31,14 @@ def _package() -> ModuleType:
 class NncFile(Form):
     """Uniform or dependent (trellis-coded) quantization after training.
 
-    Weights have the step of ``qp``; tensors of one dimension that of the package's default,
-    -75. Row skipping and the adaptation of the coder's parameters are on; the tools that look at
-    data or train (IOQ, LSA, fine-tuning) are off.
+    Tensors of one dimension have the package's default quantization parameter, -75. Row skipping
+    and parameter optimization of the coder are on; tools that need data (IOQ, LSA, fine-tuning)
+    are off.
 
     Attributes
     ----------
     qp : int
-        Quantization parameter; the step doubles every 4.
+        Quantization parameter of the weights; the step doubles when it grows by 4.
     dependent : bool
         Dependent quantization.
     """
@@ -54,7 +53,7 @@ class NncFile(Form):
         Raises
         ------
         RuntimeError
-            If the package refuses the model; it would end the program.
+            If the package rejects the model.
         """
         state = read_coded_state(trained).state
         tensors = {name: _as_array(tensor) for name, tensor in state.items()}
@@ -66,21 +65,22 @@ class NncFile(Form):
         _guarded(path, lambda: write_atomically(path, compress))
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """Read a bitstream of NNCodec; shapes of single numbers are (1,) there and here."""
+        """Read a bitstream of NNCodec; single numbers have shape (1,)."""
         found: dict[str, Any] = {}
         _guarded(path, lambda: found.update(_package().decompress(str(path))))
         return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
 
 
 def _as_array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as NNCodec takes it: float32 or int32, at least one dimension."""
+    """A tensor as NNCodec needs it: float32 or int32, at least one dimension."""
     array = tensor.detach().cpu().numpy()
     kind = np.float32 if tensor.is_floating_point() else np.int32
     return np.atleast_1d(array.astype(kind))
 
 
 def _guarded(path: Path, call: Callable[[], object]) -> None:
+    """Call NNCodec, which ends the program on an error."""
     try:
         call()
     except SystemExit as error:
-        raise RuntimeError(f"{path}: NNCodec gave up: {error}") from error
+        raise RuntimeError(f"{path}: NNCodec failed: {error}") from error

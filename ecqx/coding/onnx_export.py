@@ -1,7 +1,7 @@
-"""A quantized model as an ONNX file, whose weights are integers and step sizes.
+"""A quantized model as an ONNX file with integer weights.
 
-Each weight is an initializer of integers that a DequantizeLinear node multiplies by its step, so
-that any runtime computes with ``float32(k) * float32(step)``, as the model itself does.
+Each weight is an initializer of integers that a DequantizeLinear node multiplies by the step size:
+``float32(k) * float32(step)``, as in the model itself.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ecqx.modules import HALF, MainOutput, unwrapped
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-# The first with integers of four bits.
+# The first opset with 4-bit integers.
 OPSET = 21
-# Types of ONNX for integers, narrowest first, with their lowest and highest value.
+# ONNX's integer types, narrowest first, with their ranges.
 _TYPES = (("int4", -8, 7), ("uint4", 0, 15), ("int8", -128, 127), ("uint8", 0, 255))
 _WRAPPER = "model."
 
@@ -49,16 +49,16 @@ def export_onnx(
     Parameters
     ----------
     path : path
-        Replaced as a whole, or left as it was if anything fails.
+        Replaced as a whole, or left unchanged if anything fails.
     model : ECQx or Module
         A quantizer; or, with ``file``, a module of the architecture that was saved.
     example_input : Tensor, shape (B, …)
-        A batch as the model takes it. With two or more samples the file takes batches of any size
-        where the model does.
+        A batch as the model takes it. With B > 1 the exported batch size is variable if the model
+        allows it.
     file : path, optional
-        What `ecqx.save` wrote of the quantized model: its weights are taken from there.
+        A file of `ecqx.save` with the weights of the quantized model.
     four_bits : bool
-        Store weights of up to four bits in four. Some runtimes know integers of a byte alone.
+        Store integers of up to four bits in four; some runtimes support only eight.
 
     Returns
     -------
@@ -69,14 +69,14 @@ def export_onnx(
     ------
     ValueError
         In one line, if a package is missing, nothing is quantized, the file does not fit the
-        model, or the model cannot be exported.
+        model, or torch cannot export the model.
     OSError
         If a file cannot be read or written.
 
     Notes
     -----
-    The model is exported in eval mode and float32, with its logits as only output. Whatever else
-    the graph needs (biases, BatchNorm) stays float32.
+    The model is exported in eval mode with its logits as the only output; all other parameters
+    are float32.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def export_onnx(
 def _network(
     model: Any, file: str | Path | None
 ) -> tuple[nn.Module, Mapping[str, QuantizedTensor]]:
-    """A copy of the network, ready to be traced, and the integers of its weights."""
+    """A copy of the network for tracing, and its quantized weights."""
     if file is not None and isinstance(model, nn.Module):
         network = copy.deepcopy(unwrapped(model))
         try:
@@ -115,11 +115,8 @@ def _network(
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        quantized = {
-            name: QuantizedTensor(torch.from_numpy(entry.integers()), entry.step, entry.bits)
-            for name, entry in read_entries(Path(file)).items()
-            if entry.code == QUANTIZED
-        }
+        entries = read_entries(Path(file)).items()
+        quantized = _with_steps({n: e.quantized() for n, e in entries if e.code == QUANTIZED})
         if not quantized:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
@@ -130,23 +127,25 @@ def _network(
     network.float().eval().requires_grad_(False)
     state = network.state_dict()
     for name, tensor in quantized.items():
-        # As they are, where a model of half precision holds them rounded.
-        state[name].copy_(tensor.integers.float() * torch.tensor(tensor.step))
+        # Exact values; those of a model in half precision are rounded.
+        state[name].copy_(tensor.values())
     return network, quantized
 
 
 def _with_steps(quantized: Mapping[str, Quantized]) -> dict[str, QuantizedTensor]:
-    """The same, if all of them are multiples of a step."""
+    """The same tensors; ``InputError`` if one has a codebook."""
     found = {}
     for name, tensor in quantized.items():
         if not isinstance(tensor, QuantizedTensor):
-            raise InputError(f"{name} has a codebook; what is exported needs a step in its place")
+            raise InputError(
+                f"{name} has a codebook; only weights with a step size can be exported"
+            )
         found[name] = tensor
     return found
 
 
 def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
-    """The graph of a network as torch exports it, its weights under their own names."""
+    """The graph of a network as torch exports it; weights keep their names."""
     device = next(network.parameters()).device
     x = example_input.detach().to(device)
     x = x.float() if x.dtype in (*HALF, torch.float64) else x
@@ -159,12 +158,12 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
                 output_names=["logits"],
                 opset_version=OPSET,
                 dynamo=True,
-                # It would merge BatchNorm into weights, which are then no multiples of a step.
+                # The optimizer would merge BatchNorm into the weights.
                 optimize=False,
                 verbose=False,
                 dynamic_shapes=({0: torch.export.Dim.AUTO},),
             )
-    except Exception as error:  # whatever a model's own code or torch's tracer may raise
+    except Exception as error:  # the model's code and torch's tracer may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
@@ -174,7 +173,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own workings."""
+    """Silence the exporter's warnings and log messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -191,7 +190,7 @@ def _quiet() -> Iterator[None]:
 def _put_integers(
     model: ModelProto, quantized: Mapping[str, QuantizedTensor], four_bits: bool
 ) -> None:
-    """Put integers, a step and a DequantizeLinear node in the place of each quantized weight."""
+    """Replace each quantized weight by integers, a step and a DequantizeLinear node."""
     from onnx import helper, numpy_helper
 
     graph = model.graph
@@ -201,19 +200,18 @@ def _put_integers(
         if name not in quantized:
             kept.append(weight)
             continue
-        step = np.array(quantized[name].step, np.float32)
-        k = quantized[name].integers.cpu().numpy()
-        values = numpy_helper.to_array(weight)
-        if not np.array_equal(values, k.astype(np.float32) * step):
-            raise InputError(f"the export changed {name}, so that no integers stand for it")
-        parts = [*_integers(name, k, four_bits), numpy_helper.from_array(step, f"{name}.step")]
-        parts.insert(1, parts.pop())
+        values = quantized[name].values().cpu().numpy()
+        if not np.array_equal(numpy_helper.to_array(weight), values):
+            raise InputError(f"the export changed {name}, so that it is no longer quantized")
+        integers, *zero = _integers(name, quantized[name].integers.cpu().numpy(), four_bits)
+        step = numpy_helper.from_array(np.array(quantized[name].step, np.float32), f"{name}.step")
+        parts = [integers, step, *zero]
         nodes.append(
             helper.make_node("DequantizeLinear", [part.name for part in parts], [weight.name], name)
         )
         kept += parts
     if not nodes:
-        raise InputError("no quantized weight has a part in the output")
+        raise InputError("the output depends on no quantized weight")
     nodes += graph.node
     for field, content in ((graph.initializer, kept), (graph.node, nodes)):
         content = [copy.deepcopy(item) for item in content]
@@ -222,7 +220,7 @@ def _put_integers(
 
 
 def _integers(name: str, k: np.ndarray[Any, Any], four_bits: bool) -> list[TensorProto]:
-    """The integers in the narrowest type that holds them, and their zero where that is not 0."""
+    """The integers in the narrowest type that holds them, and their zero point unless it is 0."""
     import ml_dtypes
     from onnx import numpy_helper
 
@@ -239,7 +237,7 @@ def _integers(name: str, k: np.ndarray[Any, Any], four_bits: bool) -> list[Tenso
 
 
 def _tidy(model: ModelProto) -> None:
-    """Take out what the exporter notes about its own run, stack traces with paths mostly."""
+    """Remove the exporter's metadata, such as stack traces with paths, and name the batch size."""
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):

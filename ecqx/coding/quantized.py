@@ -1,17 +1,16 @@
-"""What a quantized weight tensor is: its integers and its centroids. Needs no coder."""
+"""A quantized weight tensor: its integers and its centroids."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ecqx.assignment.centroids import check_bits
 from ecqx.assignment.codebooks import Codebook
 
 
@@ -38,15 +37,23 @@ class QuantizedTensor:
         step = torch.tensor(self.step, dtype=torch.float32)
         return self.integers.to(torch.float32) * step
 
+    def check(self) -> None:
+        """Raise ``ValueError`` for an integer, step or weight that is out of range."""
+        check_grid(self.bits, self.step)
+        lowest, highest = -(2 ** (self.bits - 1)), 2**self.bits - 1
+        _check_integers(self.integers, lowest, highest, f"{self.bits} bits allow")
+        if not self.values().isfinite().all():
+            raise ValueError(f"a step of {self.step} makes the weights infinite")
+
 
 @dataclass(frozen=True, eq=False)
 class CodebookTensor:
-    """A weight tensor of trained centroids; its values are ``codebook.values[k + zero]``.
+    """A weight tensor with a codebook; its values are ``codebook.values[k + zero]``.
 
     Attributes
     ----------
     integers : Tensor of integers
-        The k, shape of the weight: places in the codebook, counted from its zero.
+        The k, shape of the weight: positions in the codebook, relative to its zero.
     codebook : Codebook
     """
 
@@ -59,12 +66,16 @@ class CodebookTensor:
         return self.codebook.bits
 
     def values(self) -> Tensor:
-        """The weights, float32; ``ValueError`` if an integer is none of the codebook's places."""
+        """The weights, float32; ``ValueError`` if an integer is outside the codebook."""
+        self.check()
         values = self.codebook.values
-        integers = self.integers.to(values.device, torch.int32)
-        check_integers(integers, *places(self.codebook))
-        index = (integers + self.codebook.zero).flatten()
-        return values.index_select(0, index).reshape(integers.shape)
+        index = self.integers.to(values.device, torch.int32) + self.codebook.zero
+        return values.index_select(0, index.flatten()).reshape(index.shape)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for an integer that is outside the codebook."""
+        lowest, highest = -self.codebook.zero, len(self.codebook) - 1 - self.codebook.zero
+        _check_integers(self.integers, lowest, highest, "the codebook allows")
 
 
 Quantized = QuantizedTensor | CodebookTensor
@@ -72,14 +83,14 @@ Quantized = QuantizedTensor | CodebookTensor
 
 @dataclass(frozen=True, eq=False)
 class CodedState:
-    """A state_dict with the integers of its quantized tensors, ready for `save`.
+    """A state_dict with the integers of its quantized tensors, ready for `ecqx.save`.
 
     Attributes
     ----------
     state : dict of str to Tensor
         The model's whole state_dict, in order.
     quantized : dict of str to QuantizedTensor or CodebookTensor
-        The quantized ones among them.
+        The quantized tensors by name.
     """
 
     state: dict[str, Tensor]
@@ -92,43 +103,29 @@ class CodedState:
 
 @runtime_checkable
 class CodedStateSource(Protocol):
-    """What `save` needs of a quantizer."""
+    """What `ecqx.save` needs of a quantizer."""
 
     def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
         """The model's whole state_dict in order, and its quantized tensors by name."""
 
 
-def places(codebook: Codebook) -> tuple[int, int, str]:
-    """Lowest and highest integer of a codebook, and who allows no others, for `check_integers`."""
-    return -codebook.zero, len(codebook) - 1 - codebook.zero, "the codebook allows"
+def check_grid(bits: int, step: float) -> None:
+    """Raise ``ValueError`` for a bit width or a step that is out of range."""
+    check_bits(bits)
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be finite and greater than 0 in float32, not {step}")
 
 
-def check_integers(
-    integers: NDArray[np.integer[Any]] | Tensor, least: int, most: int, who_allows: str
-) -> None:
-    """Raise ``ValueError`` for an integer out of range."""
-    if math.prod(integers.shape) == 0:
+def _check_integers(integers: Tensor, least: int, most: int, limit: str) -> None:
+    if integers.numel() == 0:
         return
     lowest, highest = int(integers.min()), int(integers.max())
     if lowest < least or highest > most:
-        raise ValueError(
-            f"holds integers from {lowest} to {highest}; {who_allows} {least} to {most}"
-        )
+        raise ValueError(f"holds integers from {lowest} to {highest}; {limit} {least} to {most}")
 
 
 def first_order_entropy(integers: Tensor) -> float:
-    """First-order entropy of integers, bits per element.
-
-    Parameters
-    ----------
-    integers : Tensor of integers
-        Any shape.
-
-    Returns
-    -------
-    float
-        0 for an empty tensor.
-    """
+    """First-order entropy of integers in bits per element; 0 for an empty tensor."""
     if integers.numel() == 0:
         return 0.0
     counts = torch.unique(integers, return_counts=True)[1].to(torch.float64)

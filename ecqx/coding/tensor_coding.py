@@ -1,30 +1,27 @@
-"""How one tensor becomes bytes: integers by NNCodec's engine, floats raw or with loss.
+"""One tensor as bytes: a header (type, shape, grid) and a payload.
 
-The type codes and headers are specified in docs/bitstream.md.
+The type codes, headers and payloads are specified in docs/bitstream.md.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ecqx.assignment.centroids import check_bits
 from ecqx.assignment.codebooks import Codebook, Form
 from ecqx.coding import entropy_coder
-from ecqx.coding.quantized import CodebookTensor, Quantized, check_integers, places
+from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, check_grid
 
 Floats = Literal["raw", "published"]
 
 QUANTIZED, LOSSY = 0, 1
-# How a stored dtype is seen as integers of the same width, least significant byte first.
+# For each type code: the dtype, the integer dtype of the same width, and its layout in the file.
 FLOAT_DTYPES = {
     2: (torch.float32, torch.int32, "<i4"),
     3: (torch.float16, torch.int16, "<i2"),
@@ -40,19 +37,75 @@ INTEGER_DTYPES = {
     11: torch.bool,
 }
 CODEBOOKS: dict[int, Form] = {12: "values", 13: "sums"}
-# Types of weights that are stored as integers.
+# Type codes of weights that are stored as integers.
 WEIGHTS = (QUANTIZED, *CODEBOOKS)
 _CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
     dtype: code for code, dtype in INTEGER_DTYPES.items()
 }
-_MAX_DIMS = 15
-_VARINTS_AT_ONCE = 1 << 16
-_SEPTETS = np.arange(0, 70, 7, dtype=np.uint64)
+_CODE_OF_FORM = {form: code for code, form in CODEBOOKS.items()}
+_MAX_DIMS, _MAX_ELEMENTS = 15, 1 << 40
+_MAX_VARINT_BYTES = 10
+
+
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, lowest first; the top bit is set in every byte but the last."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Reader:
+    """Reads consecutive fields of a file; ``ValueError`` where one is invalid or missing."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    @property
+    def left(self) -> int:
+        """Number of bytes not read yet."""
+        return len(self._data) - self._position
+
+    def take(self, count: int) -> memoryview:
+        """The next ``count`` bytes."""
+        if count > self.left:
+            raise ValueError("it ends too early")
+        self._position += count
+        return self._data[self._position - count : self._position]
+
+    def varint(self) -> int:
+        """The next `varint`; longer forms than necessary are invalid."""
+        value = 0
+        for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift > 0:
+                    break
+                return value
+        raise ValueError("a number is not a valid varint")
+
+    def count(self) -> int:
+        """The number of things that follow, each of which takes at least one byte."""
+        count = self.varint()
+        if count > self.left:
+            raise ValueError("it announces more than it holds")
+        return count
+
+    def text(self) -> str:
+        """A length and so many bytes of UTF-8."""
+        try:
+            return str(self.take(self.varint()), "utf-8")
+        except UnicodeDecodeError:
+            raise ValueError("a name is not UTF-8") from None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as it stands in the file: type code, shape, grid or codebook, payload."""
+    """One tensor as it is stored: type code, shape, grid or codebook, payload."""
 
     code: int
     shape: tuple[int, ...]
@@ -62,6 +115,7 @@ class Entry:
     codebook: Codebook | None = None
 
     def header(self) -> bytes:
+        """The bytes that `read_header` reads."""
         dims = b"".join(map(varint, self.shape))
         grid = struct.pack("<Bf", self.bits, self.step) if self.code == QUANTIZED else b""
         if self.codebook is not None:
@@ -73,28 +127,51 @@ class Entry:
     def tensor(self) -> Tensor:
         """Decode; ``ValueError`` if the payload does not fit the header."""
         decoded = self._decoded()
-        # The strides of NumPy's empty arrays are 0, and torch does not view them as another dtype.
+        # NumPy's empty arrays have strides of 0, which torch cannot view as another dtype.
         return decoded if decoded.numel() else decoded.new_empty(self.shape)
 
     def _decoded(self) -> Tensor:
-        if self.codebook is not None:
-            integers = entropy_coder.decode_integers(self.payload, self.shape)
-            return CodebookTensor(torch.from_numpy(integers), self.codebook).values()
-        if self.code == QUANTIZED:
-            return torch.from_numpy(_dequantized(self.integers(), self.step))
+        if self.code in WEIGHTS:
+            return self.quantized().values()
         if self.code == LOSSY:
             return torch.from_numpy(entropy_coder.decode_floats(self.payload, self.shape))
         if self.code in INTEGER_DTYPES:
-            return _integer_tensor(self.payload, self.shape, INTEGER_DTYPES[self.code])
+            return _decode_integer_tensor(self.payload, INTEGER_DTYPES[self.code], self.shape)
         dtype, _, layout = FLOAT_DTYPES[self.code]
         native = np.frombuffer(self.payload, layout).astype(np.dtype(layout).newbyteorder("="))
         return torch.from_numpy(native).view(dtype).reshape(self.shape)
 
-    def integers(self) -> NDArray[np.int32]:
-        integers = entropy_coder.decode_integers(self.payload, self.shape)
-        allowed = _range(self.bits) if self.codebook is None else places(self.codebook)
-        check_integers(integers, *allowed)
-        return integers
+    def quantized(self) -> Quantized:
+        """Integers and centroids of weights; ``ValueError`` if they do not fit each other."""
+        integers = torch.from_numpy(entropy_coder.decode_integers(self.payload, self.shape))
+        quantized: Quantized = QuantizedTensor(integers, self.step, self.bits)
+        if self.codebook is not None:
+            quantized = CodebookTensor(integers, self.codebook)
+        quantized.check()
+        return quantized
+
+
+def read_header(reader: Reader) -> tuple[Entry, int]:
+    """A tensor without its payload, and the length of the payload."""
+    first = reader.take(1)[0]
+    code = first & 15
+    shape = tuple(reader.varint() for _ in range(first >> 4))
+    if math.prod(max(1, size) for size in shape) > _MAX_ELEMENTS:
+        raise ValueError(f"a tensor has the impossible shape {shape}")
+    if code in FLOAT_DTYPES:
+        return Entry(code, shape), math.prod(shape) * FLOAT_DTYPES[code][0].itemsize
+    if code == QUANTIZED:
+        bits, step = struct.unpack("<Bf", reader.take(5))
+        check_grid(bits, step)
+        return Entry(code, shape, bits=bits, step=step), reader.varint()
+    if code in CODEBOOKS:
+        count = reader.take(1)[0]
+        numbers = struct.unpack(f"<{count}f", reader.take(4 * count))
+        codebook = Codebook.of(CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32))
+        return Entry(code, shape, bits=codebook.bits, codebook=codebook), reader.varint()
+    if code == LOSSY or code in INTEGER_DTYPES:
+        return Entry(code, shape), reader.varint()
+    raise ValueError(f"a tensor has the unknown type {code}")
 
 
 def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> Entry:
@@ -111,7 +188,7 @@ def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> 
     code = _CODE_OF[tensor.dtype]
     tensor = tensor.detach().cpu().contiguous()
     if code in INTEGER_DTYPES:
-        return Entry(code, shape, encode_varints(tensor.to(torch.int64).numpy()))
+        return Entry(code, shape, _encode_integer_tensor(tensor))
     if tensor.dtype == torch.float32 and floats == "published":
         return Entry(LOSSY, shape, entropy_coder.encode_floats(tensor.numpy()))
     _, as_integers, layout = FLOAT_DTYPES[code]
@@ -119,150 +196,49 @@ def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> 
 
 
 def _quantized_entry(quantized: Quantized, shape: tuple[int, ...]) -> Entry:
-    integers, bits = quantized.integers, quantized.bits
+    integers = quantized.integers.detach().cpu()
     if integers.is_floating_point() or tuple(integers.shape) != shape:
         raise ValueError(
             f"integers must be integers of shape {shape}, "
             f"not {integers.dtype} of shape {tuple(integers.shape)}"
         )
+    # Step and codebook as a reader has them: in float32, and sums computed on the CPU.
     if isinstance(quantized, CodebookTensor):
-        return _codebook_entry(quantized, shape)
-    with np.errstate(over="ignore"):
-        step = float(np.float32(quantized.step))
-    check_grid(bits, step)
-    levels = integers.detach().cpu().numpy()
-    check_integers(levels, *_range(bits))
-    _dequantized(levels, step)
-    return Entry(QUANTIZED, shape, entropy_coder.encode_integers(levels), bits, step)
+        codebook = Codebook.of(quantized.codebook.form, quantized.codebook.numbers.cpu())
+        quantized = CodebookTensor(integers, codebook)
+        entry = Entry(_CODE_OF_FORM[codebook.form], shape, bits=codebook.bits, codebook=codebook)
+    else:
+        step = float(torch.tensor(quantized.step, dtype=torch.float32))
+        quantized = QuantizedTensor(integers, step, quantized.bits)
+        entry = Entry(QUANTIZED, shape, bits=quantized.bits, step=step)
+    quantized.check()
+    return replace(entry, payload=entropy_coder.encode_integers(integers.numpy()))
 
 
-def _codebook_entry(quantized: CodebookTensor, shape: tuple[int, ...]) -> Entry:
-    quantized.values()
-    levels = quantized.integers.detach().cpu().numpy()
-    # As it will be read, whatever its sums were on another device.
-    codebook = Codebook.of(quantized.codebook.form, quantized.codebook.numbers.cpu())
-    (code,) = (code for code, form in CODEBOOKS.items() if form == codebook.form)
-    payload = entropy_coder.encode_integers(levels)
-    return Entry(code, shape, payload, codebook.bits, codebook=codebook)
+def _encode_integer_tensor(tensor: Tensor) -> bytes:
+    """Varints of the values 0, -1, 1, -2, … as 0, 1, 2, 3, …, in row-major order."""
+    values = map(int, tensor.flatten().tolist())
+    return b"".join(varint(2 * x if x >= 0 else -2 * x - 1) for x in values)
 
 
-def check_grid(bits: int, step: float) -> None:
-    check_bits(bits)
-    if not (math.isfinite(step) and step > 0):
-        raise ValueError(f"step must be finite and greater than 0 in float32, not {step}")
-
-
-def _range(bits: int) -> tuple[int, int, str]:
-    return -(2 ** (bits - 1)), 2**bits - 1, f"{bits} bits allow"
-
-
-def _dequantized(integers: NDArray[np.integer[Any]], step: float) -> NDArray[np.float32]:
-    """``float32(k) * float32(step)``, the value of a weight everywhere in the suite."""
-    values = integers.astype(np.float32)
-    with np.errstate(over="ignore"):
-        np.multiply(values, np.float32(step), out=values)
-    if not np.isfinite(values).all():
-        raise ValueError(f"a step of {step} makes the weights infinite")
-    return values
-
-
-def _integer_tensor(
-    payload: bytes | memoryview, shape: tuple[int, ...], dtype: torch.dtype
+def _decode_integer_tensor(
+    payload: bytes | memoryview, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> Tensor:
-    pieces, done = varint_pieces(payload, math.prod(shape)), 0
-    tensor = torch.empty(math.prod(shape), dtype=dtype)
-    for piece in pieces:
-        values = torch.from_numpy(piece)
-        part = tensor[done : done + len(piece)].copy_(values)
-        if not torch.equal(part.to(torch.int64), values):
+    lowest, highest = 0, 1
+    if dtype != torch.bool:
+        lowest, highest = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    reader, count = Reader(payload), math.prod(shape)
+
+    def value() -> int:
+        coded = reader.varint()
+        x = coded >> 1 if coded % 2 == 0 else -(coded >> 1) - 1
+        if not lowest <= x <= highest:
             raise ValueError(f"holds values that do not fit {dtype}")
-        done += len(piece)
-    return tensor.reshape(shape)
+        return x
 
-
-def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, least significant first, the top bit set where more follow."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def encode_varints(values: NDArray[np.int64]) -> bytes:
-    """Code integers of any size: zigzag (0, -1, 1, -2, … to 0, 1, 2, 3, …), then LEB128.
-
-    Parameters
-    ----------
-    values : array of int64
-        Any shape; coded in row-major order.
-
-    Returns
-    -------
-    bytes
-        One to ten bytes a value.
-    """
-    flat = values.reshape(-1, 1)
-    zigzag = ((flat << 1) ^ (flat >> 63)).view(np.uint64)
-    rest = zigzag >> _SEPTETS
-    more = rest > 0x7F
-    coded = ((rest & np.uint64(0x7F)) | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8)
-    return bytes(coded[(rest > 0) | (_SEPTETS == 0)].data)
-
-
-def decode_varints(payload: bytes | memoryview, count: int) -> NDArray[np.int64]:
-    """Inverse of `encode_varints`.
-
-    Parameters
-    ----------
-    payload : bytes
-    count : int
-        Number of values.
-
-    Returns
-    -------
-    array of int64, shape (count,)
-
-    Raises
-    ------
-    ValueError
-        If the payload is not exactly the code of so many values.
-    """
-    pieces, done = varint_pieces(payload, count), 0
-    values = np.empty(count, dtype=np.int64)
-    for piece in pieces:
-        values[done : done + len(piece)] = piece
-        done += len(piece)
-    return values
-
-
-def varint_pieces(payload: bytes | memoryview, count: int) -> Iterator[NDArray[np.int64]]:
-    """The same in pieces, so that decoding takes little more memory than what becomes of them."""
-    coded = np.frombuffer(payload, dtype=np.uint8)
-    whole = len(coded) == 0 or coded[-1] < 0x80
-    if not whole or np.count_nonzero(coded < 0x80) != count:
-        raise ValueError(f"{len(coded)} bytes are not the code of {count} integers")
-    return _pieces(coded)
-
-
-def _pieces(coded: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
-    while len(coded):
-        ends = np.flatnonzero(coded[:_VARINTS_AT_ONCE] < 0x80)
-        if len(ends) == 0:
-            raise ValueError("an integer is not coded as it should be")
-        yield _varints(coded[: ends[-1] + 1], ends)
-        coded = coded[ends[-1] + 1 :]
-
-
-def _varints(coded: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers whose codes end at ``ends``."""
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    last = coded[ends]
-    if (((last == 0) & (lengths > 1)) | (lengths > 10) | ((lengths == 10) & (last > 1))).any():
-        raise ValueError("an integer is not coded as it should be")
-    place = (np.arange(len(coded)) - np.repeat(starts, lengths)).astype(np.uint64)
-    septets = (coded & 0x7F).astype(np.uint64) << (np.uint64(7) * place)
-    zigzag = np.bitwise_or.reduceat(septets, starts)
-    return (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
+    if count <= reader.left:
+        kind = str(dtype).removeprefix("torch.")
+        values = np.fromiter((value() for _ in range(count)), kind, count)
+        if reader.left == 0:
+            return torch.from_numpy(values).reshape(shape)
+    raise ValueError(f"{len(payload)} bytes are not the code of {count} integers")

@@ -1,9 +1,11 @@
-"""Tensors in a safetensors file with metadata: read as data, written atomically."""
+"""Tensors and metadata in a safetensors file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,16 +18,9 @@ from ecqx.files import write_atomically
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a safetensors file; tensors that share memory are written apart.
-
-    Parameters
-    ----------
-    path : path
-    tensors : mapping of str to Tensor
-    metadata : mapping of str to str, optional
-    """
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, lambda p: save_file(apart, p, dict(metadata or {})))
+    """Write tensors to a safetensors file; tensors that share memory are stored separately."""
+    separate = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, lambda p: save_file(separate, p, dict(metadata or {})))
 
 
 def read_tensors(
@@ -42,27 +37,39 @@ def read_tensors(
     Returns
     -------
     (dict of str to Tensor, str)
-        The tensors in the order of the file, and the metadata entry (empty without a key).
+        The tensors, and the metadata entry (empty without a key).
 
     Raises
     ------
     InputError
-        If the file is missing, no safetensors file, or lacks the entry.
+        If the file is missing, not a safetensors file, or lacks the entry.
     """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        if metadata_key is not None and metadata_key not in metadata:
+            raise InputError(f"{path}: has no {metadata_key!r} in its metadata")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, metadata.get(metadata_key or "", "")
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; ``InputError`` as `read_tensors`."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata_key is not None and metadata_key not in metadata:
-                raise InputError(f"{path}: has no {metadata_key!r} in its metadata")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
-    return tensors, metadata.get(metadata_key or "", "")
 
 
 def section(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a flat state whose names start with ``prefix`` and a dot, without it."""
+    """The tensors whose names start with ``prefix`` and a dot, by the rest of their names."""
     start = f"{prefix}."
     return {key.removeprefix(start): t for key, t in state.items() if key.startswith(start)}

@@ -1,4 +1,4 @@
-"""The files of a folder, a tar or a zip archive, read one after the other and never unpacked."""
+"""The files of a folder, a tar or a zip archive, read one after the other without unpacking."""
 
 from __future__ import annotations
 
@@ -21,58 +21,58 @@ DAMAGED = (
 )
 PIECE = 2**20
 
-# Name in the archive or folder, and what reads the content.
+# Name of a file, and the function that reads its content.
 Entry = tuple[str, Callable[[], bytes]]
 
 
 def members(
     path: Path, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[tuple[str, bytes]]:
-    """Go through the files below a folder or in an archive.
+    """Iterate over the files in a folder or an archive.
+
+    Hidden files and folders and ``__MACOSX`` are left out.
 
     Parameters
     ----------
     path : Path
         A folder, a ``.zip``, or a tar archive, compressed or not.
     wanted : callable
-        Takes a name and says whether its file is to be read.
+        Takes a name and returns whether to read that file.
 
     Yields
     ------
     (str, bytes)
-        Name, with ``/`` between folders and without the folder that holds everything where an
-        archive has one, and content; folders in the order of their names, archives in their own.
-        What starts with a dot or lies below such a folder is left out, and so is ``__MACOSX``.
+        Name, relative to the folder or to the archive's only top folder, with ``/`` as separator,
+        and content. Folders are sorted by name, archives keep their own order.
 
     Raises
     ------
     InputError
-        If the path is missing, or is no archive, or a damaged one.
+        If the path is missing, not an archive, or damaged.
     """
-    with _damage_told(path):
-        top = _top(path)
+    with _errors_name(path):
+        top = "" if path.is_dir() else _top_folder(name for name, _ in _entries(path))
         for name, read in _entries(path):
             if wanted(name.removeprefix(top)):
                 yield name.removeprefix(top), read()
 
 
 def names(path: Path) -> list[str]:
-    """The names that `members` would go through, each once."""
-    with _damage_told(path):
+    """The distinct names that `members` would yield."""
+    with _errors_name(path):
         entries = dict.fromkeys(name for name, _ in _entries(path))
-    top = "" if path.is_dir() else _common_folder(entries)
+    top = "" if path.is_dir() else _top_folder(entries)
     return [name.removeprefix(top) for name in entries]
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Tell of the archive in one line, whatever its reader raises."""
+def _errors_name(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into one line that names the archive."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     try:
         yield
     except DAMAGED as error:
-        # tarfile has messages of several lines.
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: not a readable folder, or whole zip or tar archive ({reason})"
@@ -80,7 +80,7 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 def _entries(path: Path) -> Iterator[Entry]:
-    """Every file, but for what file managers and editors leave behind."""
+    """Every file except those that file managers and editors leave behind."""
     if path.is_dir():
         entries = _in_folder(path)
     elif zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
@@ -121,12 +121,12 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """See that what comes last is the end, blocks of zeros: tarfile takes damage for it too.
+    """Check that only blocks of zeros follow: tarfile takes a damaged header for the end.
 
-    Reading to the end of the file also compares the checksum of compressed ones.
+    Reading on also makes gzip and xz compare their checksums.
     """
     assert archive.fileobj is not None
-    # Where tarfile saw the end; reading the target of a link has moved on from there.
+    # Seek, because reading the target of a link has moved the position.
     archive.fileobj.seek(archive.offset + tarfile.BLOCKSIZE)
     ended = False
     while piece := archive.fileobj.read(PIECE):
@@ -137,12 +137,8 @@ def _check_end(archive: tarfile.TarFile) -> None:
         raise tarfile.ReadError("cut off")
 
 
-def _top(path: Path) -> str:
-    """The one folder that holds everything, with its slash; empty where there is none."""
-    return "" if path.is_dir() else _common_folder(name for name, _ in _entries(path))
-
-
-def _common_folder(entries: Iterable[str]) -> str:
+def _top_folder(entries: Iterable[str]) -> str:
+    """The one folder that contains everything, with its slash; empty if there is none."""
     tops = {entry.partition("/")[:2] for entry in entries}
     folder, slash = tops.pop() if len(tops) == 1 else ("", "")
     return f"{folder}/" if slash else ""

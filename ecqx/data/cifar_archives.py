@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ecqx.data.downloads import Source, provide, unpack
+from ecqx.data.stratified import held_out
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 from ecqx.progress import sign
 
-# Mean and deviation of the pixels in [0, 1], per channel, as in the published code.
+# Mean and standard deviation per channel, of pixels in [0, 1], as in the published code.
 STATISTICS = {
     10: ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
     100: ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -29,7 +30,7 @@ def cifar(
     seed: int = 0,
     published_split: bool = False,
 ) -> TensorData:
-    """Load CIFAR, and download it first where it is missing.
+    """Load CIFAR, downloaded first if it is missing.
 
     Parameters
     ----------
@@ -38,23 +39,23 @@ def cifar(
         the official archive, which is unpacked there.
     classes : {10, 100}
     validation : int
-        How many of the 50,000 training images validate: drawn at random, each class in proportion.
+        Number of the 50,000 training images that are held out for validation, stratified.
     seed : int
-        Of that draw.
+        Draws the validation images.
     published_split : bool
         Validate on the first 10,000 training images instead, as the published code does.
 
     Returns
     -------
     TensorData
-        Inputs of shape (N, 3, 32, 32), uint8; targets of shape (N,), int64. Training flips images
-        and cuts them out of a rim of 4 pixels. The test split is the official one.
+        Inputs (N, 3, 32, 32), uint8; targets (N,), int64. Training augmentation: random flips, and
+        random crops after padding with 4 pixels. The test split is the official one.
 
     Raises
     ------
     InputError
-        If the data cannot be had, or a file of it is missing or not the official one: no pickle
-        is opened before its checksum was compared.
+        If the data cannot be downloaded, or a file is missing or not the official one. Checksums
+        are compared before a pickle is opened.
     """
     if classes not in STATISTICS:
         raise InputError(f"classes: {classes}, but CIFAR has 10 or 100")
@@ -63,33 +64,31 @@ def cifar(
     folder = found if found.is_dir() else unpack(found, official.base_folder)
     images, labels, names = _read(official, folder, train=True)
     if published_split:
-        held_out = torch.arange(len(labels)) < PUBLISHED_VALIDATION
+        validates = torch.arange(len(labels)) < PUBLISHED_VALIDATION
     else:
-        if not 0 < validation < len(labels):
-            raise InputError(
-                f"validation: {validation} images, but it must be 1 to {len(labels) - 1}"
-            )
-        held_out = _stratified(labels, validation, torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        validates = held_out(labels, validation, order)
     mean, deviation = STATISTICS[classes]
     plain = Preparation(mean, deviation)
+    augmented = Preparation(mean, deviation, flip=True, padding=PADDING)
     return TensorData(
-        Split(images[~held_out], labels[~held_out], Preparation(mean, deviation, True, PADDING)),
-        Split(images[held_out], labels[held_out], plain),
-        Split(*_read(official, folder, train=False)[:2], plain),
+        train=Split(images[~validates], labels[~validates], augmented),
+        validation=Split(images[validates], labels[validates], plain),
+        test=Split(*_read(official, folder, train=False)[:2], plain),
         classes=names,
         label=f"cifar{classes}",
     )
 
 
 def _official(classes: int) -> Any:
-    """torchvision's class, which knows the official files and their checksums."""
+    """torchvision's dataset class, which knows the official files and their checksums."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     return CIFAR10 if classes == 10 else CIFAR100
 
 
 def cifar_source(classes: int) -> Source:
-    """Where CIFAR-10 or CIFAR-100 comes from."""
+    """Where CIFAR-10 or CIFAR-100 is downloaded from."""
     official = _official(classes)
     return Source(
         title=f"CIFAR-{classes}",
@@ -101,41 +100,26 @@ def cifar_source(classes: int) -> Source:
 
 
 def _read(official: Any, folder: Path, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images (N, 3, 32, 32), labels (N,) and the names of the classes."""
+    """Images (N, 3, 32, 32), labels (N,) and class names; torchvision compares the checksums."""
     try:
-        # Compares the checksum of every file before it unpickles it.
         with sign(f"reading {folder.name}"):
             dataset = official(folder.parent, train=train)
     except (RuntimeError, OSError) as error:
         damaged = getattr(error, "filename", None) or _damaged(official, folder)
         raise InputError(
             f"{damaged}: missing, cut off or not the official file; delete "
-            f"{folder}, and it will be unpacked or fetched again"
+            f"{folder}, and it will be unpacked or downloaded again"
         ) from error
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(dataset.targets), tuple(dataset.classes)
 
 
 def _damaged(official: Any, folder: Path) -> Path:
-    """The first file that torchvision refuses."""
+    """The first file that torchvision rejects."""
     from torchvision.datasets.utils import check_integrity
 
     meta = (official.meta["filename"], official.meta["md5"])
-    for name, checksum in (*official.train_list, *official.test_list, meta):
-        if not check_integrity(folder / name, checksum):
-            return folder / str(name)
-    return folder
-
-
-def _stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Mark ``count`` samples drawn at random, of each class its share give or take one."""
-    order = torch.randperm(len(labels), generator=generator)
-    place = torch.empty(len(labels), dtype=torch.float64)
-    for label in range(int(labels.max()) + 1):
-        own = order[labels[order] == label]
-        place[own] = (torch.arange(len(own), dtype=torch.float64) + 0.5) / len(own)
-    # Stable, so that chance decides which classes get the sample more.
-    chosen = order[place[order].argsort(stable=True)[:count]]
-    marks = torch.zeros(len(labels), dtype=torch.bool)
-    marks[chosen] = True
-    return marks
+    files = (
+        (folder / name, md5) for name, md5 in (*official.train_list, *official.test_list, meta)
+    )
+    return next((file for file, md5 in files if not check_integrity(file, md5)), folder)

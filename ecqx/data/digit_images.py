@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels that ship with the package."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, shipped with the package."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ TEST_SHARE = 0.25
 
 
 def digits(seed: int = 0, limit: int | None = None) -> TensorData:
-    """Load the digits, split per class at random into 60 / 15 / 25 %.
+    """Load the digits in a stratified random split of 60 / 15 / 25 %.
 
     Parameters
     ----------
     seed : int
         Of the split.
     limit : int, optional
-        Keep at most this many samples of each split (a slice for quick tests).
+        Keep only the first samples of each split, for quick tests.
 
     Returns
     -------
     TensorData
-        Inputs of shape (N, 1, 8, 8), float32, standardized by the training split's mean and
-        deviation; targets of shape (N,), int64.
+        Inputs (N, 1, 8, 8), float32, standardized by mean and standard deviation of the training
+        split; targets (N,), int64.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

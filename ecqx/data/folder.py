@@ -1,19 +1,19 @@
-"""Image folders, ``train/<class>/<image>`` and ``test/<class>/<image>``: a person's own data."""
+"""Image folders, ``train/<class>/<image>`` and ``test/<class>/<image>``: a user's own data."""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ecqx.data.archives import ARCHIVES, members, names
 from ecqx.data.cifar_archives import STATISTICS
+from ecqx.data.stratified import held_out
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 
@@ -31,31 +31,32 @@ def image_folder(
     deviation: tuple[float, ...] = DEVIATION,
     label: str | None = None,
 ) -> TensorData:
-    """Read images by class from a folder or an archive of such a folder.
+    """Read images by class from a folder, or from an archive of one without unpacking it.
 
     Parameters
     ----------
     path : Path
-        Holds ``train/<class>/…`` and ``test/<class>/…``; a folder, a zip or a tar archive, which is
-        read without unpacking it.
+        A folder, zip or tar archive with ``train/<class>/…`` and ``test/<class>/…``.
     validation : int
-        Images that are held out of ``train``, the same share of every class.
+        Number of images that are held out of ``train`` for validation, stratified.
     seed : int
-        Draws which.
+        Draws the validation images.
     size : int
-        Side of the square images in pixels; others are resized (shorter side) and cut to it.
+        Side of the square images in pixels; others are resized (shorter side) and cropped to it.
     overlap : bool
-        Leave the validation images in the training split too: for runs that are told to train on
-        all images and select nothing.
+        Keep the validation images in the training split too, for runs that train on all images
+        and select nothing.
     mean, deviation : tuple of float
-        Per channel, of pixels in [0, 1]; by default those of the published code for CIFAR-10.
+        Mean and standard deviation per channel, of pixels in [0, 1]; by default those of the
+        published code for CIFAR-10.
     label : str, optional
-        What results call it; by default the name of the folder or archive.
+        Name of the data in results; by default that of the folder or archive.
 
     Returns
     -------
     TensorData
-        Inputs of shape (N, 3, size, size), uint8; training flips and crops with padding ``size/8``.
+        Inputs (N, 3, size, size), uint8. Training augmentation: random flips, and random crops
+        after padding with ``size/8`` pixels.
 
     Raises
     ------
@@ -65,43 +66,57 @@ def image_folder(
     """
     files = _images_by_split(path)
     classes = _classes(path, files)
-    images, labels = _read(path, files, classes, size)
-    held_out = _stratified(labels["train"], validation, seed, path)
-    kept = np.arange(len(labels["train"])) if overlap else np.flatnonzero(~held_out)
-    plain = Preparation(mean=mean, deviation=deviation)
-    augmented = Preparation(mean=mean, deviation=deviation, flip=True, padding=size // 8)
-    x, y = images["train"], torch.from_numpy(labels["train"])
+    images = _read(path, files, size)
+    labels = {
+        split: torch.tensor([classes.index(_class_of(name)) for name in files[split]])
+        for split in files
+    }
+    x, y = images["train"], labels["train"]
+    validates = held_out(y, validation, _order(y, seed), f"{path}: ")
+    trains = torch.ones_like(validates) if overlap else ~validates
+    plain = Preparation(mean, deviation)
+    augmented = Preparation(mean, deviation, flip=True, padding=size // 8)
     return TensorData(
-        train=Split(x[kept], y[kept], augmented),
-        validation=Split(x[np.flatnonzero(held_out)], y[np.flatnonzero(held_out)], plain),
-        test=Split(images["test"], torch.from_numpy(labels["test"]), plain),
+        train=Split(x[trains], y[trains], augmented),
+        validation=Split(x[validates], y[validates], plain),
+        test=Split(images["test"], labels["test"], plain),
         classes=classes,
         label=label or _stem(path),
     )
 
 
+def _order(labels: Tensor, seed: int) -> Tensor:
+    """A random order of the samples of each class, class after class."""
+    generator = np.random.default_rng(seed)
+    samples = [np.flatnonzero(labels.numpy() == label) for label in np.unique(labels)]
+    return torch.from_numpy(np.concatenate(list(map(generator.permutation, samples))))
+
+
 def _stem(path: Path) -> str:
-    """Name of a folder or archive without the ending of an archive."""
-    endings = (ending for ending in ARCHIVES if path.name.endswith(ending))
-    return path.name.removesuffix(next(endings, ""))
+    """Name of a folder, or of an archive without its suffix."""
+    return path.name.removesuffix(next(filter(path.name.endswith, ARCHIVES), ""))
+
+
+def _class_of(name: str) -> str:
+    return name.split("/")[1]
 
 
 def _images_by_split(path: Path) -> dict[str, list[str]]:
-    """Names of the images of train and test, in the order of their names."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Sorted names of the images of train and test."""
+    files: dict[str, list[str]] = {"train": [], "test": []}
     for name in sorted(names(path)):
         parts = name.split("/")
-        if len(parts) == 3 and parts[2].lower().endswith(IMAGES):
-            found[parts[0]].append(name)
-    for split in ("train", "test"):
-        if not found[split]:
+        if len(parts) == 3 and parts[0] in files and parts[2].lower().endswith(IMAGES):
+            files[parts[0]].append(name)
+    for split in files:
+        if not files[split]:
             raise InputError(f"{path}: has no images in {split}/<class>/")
-    return {split: found[split] for split in ("train", "test")}
+    return files
 
 
-def _classes(path: Path, files: dict[str, list[str]]) -> tuple[str, ...]:
-    """The classes, which both splits must have."""
-    train, test = ({name.split("/")[1] for name in files[split]} for split in ("train", "test"))
+def _classes(path: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The classes, each of which must have images in both splits."""
+    train, test = (set(map(_class_of, files[split])) for split in ("train", "test"))
     folders = {
         folder.name
         for split in ("train", "test")
@@ -113,25 +128,18 @@ def _classes(path: Path, files: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(sorted(train))
 
 
-def _read(
-    path: Path, files: dict[str, list[str]], classes: tuple[str, ...], size: int
-) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
-    """Images and labels by split, in the order of the names."""
-    position = {name: (split, index) for split in files for index, name in enumerate(files[split])}
+def _read(path: Path, files: Mapping[str, Sequence[str]], size: int) -> dict[str, Tensor]:
+    """Images by split, in the order of ``files``."""
+    place = {name: (split, i) for split in files for i, name in enumerate(files[split])}
     images = {
         split: torch.empty((len(files[split]), 3, size, size), dtype=torch.uint8) for split in files
     }
-    with tqdm(total=len(position), unit="image", desc=path.name, disable=None) as bar:
-        for name, content in members(path, position.__contains__):
-            split, index = position[name]
-            images[split][index] = _decode(f"{path}: {name}", content, size)
+    with tqdm(total=len(place), unit="image", desc=path.name, disable=None) as bar:
+        for name, content in members(path, place.__contains__):
+            split, i = place[name]
+            images[split][i] = _decode(f"{path}: {name}", content, size)
             bar.update()
-    number = {name: index for index, name in enumerate(classes)}
-    labels = {
-        split: np.array([number[name.split("/")[1]] for name in files[split]], dtype=np.int64)
-        for split in files
-    }
-    return images, labels
+    return images
 
 
 def _decode(what: str, content: bytes, size: int) -> Tensor:
@@ -141,30 +149,10 @@ def _decode(what: str, content: bytes, size: int) -> Tensor:
     try:
         with Image.open(io.BytesIO(content)) as image:
             mode, rgb = image.mode, image.convert("RGB")
-    except Exception as error:
-        # Damaged files make Pillow raise almost anything, SyntaxError and IndexError included.
-        raise InputError(f"{what}: damaged, or no image of a kind that Pillow reads") from error
-    if mode.startswith(("I", "F")):
-        # Pillow makes everything above 255 white.
+    except Exception as error:  # Pillow raises almost anything on damaged files
+        raise InputError(f"{what}: damaged, or not an image that Pillow can read") from error
+    if mode.startswith(("I", "F")):  # Pillow would clip them at 255
         raise InputError(f"{what}: has more than 8 bits a channel; save it with 8")
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def _stratified(labels: NDArray[np.int64], count: int, seed: int, path: Path) -> NDArray[np.bool_]:
-    """Which samples are held out: ``count`` in all, the same share of every class."""
-    if not 0 < count < len(labels):
-        raise InputError(
-            f"{path}: validation must be between 1 and {len(labels) - 1} images, not {count}"
-        )
-    # Samples shuffled within their class get ranks; the lowest ranks, relative to the size of the
-    # class, are held out.
-    generator = np.random.default_rng(seed)
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        chosen = np.flatnonzero(labels == label)
-        rank[generator.permutation(chosen)] = (np.arange(len(chosen)) + 0.5) / len(chosen)
-    held_out = np.zeros(len(labels), dtype=bool)
-    held_out[np.argsort(rank, kind="stable")[:count]] = True
-    return held_out

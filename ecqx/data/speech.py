@@ -1,14 +1,15 @@
-"""Google Speech Commands v0.02 in the protocol of 12 classes: ten words, unknown and silence."""
+"""Google Speech Commands v0.02 in the 12-class protocol: ten words, unknown and silence."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ SILENCE, UNKNOWN, BACKGROUND = "_silence_", "_unknown_", "_background_noise_"
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 CLASSES = (SILENCE, UNKNOWN, *WORDS)
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-# Unknown and silence, each relative to the ten words together (TensorFlow's protocol).
+# Number of unknown and of silence clips, each relative to the ten words (TensorFlow's protocol).
 SHARE = 0.1
 SPEAKER = re.compile(r"([0-9a-f]+)_nohash_")
 SOUNDS = (".wav", ".flac")
@@ -54,18 +55,26 @@ SOURCES = {
 }
 LABELS = {
     "full": "Speech Commands v0.02",
-    # Silence clips are numbered: whether some of one recording are in two splits cannot be known.
+    # Silence clips name no recording, so clips of one recording may be in two splits.
     "test": "Speech Commands v0.02, test archive (split by speaker; silence by clip)",
 }
 
 
 @dataclass(frozen=True)
 class Selected:
-    """One clip of the protocol: its name in the archive, its class and its split."""
+    """A clip that is used: its name in the archive, its class and its split."""
 
     name: str
     label: int
     split: str
+
+
+class _Selection(NamedTuple):
+    """The clips that are used, and noise of shape (M, ≥ 16000) for the augmentation."""
+
+    clips: list[Clip]
+    selected: list[Selected]
+    noise: Clip
 
 
 def speech_commands(
@@ -77,56 +86,57 @@ def speech_commands(
     mfcc: Mfcc | None = None,
     processes: int = 1,
 ) -> TensorData:
-    """Features of the 12-class protocol.
+    """Load MFCC features of the 12-class protocol.
 
     Parameters
     ----------
     root : Path
-        Where the archive lies, packed or not, or is downloaded to.
+        Folder with the archive, packed or not, or to download it to.
     archive : {"full", "test"}
         The full archive has lists of validation and test clips, and background noise. The test
-        archive alone (4,890 clips) is split 80/10/10 by a hash of the speaker, its silence clips,
-        which name no speaker, by a hash of their own name; the noise is the training split's
-        silence.
+        archive (4,890 clips) is split 80/10/10 by a hash of the speaker; its silence clips, which
+        name no speaker, by a hash of their name. Its noise is the training split's silence.
     draws : int
-        Disturbed versions of each training clip.
+        Augmented versions of each training clip.
     seed : int
-        Draws the disturbances and, of the full archive, unknown words and silence.
+        Draws the augmentation and, for the full archive, unknown words and silence.
     disturbance : Disturbance, optional
     mfcc : Mfcc, optional
     processes : int
-        Worker processes; the result does not depend on their number.
+        Number of worker processes; it does not change the result.
 
     Returns
     -------
     TensorData
-        Inputs of shape (N, versions, coefficients, frames), float32, divided by the deviation of
-        each coefficient over the training split; targets of shape (N,), int64.
+        Inputs (N, versions, coefficients, frames), float32, divided by the standard deviation of
+        each coefficient over the training split; targets (N,), int64.
 
     Raises
     ------
     InputError
-        If the archive is missing, damaged or not of this layout, or a file of it is missing that
-        one of its lists names.
+        If the archive is missing, damaged or has another layout, or lacks a file that one of its
+        lists names.
     """
     path = provide(speech_source(archive), root)
     with sign(f"reading {path.name}"):
-        clips, selected, noise = _full(path, seed) if archive == "full" else _test_archive(path)
-    features = {
-        split: _features(
-            clips,
-            [i for i, clip in enumerate(selected) if clip.split == split],
-            draws if split == "train" else 0,
-            (seed, noise, disturbance or Disturbance(), mfcc or Mfcc()),
-            processes,
+        selection = _full(path, seed) if archive == "full" else _test_archive(path)
+    features, targets = {}, {}
+    for split in SPLITS:
+        chosen = [i for i, clip in enumerate(selection.selected) if clip.split == split]
+        augmentation = disturbance or Disturbance()
+        if split != "train":
+            augmentation = Disturbance(noise=0.0, shift=0.0)
+        compute = partial(
+            versions,
+            draws=draws if split == "train" else 1,
+            seed=seed,
+            recordings=selection.noise,
+            disturbance=augmentation,
+            mfcc=mfcc or Mfcc(),
         )
-        for split in SPLITS
-    }
+        features[split] = _in_chunks(compute, selection.clips, chosen, processes)
+        targets[split] = torch.tensor([selection.selected[i].label for i in chosen])
     deviation = features["train"].std(axis=(0, 1, 3), keepdims=True)[0]
-    targets = {
-        split: torch.tensor([clip.label for clip in selected if clip.split == split])
-        for split in SPLITS
-    }
     splits = {
         split: Split(
             torch.from_numpy(features[split] / deviation), targets[split], Preparation(draws=True)
@@ -137,38 +147,28 @@ def speech_commands(
 
 
 def speech_source(archive: Literal["full", "test"]) -> Source:
-    """Where an archive comes from."""
+    """Where an archive is downloaded from."""
     return SOURCES[archive]
 
 
-def _features(
+def _in_chunks(
+    compute: Callable[[Clip, NDArray[Any]], Clip],
     clips: Sequence[Clip],
     chosen: list[int],
-    draws: int,
-    how: tuple[int, Clip, Disturbance, Mfcc],
     processes: int,
-) -> NDArray[np.float32]:
-    """Features of some clips: disturbed versions, or (``draws`` 0) the clips as they are."""
+) -> Clip:
+    """Features of the chosen clips, by several processes."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    seed, noise, disturbance, mfcc = how
-    if not draws:
-        draws, disturbance = 1, Disturbance(noise=0.0, shift=0.0)
     chunks = [chosen[i : i + CHUNK] for i in range(0, len(chosen), CHUNK)]
-    jobs = (
-        delayed(versions)(
-            np.stack([clips[i] for i in chunk]),
-            *(np.array(chunk), draws, seed, noise, disturbance, mfcc),
-        )
-        for chunk in chunks
-    )
+    jobs = (delayed(compute)(np.stack([clips[i] for i in c]), np.array(c)) for c in chunks)
     done = Parallel(n_jobs=processes, return_as="generator")(jobs)
     return np.concatenate(list(tqdm(done, total=len(chunks), desc="features", disable=None)))
 
 
-def _test_archive(path: Path) -> tuple[list[Clip], list[Selected], Clip]:
-    """Clips of the test archive, which has one folder a class."""
+def _test_archive(path: Path) -> _Selection:
+    """Clips of the test archive, which has one folder per class."""
     clips, selected = [], []
     for name, content in sorted(dict(members(path, _is_sound)).items()):
         folder = name.split("/")[0]
@@ -182,11 +182,11 @@ def _test_archive(path: Path) -> tuple[list[Clip], list[Selected], Clip]:
         for clip, which in zip(clips, selected, strict=True)
         if which.split == "train" and CLASSES[which.label] == SILENCE
     ]
-    return clips, selected, np.stack(silence)
+    return _Selection(clips, selected, np.stack(silence))
 
 
 def split_of(name: str) -> str:
-    """Split of a clip of the test archive, by a hash of its speaker, or of its own name."""
+    """Split of a clip of the test archive, by a hash of its speaker or else of its name."""
     file = name.split("/")[-1]
     speaker = SPEAKER.search(file)
     key = speaker.group(1) if speaker else file.split(".")[0]
@@ -194,11 +194,11 @@ def split_of(name: str) -> str:
 
 
 def _split_at(share: float) -> str:
-    """Split of what lies at a share of the whole: 80 % for training, 10 each for the others."""
+    """Split at a position from 0 to 1: 80 % training, 10 % validation, 10 % test."""
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
 
 
-def _full(path: Path, seed: int) -> tuple[list[Clip], list[Selected], Clip]:
+def _full(path: Path, seed: int) -> _Selection:
     """Clips of the full archive, with silence cut from its background noise."""
     by_word = _by_split_and_word(path)
     generator = np.random.default_rng(seed)
@@ -227,11 +227,11 @@ def _full(path: Path, seed: int) -> tuple[list[Clip], list[Selected], Clip]:
             clips.append(np.float32(generator.uniform()) * second)
             selected.append(Selected(f"{SILENCE}/{i}", CLASSES.index(SILENCE), split))
     _check_complete(path, selected)
-    return clips, selected, noise["train"]
+    return _Selection(clips, selected, noise["train"])
 
 
 def _by_split_and_word(path: Path) -> dict[tuple[str, str], list[str]]:
-    """Names of the clips of each split and word, all words but the ten as unknown."""
+    """Names of the clips by split and word; all words but the ten are unknown."""
     listed = _listed(path)
     stored = sorted(filter(_is_sound, names(path)))
     if missing := sorted(listed.keys() - set(map(_listed_name, stored))):
@@ -247,7 +247,7 @@ def _by_split_and_word(path: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """Split of each clip that the archive's lists name."""
+    """Split of each clip in the archive's lists."""
     contents = dict(members(path, lambda name: name in LISTS.values()))
     for file in LISTS.values():
         if file not in contents:
@@ -260,12 +260,12 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def _listed_name(name: str) -> str:
-    """A clip's name without the ending, since the same clip may be stored as WAV or FLAC."""
+    """A clip's name without suffix: the clip may be stored as WAV or FLAC."""
     return name.split(".")[0]
 
 
 def _seconds(path: Path, recordings: list[Clip]) -> dict[str, Clip]:
-    """Background noise cut into seconds; the first 80 % of each recording are for training."""
+    """Background noise in seconds by split; each recording is split 80/10/10 in time."""
     parts: dict[str, list[Clip]] = defaultdict(list)
     for recording in recordings:
         seconds = [recording[i : i + RATE] for i in range(0, len(recording) - RATE + 1, RATE)]
@@ -285,7 +285,7 @@ def _is_background(name: str) -> bool:
 
 
 def _check_complete(path: Path, selected: Sequence[Selected]) -> None:
-    """Every class must have a clip for training, and every split a clip."""
+    """Check that every class has a training clip and every split a clip."""
     trained = {clip.label for clip in selected if clip.split == "train"}
     for number, word in enumerate(CLASSES):
         if number not in trained:

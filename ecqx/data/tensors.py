@@ -1,4 +1,4 @@
-"""A data set held as tensors on the device, cut into three splits."""
+"""A data set as tensors, in three splits."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from ecqx.modules import IGNORED_LABEL
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = "ecqx_data"
-# Of a device's free memory, that a split may take.
+# Largest share of a device's free memory that a split may take.
 LARGEST_SHARE = 0.5
 
 
 def free_memory(device: torch.device) -> float:
-    """Free memory of a GPU in bytes; elsewhere there is no end: tensors can stay in files."""
+    """Free memory of a GPU in bytes; infinite on a CPU, where tensors can stay in their file."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What happens to a batch on its way from storage to the network.
+    """Normalization and augmentation of a batch, as tensor operations.
 
     Attributes
     ----------
     mean, deviation : tuple of float
-        Per channel, of pixels in [0, 1]: ``(pixel / 255 - mean) / deviation``. Empty: the inputs
-        are used as they are stored.
+        Mean and standard deviation per channel, of pixels in [0, 1]; empty: no normalization.
     flip : bool
-        Training mirrors an image at random, with the labels of its pixels.
+        Augmentation: random horizontal flips, of pixel labels too.
     padding : int
-        Training cuts each image at random out of its copy with a black rim of so many pixels.
+        Augmentation: random crops after padding with this many black pixels.
     draws : bool
-        The second dimension holds several versions of a sample, of which training draws one.
+        The second dimension of the inputs has several versions of a sample; training draws one,
+        evaluation takes the first.
     """
 
     mean: tuple[float, ...] = ()
@@ -54,7 +54,7 @@ class Preparation:
     def __call__(
         self, inputs: Tensor, targets: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Prepare a batch; with a generator as for training, without one as for evaluation."""
+        """Prepare a batch: for training with a generator, for evaluation without."""
         if self.draws:
             inputs = _one_version(inputs, generator)
         if generator is not None and self.padding:
@@ -70,7 +70,7 @@ class Preparation:
 
 
 def _one_version(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Shape (B, D, …) to (B, …): a random version each for training, else the first."""
+    """Shape (B, D, …) to (B, …): a random version of each sample, or the first."""
     if generator is None:
         return inputs[:, 0]
     chosen = torch.randint(inputs.shape[1], (len(inputs),), generator=generator)
@@ -80,7 +80,7 @@ def _one_version(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
 def _random_crops(
     images: Tensor, targets: Tensor, padding: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each image at its own offset from its padded copy, and its pixels' labels likewise."""
+    """Crop each padded image at its own random offset, and its pixel labels likewise."""
     count, height, width = len(images), images.shape[-2], images.shape[-1]
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
     index = torch.arange(count, device=images.device)[:, None, None]
@@ -111,14 +111,13 @@ class Split:
     Attributes
     ----------
     inputs : Tensor, shape (N, …)
-        As stored; images as uint8.
+        Images as uint8.
     targets : Tensor
-        Classes, int64 of shape (N,); several labels, float32 of shape (N, C) with 0 and 1; or a
-        label per pixel, uint8 of shape (N, H, W), where 255 is ignored.
+        Classes, int64 of shape (N,); multi-label 0 or 1, float32 of shape (N, C); or pixel labels,
+        uint8 of shape (N, H, W), where 255 is ignored.
     preparation : Preparation
-        What makes a batch of it.
     device : torch.device, optional
-        Where batches go; None: they stay where the tensors are.
+        Device to move batches to; None: that of the tensors.
     """
 
     inputs: Tensor
@@ -132,15 +131,15 @@ class Split:
     def batches(
         self, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through the split once.
+        """Iterate over the split once.
 
         Parameters
         ----------
         size : int
-            Samples a batch; the last one may be smaller.
+            Samples per batch; the last batch may be smaller.
         generator : torch.Generator, optional
-            Draws the order and what `Preparation` leaves to chance; without one the order is that
-            of the data, and nothing is left to chance.
+            Draws the order and the augmentation. Without one there is no augmentation, and the
+            samples keep their order.
 
         Yields
         ------
@@ -157,7 +156,7 @@ class Split:
             yield inputs, targets.long() if targets.dtype == torch.uint8 else targets
 
     def _placed(self, batch: Tensor) -> Tensor:
-        """A part of the split where batches go; a GPU still works on the last one meanwhile."""
+        """A batch on the batches' device; copied to a GPU while it computes."""
         if self.device is None:
             return batch
         if self.device.type == "cuda":
@@ -171,9 +170,8 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """The split for a network on another device.
 
-        Its tensors move there if they leave half of the free memory to the network. Otherwise they
-        stay, and each batch moves; those of a file are read as they are needed, so that neither
-        memory has to hold them.
+        The tensors are moved if they leave half of the free memory to the network, else batch by
+        batch. Tensors of a file are memory-mapped, so that they need not fit the memory.
         """
         device = torch.device(device)
         if self.inputs.nbytes + self.targets.nbytes > LARGEST_SHARE * free_memory(device):
@@ -186,7 +184,7 @@ class Split:
 class TensorData:
     """Training, validation and test split of a data set.
 
-    Validation chooses (epochs, settings); the test split is for the reported number alone.
+    Epochs and settings are chosen by validation; the test split is for reported numbers only.
 
     Attributes
     ----------
@@ -194,7 +192,7 @@ class TensorData:
     classes : tuple of str
         Names in the order of the labels.
     label : str
-        What results call the data set.
+        Name of the data set in results.
     """
 
     train: Split
@@ -204,7 +202,7 @@ class TensorData:
     label: str
 
     def map(self, function: Callable[[Split], Split]) -> TensorData:
-        """The same data with a function of a split applied to each of the three."""
+        """The data with a function applied to each split."""
         return replace(
             self,
             train=function(self.train),
@@ -212,19 +210,21 @@ class TensorData:
             test=function(self.test),
         )
 
+    def _splits(self) -> Iterator[tuple[str, Split]]:
+        return ((name, getattr(self, name)) for name in SPLITS)
+
     def to(self, device: torch.device | str) -> TensorData:
         """The data for a network on another device, see `Split.to`."""
         return self.map(lambda split: split.to(device))
 
     def enlarged(self, times: int) -> TensorData:
-        """The data with each pixel, and its label, repeated ``times`` times each way."""
+        """The data with each pixel (and its label) repeated ``times`` times in both directions."""
         return self if times == 1 else self.map(lambda split: _enlarged(split, times))
 
     def checksum(self) -> str:
-        """BLAKE2b of samples and their preparation, 32 hexadecimal digits; words do not count."""
+        """BLAKE2b of samples and preparation, 32 hexadecimal digits; names are not included."""
         digest = hashlib.blake2b(digest_size=16)
-        for name in SPLITS:
-            split: Split = getattr(self, name)
+        for name, split in self._splits():
             tensors = (split.inputs, split.targets)
             kinds = [(str(tensor.dtype), tensor.shape) for tensor in tensors]
             digest.update(json.dumps([name, kinds, asdict(split.preparation)]).encode())
@@ -234,10 +234,8 @@ class TensorData:
 
     def save(self, path: str | Path) -> None:
         """Write the splits to one safetensors file."""
-        tensors = {}
-        preparations = {}
-        for name in SPLITS:
-            split: Split = getattr(self, name)
+        tensors, preparations = {}, {}
+        for name, split in self._splits():
             tensors[f"{name}.inputs"] = split.inputs
             tensors[f"{name}.targets"] = split.targets
             preparations[name] = asdict(split.preparation)
@@ -251,7 +249,7 @@ class TensorData:
         Raises
         ------
         InputError
-            If the file is missing or not such a file.
+            If the file is missing or not a data file of this suite.
         """
         tensors, metadata = read_tensors(path, METADATA_KEY)
         try:
@@ -272,7 +270,7 @@ class TensorData:
 
 
 def _preparation(values: dict[str, Any]) -> Preparation:
-    """JSON has lists where the dataclass has tuples."""
+    """Preparation from JSON, which has lists in place of tuples."""
     values = {**values, "mean": tuple(values["mean"]), "deviation": tuple(values["deviation"])}
     return Preparation(**values)
 

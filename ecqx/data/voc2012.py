@@ -1,4 +1,4 @@
-"""Pascal VOC2012: photographs of 20 kinds of things, named per image or per pixel."""
+"""Pascal VOC2012: photographs with 20 classes of objects, labelled per image or per pixel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 from ecqx.modules import IGNORED_LABEL
 
-THINGS = (
+CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-# Of ImageNet, which the networks were pre-trained on.
+# Those of ImageNet, on which the networks were pre-trained.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TREE = "VOCdevkit/VOC2012"
 TEST_SHARE = 0.2
 OFFICIAL_LISTS = {"classification": "Main", "segmentation": "Segmentation"}
-# They hold 11,540 and 2,913 images; a tree that has fewer than this is not the official one.
+# The official lists have 11,540 and 2,913 images; a tree with fewer than this is a part of it.
 WHOLE = 1000
 
 Task = Literal["classification", "segmentation"]
@@ -44,15 +44,15 @@ def voc(
     validation: float = 0.2,
     seed: int = 0,
 ) -> TensorData:
-    """Load Pascal VOC2012, and download it first where it is missing.
+    """Load Pascal VOC2012, downloaded first if it is missing.
 
-    Segmentation tests on the official ``val`` list (the labels of VOC's own test set are not
-    public), and trains and validates on the official ``train`` list. Classification takes both
-    lists together and tests on 20 % of them, drawn at random.
+    Segmentation is tested on the official ``val`` list (the labels of VOC's test set are not
+    public), and trained and validated on the official ``train`` list. Classification joins both
+    lists and is tested on 20 % of them, drawn at random.
 
-    The labels of an image are all objects of its annotation, those marked as difficult included.
-    A tree without ``Annotations/`` has them from its masks: the classes that occur anywhere in
-    them, of the images in the segmentation lists.
+    An image is labelled with all objects of its annotation, difficult ones included. In a tree
+    without ``Annotations/`` the labels are the classes in the masks, for the images of the
+    segmentation lists.
 
     Parameters
     ----------
@@ -61,28 +61,27 @@ def voc(
         unpacked there.
     task : {"classification", "segmentation"}
     crop : int
-        Side of the square that is cut from the centre, in pixels; where the image is smaller, it
-        gets a black rim, whose label is ignored.
+        Side of the central crop in pixels; smaller images are padded with black pixels, whose
+        label is ignored.
     resize : int, optional
-        Before that, scale the shorter side to so many pixels.
+        Length of the shorter side before the crop.
     validation : float
-        Share of the training images, in (0, 1), that validates, at least one image.
+        Share of the training images that are held out for validation, in (0, 1).
     seed : int
-        Of what is drawn at random.
+        Of the random splits.
 
     Returns
     -------
     TensorData
-        Inputs of shape (N, 3, crop, crop), uint8. Targets: 0 and 1 of shape (N, 20), float32; or
-        classes of shape (N, crop, crop), uint8, where 0 is the background and 255 is ignored.
-        Training flips images. The label tells the number of images where they are not the official
-        ones of the task.
+        Inputs (N, 3, crop, crop), uint8. Targets: 0 or 1, float32, (N, 20); or classes, uint8,
+        (N, crop, crop), with 0 for background and 255 for ignored pixels. Training augmentation:
+        random flips. The label has the number of images unless they are all of the official ones.
 
     Raises
     ------
     InputError
-        If the data cannot be had, or a file of it is missing or damaged, or there are too few
-        images for the splits.
+        If the data cannot be downloaded, a file is missing or damaged, or there are too few images
+        for the splits.
     """
     _check_settings(task, crop, resize, validation)
     tree = provide(voc_source(), root)
@@ -98,7 +97,7 @@ def voc(
             Split(*reader.read(chosen, bar.update), preparation)
             for chosen, preparation in zip(names, (training, plain, plain), strict=True)
         )
-    classes = THINGS if task == "classification" else ("background", *THINGS)
+    classes = CLASSES if task == "classification" else ("background", *CLASSES)
     official = total >= WHOLE and reader.lists == OFFICIAL_LISTS[task]
     label = f"voc2012 {task}" + ("" if official else f" ({total} images)")
     return TensorData(train, held_out, test, classes=classes, label=label)
@@ -115,7 +114,7 @@ def _check_settings(task: str, crop: int, resize: int | None, validation: float)
 
 
 def voc_source() -> Source:
-    """Where Pascal VOC2012 comes from."""
+    """Where Pascal VOC2012 is downloaded from."""
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
     official = DATASET_YEAR_DICT["2012"]
@@ -134,11 +133,11 @@ def voc_source() -> Source:
 def _split_names(
     tree: Path, lists: str, task: str, validation: float, generator: torch.Generator
 ) -> tuple[list[str], list[str], list[str]]:
-    """Names of the images that train, validate and test."""
+    """Names of the training, validation and test images."""
     folder = tree / "ImageSets" / lists
     train, test = _listed(folder / "train.txt"), _listed(folder / "val.txt")
     if both := sorted(set(train) & set(test)):
-        raise InputError(f"{folder / 'val.txt'}: {both[0]} stands in train.txt too")
+        raise InputError(f"{folder / 'val.txt'}: {both[0]} is in train.txt too")
     if task == "classification":
         train, test = _cut(train + test, TEST_SHARE, generator)
     train, held_out = _cut(train, validation, generator)
@@ -158,7 +157,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _cut(names: list[str], share: float, generator: torch.Generator) -> tuple[list[str], list[str]]:
-    """Draw a share of the names, at least one; what remains comes first, both in their order."""
+    """Draw a share of the names, at least one: (the others, the drawn ones), order kept."""
     count = max(1, round(share * len(names)))
     drawn = set(torch.randperm(len(names), generator=generator)[:count].tolist())
     rest = [name for i, name in enumerate(names) if i not in drawn]
@@ -177,10 +176,10 @@ class _Reader:
         self.lists = "Segmentation" if self.from_masks else "Main"
 
     def read(self, names: list[str], progress: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-        # Filled in place: the images of the whole data set are 1.7 GB.
+        # Filled in place, since the whole data set is 1.7 GB.
         inputs = torch.empty((len(names), 3, self.crop, self.crop), dtype=torch.uint8)
         if self.task == "classification":
-            targets = torch.zeros((len(names), len(THINGS)))
+            targets = torch.zeros((len(names), len(CLASSES)))
         else:
             targets = torch.empty((len(names), self.crop, self.crop), dtype=torch.uint8)
         for i, name in enumerate(names):
@@ -190,7 +189,7 @@ class _Reader:
                 mask = self._mask(name, image.size)
                 targets[i] = torch.from_numpy(self._cropped(mask, IGNORED_LABEL))
             else:
-                targets[i, self._things(name, image.size)] = 1
+                targets[i, self._objects(name, image.size)] = 1
             progress()
         return inputs, targets
 
@@ -207,25 +206,25 @@ class _Reader:
         if mask.size != size:
             raise InputError(f"{path}: is {mask.size} in size, but its image is {size}")
         labels = np.unique(np.asarray(mask))
-        if wrong := labels[(labels > len(THINGS)) & (labels != IGNORED_LABEL)].tolist():
+        if wrong := labels[(labels > len(CLASSES)) & (labels != IGNORED_LABEL)].tolist():
             raise InputError(f"{path}: has label {wrong[0]}, but they are 0 to 20, and 255")
         return mask
 
-    def _things(self, name: str, size: tuple[int, int]) -> list[int]:
-        """Numbers of the things in an image, from zero."""
+    def _objects(self, name: str, size: tuple[int, int]) -> list[int]:
+        """Classes of the objects in an image, from 0."""
         if not self.from_masks:
             return _annotated(self.tree / "Annotations" / f"{name}.xml")
         labels = np.unique(np.asarray(self._mask(name, size))).tolist()
-        return [label - 1 for label in labels if 0 < label <= len(THINGS)]
+        return [label - 1 for label in labels if 0 < label <= len(CLASSES)]
 
     def _cropped(self, image: Image.Image, fill: int) -> Pixels:
-        """The square in the centre; labels are never mixed, pixels are."""
+        """The resized central crop; labels are not interpolated."""
         if self.resize is not None:
             scale = self.resize / min(image.size)
             width, height = (max(1, round(side * scale)) for side in image.size)
             labels = image.mode in ("P", "L")
-            way = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
-            image = image.resize((width, height), way)
+            method = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
+            image = image.resize((width, height), method)
         pixels = np.asarray(image, dtype=np.uint8)
         square = np.full((self.crop, self.crop, *pixels.shape[2:]), fill, dtype=np.uint8)
         (rows, to_rows), (columns, to_columns) = (_overlap(n, self.crop) for n in pixels.shape[:2])
@@ -234,7 +233,7 @@ class _Reader:
 
 
 def _overlap(size: int, crop: int) -> tuple[slice, slice]:
-    """Where centred stretches of two lengths overlap, in the one and in the other."""
+    """Overlap of two centred intervals of these lengths, as a slice of each."""
     length = min(size, crop)
     start, to = (size - length) // 2, (crop - length) // 2
     return slice(start, start + length), slice(to, to + length)
@@ -247,21 +246,20 @@ def _opened(path: Path) -> Image.Image:
             return image
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file, but a list in ImageSets names it") from error
-    except Exception as error:
-        # Damaged files make Pillow raise almost anything, SyntaxError and IndexError included.
-        raise InputError(f"{path}: not a whole image ({error})") from error
+    except Exception as error:  # Pillow raises almost anything on damaged files
+        raise InputError(f"{path}: not a complete image ({error})") from error
 
 
 def _annotated(path: Path) -> list[int]:
-    """Numbers of the things that an annotation names, from zero."""
+    """Classes of the objects in an annotation, from 0."""
     try:
         annotation = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a readable annotation ({error})") from error
     if annotation.tag != "annotation":
         raise InputError(f"{path}: holds <{annotation.tag}>, not an <annotation>")
-    # Parts of a thing, such as a head, have names too: only the thing's own counts.
-    names = {thing.findtext("name", "").strip() for thing in annotation.findall("object")}
-    if unknown := sorted(names - set(THINGS)):
-        raise InputError(f"{path}: {unknown[0]!r} is none of the 20 classes")
-    return [THINGS.index(name) for name in sorted(names)]
+    # Not .iter("name"): parts of an object, such as a head, have names too.
+    names = {item.findtext("name", "").strip() for item in annotation.findall("object")}
+    if unknown := sorted(names - set(CLASSES)):
+        raise InputError(f"{path}: {unknown[0]!r} is not one of the 20 classes")
+    return [CLASSES.index(name) for name in sorted(names)]

@@ -1,4 +1,4 @@
-"""Copying a state_dict into a network that it fits, or fits but for the last layer."""
+"""Loading a state_dict into a network, except a last layer for another number of classes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.errors import InputError
+from ecqx.modules import is_weight
 
-# Classifiers of torchvision's networks that take part in training alone.
+# Classifiers of torchvision's networks that are used in training only.
 AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
 _COUNTER = "num_batches_tracked"
 _NAMES_SHOWN = 3
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]:
-    """Copy a state_dict into a model.
+    """Load a state_dict into a model.
 
     Names and shapes must agree, with three exceptions: a last layer for another number of classes
-    keeps its random values; ``num_batches_tracked`` may be missing; and the auxiliary classifiers
-    that pre-trained networks bring along are passed over where the model has none.
+    keeps its random values; ``num_batches_tracked`` may be missing; auxiliary classifiers of
+    pre-trained networks are ignored where the model has none.
 
     Parameters
     ----------
     model : Module
-        Changed in place, or left as it was if anything does not fit.
+        Changed in place; unchanged if an error is raised.
     state : mapping of str to Tensor
     source : str
-        What errors call the state: its file, for instance.
+        What error messages call the state, for example its file.
 
     Returns
     -------
     list of str
-        Names of the model's tensors that keep their random values: those of the last layer if it
-        is for another number of classes, else none.
+        Names of the tensors that keep their random values: those of the last layer if it has
+        another number of classes, else none.
 
     Raises
     ------
@@ -43,29 +44,25 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """
     own = model.state_dict()
     given = {name: t for name, t in state.items() if name in own or not name.startswith(AUXILIARY)}
-    head = _head(model)
-    resized = any(name in given and _other_classes(given[name], own[name]) for name in head)
-    left_out = [name for name in head if resized]
-    _check(own, given, left_out, source)
+    last = _last_layer(model)
+    new_classes = any(name in given and _other_classes(given[name], own[name]) for name in last)
+    kept = last if new_classes else []
+    _check(own, given, kept, source)
     with torch.no_grad():
-        for name in given.keys() - set(left_out):
+        for name in given.keys() - set(kept):
             own[name].copy_(given[name])
-    return left_out
+    return kept
 
 
-def _head(model: nn.Module) -> list[str]:
-    """Names of the tensors of the last layer with a weight of more than one dimension."""
+def _last_layer(model: nn.Module) -> list[str]:
+    """Names of the tensors of the last layer that has a weight."""
     layers = [
         prefix
         for prefix, module in model.named_modules()
-        if any(p.ndim > 1 for p in module.parameters(recurse=False))
+        if any(map(is_weight, module.parameters(recurse=False)))
         and not prefix.startswith(AUXILIARY)
     ]
-    return [name for name in model.state_dict() if layers and _layer(name) == layers[-1]]
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
+    return [n for n in model.state_dict() if layers and n.rpartition(".")[0] == layers[-1]]
 
 
 def _other_classes(given: Tensor, own: Tensor) -> bool:
@@ -73,23 +70,24 @@ def _other_classes(given: Tensor, own: Tensor) -> bool:
 
 
 def _check(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor], left_out: Sequence[str], source: str
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], kept: Sequence[str], source: str
 ) -> None:
-    """Raise ``InputError`` where names differ, or a shape that is not left out."""
     missing = [name for name in own if name not in given and not name.endswith(_COUNTER)]
     unknown = [name for name in given if name not in own]
-    complaints = [f"the model needs {_some(missing)}, which it lacks"] if missing else []
-    complaints += [f"it has {_some(unknown)}, which the model does not know"] if unknown else []
-    complaints += [
-        f"{name} has shape {list(tensor.shape)}, where the model needs {list(own[name].shape)}"
-        for name, tensor in given.items()
-        if name in own and tensor.shape != own[name].shape and name not in left_out
-    ][:1]
-    if complaints:
-        raise InputError(f"{source} does not fit the model: {'; '.join(complaints)}")
+    resized = [n for n in given if n in own and given[n].shape != own[n].shape and n not in kept]
+    problems = []
+    if missing:
+        problems.append(f"the model needs {_listed(missing)}, which it lacks")
+    if unknown:
+        problems.append(f"it has {_listed(unknown)}, which the model does not know")
+    if resized:
+        shape, needed = list(given[resized[0]].shape), list(own[resized[0]].shape)
+        problems.append(f"{resized[0]} has shape {shape}, where the model needs {needed}")
+    if problems:
+        raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ecqx.models.mlp import mlp_gsc
-from ecqx.models.resnet_bottleneck import BottleneckResNetCifar
-from ecqx.models.resnet_cifar import ResNetCifar
+from ecqx.models.resnet_cifar import BasicResNetCifar, BottleneckResNetCifar
 from ecqx.models.vgg import vgg16
-
-
-def _resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    return ResNetCifar(blocks=3, num_classes=num_classes, in_channels=in_channels)
-
-
-def _resnet56(num_classes: int = 100, in_channels: int = 3) -> nn.Module:
-    return BottleneckResNetCifar(blocks=6, num_classes=num_classes, in_channels=in_channels)
 
 
 def _vgg16_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
@@ -28,13 +20,13 @@ def _vgg16_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mlp_gsc": mlp_gsc,
-    "resnet20": _resnet20,
-    "resnet56": _resnet56,
+    "resnet20": partial(BasicResNetCifar, 3),
+    "resnet56": partial(BottleneckResNetCifar, 6),
     "vgg16": vgg16,
     "vgg16_bn": _vgg16_bn,
 }
 MODELS = tuple(_NETWORKS)
-# torchvision's networks that have further outputs in training, unless told not to.
+# Settings that leave out the auxiliary outputs that these networks have in training.
 _SINGLE_OUTPUT = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
 }
@@ -47,11 +39,11 @@ def build(name: str, **settings: Any) -> nn.Module:
     ----------
     name : str
         One of `MODELS`, or any name of ``torchvision.models.list_models()``. The suite's own come
-        first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32 pixels.
+        first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32x32 pixels.
     **settings
-        ``num_classes``, and what the network takes beside it. Without it the network has as many
-        as its source has: 10, 12 or 100 of the suite's own, 1000 of torchvision's classification
-        networks, 21 of its segmentation networks.
+        ``num_classes`` and further settings of the network, such as ``in_channels``. The default
+        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), 1000
+        (torchvision's classification networks) or 21 (its segmentation networks).
 
     Returns
     -------

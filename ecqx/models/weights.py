@@ -1,4 +1,4 @@
-"""torchvision's pre-trained weights for a network to start from."""
+"""torchvision's pre-trained weights, as a starting point."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ecqx.models.networks import MODELS
 
 
 def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
-    """torchvision's default pre-trained weights of a network.
+    """torchvision's default pre-trained weights of a network, downloaded if they are missing.
 
     Parameters
     ----------
     name : str
-        A network of torchvision that is none of the suite's own: weights for ImageNet, for
-        segmentation networks those for COCO images with the 21 classes of VOC.
+        A network of torchvision that is not one of the suite's own. Classification networks have
+        weights for ImageNet, segmentation networks for COCO images with the 21 classes of VOC.
     root : Path
-        Folder that holds the file under its official name, or in ``models/``; it is downloaded
-        there otherwise, and checked against the digest that its name carries.
+        Folder with the file under its official name, there or in ``models/``. A download is
+        checked against the digest in that name.
 
     Returns
     -------
@@ -32,9 +32,9 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If there are none for this network, or the file cannot be had or read.
+        If the network has no such weights, or the file cannot be downloaded or read.
     """
-    # Both would delay those who start from weights of their own.
+    # Imported here because starting from a checkpoint needs no download.
     from ecqx.data.downloads import Source, provide
 
     url = _official_url(name)
@@ -49,7 +49,7 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
         checksum=f"sha256:{digest[1]}",
     )
     state = read_state(provide(source, root))
-    return {_present_name(key): tensor for key, tensor in state.items()}
+    return {_current_name(key): tensor for key, tensor in state.items()}
 
 
 def _official_url(name: str) -> str:
@@ -58,11 +58,11 @@ def _official_url(name: str) -> str:
     if name in MODELS or name not in torchvision.models.list_models():
         raise InputError(
             f"model {name}: there are no pre-trained weights; give a checkpoint, "
-            "start from random ones, or choose another network of torchvision"
+            "start from random weights, or choose another network of torchvision"
         )
     return str(torchvision.models.get_model_weights(name).DEFAULT.url)
 
 
-def _present_name(name: str) -> str:
-    """The name of today for that of the years when DenseNet's files were written."""
+def _current_name(name: str) -> str:
+    """DenseNet's files have names of parameters that torchvision has changed since."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)

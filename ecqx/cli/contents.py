@@ -1,0 +1,102 @@
+"""What ``ecqx info`` prints: the contents of a file as a line, a table or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecqx.coding.bitstream import FileInfo, TensorRecord
+
+
+def summary(path: Path, contents: FileInfo) -> str:
+    """Size and compression ratio in one line."""
+    size = contents.size
+    return (
+        f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
+        f"compression ratio {contents.compression_ratio:.2f}"
+    )
+
+
+def as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
+    """The contents in plain values."""
+    return {
+        "file": str(path),
+        "bytes": contents.size.total,
+        "integer_bytes": contents.size.integers,
+        "other_bytes": contents.size.other,
+        "float_elements": contents.float_elements,
+        "compression_ratio": contents.compression_ratio,
+        "quantized": {
+            "elements": contents.quantized_elements,
+            "sparsity": contents.sparsity,
+            "entropy_bits_per_weight": contents.entropy,
+        },
+        "tensors": [_record_as_json(record) for record in contents.tensors],
+    }
+
+
+def _record_as_json(record: TensorRecord) -> dict[str, Any]:
+    codebook = None
+    if record.numbers is not None:
+        codebook = {"form": record.form, "numbers": list(record.numbers)}
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "dtype": _dtype(record),
+        "shape": list(record.shape),
+        "bits": record.bits,
+        "step": record.step,
+        "codebook": codebook,
+        "sparsity": record.sparsity,
+        "entropy_bits_per_weight": record.entropy,
+        "coded_bytes": record.coded_bytes,
+    }
+
+
+def table(contents: FileInfo) -> str:
+    """A row a tensor, and a row of totals."""
+    from tabulate import tabulate
+
+    elements = sum(record.elements for record in contents.tensors)
+    total = (
+        *("total, with header", f"{elements:,}", "", ""),
+        *(_number(contents.sparsity, ".1%"), _number(contents.entropy, ".3f")),
+        *(f"{contents.size.total:,}", f"{contents.compression_ratio:.2f}"),
+    )
+    rows = [*map(_row, contents.tensors), total]
+    headers = (
+        *("tensor", "shape", "bits", "step or codebook", "sparsity", "entropy", "bytes", "ratio"),
+    )
+    alignment = ("left", *("right",) * (len(headers) - 1))
+    return tabulate(rows, headers, disable_numparse=True, colalign=alignment)
+
+
+def _row(record: TensorRecord) -> tuple[object, ...]:
+    stored_as = "lossy" if record.kind == "lossy" else _dtype(record)
+    has_ratio = record.dtype.is_floating_point and record.coded_bytes
+    return (
+        record.name,
+        "×".join(map(str, record.shape)) or "–",
+        record.bits or stored_as,
+        _centroids(record),
+        _number(record.sparsity, ".1%"),
+        _number(record.entropy, ".3f"),
+        f"{record.coded_bytes:,}",
+        f"{4 * record.elements / record.coded_bytes:.2f}" if has_ratio else "",
+    )
+
+
+def _dtype(record: TensorRecord) -> str:
+    return str(record.dtype).removeprefix("torch.")
+
+
+def _centroids(record: TensorRecord) -> str:
+    """The step; or the codebook's centroids except zero, or its basis joined by plus signs."""
+    if record.numbers is None:
+        return _number(record.step, "g")
+    return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

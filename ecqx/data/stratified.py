@@ -1,0 +1,43 @@
+"""Stratified hold-out: the same share of every class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ecqx.errors import InputError
+
+
+def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tensor:
+    """Choose validation samples, of each class its share up to rounding.
+
+    Parameters
+    ----------
+    labels : Tensor of int, shape (N,)
+    count : int
+        Number of samples to hold out, from 1 to N - 1.
+    order : Tensor of int, shape (N,)
+        A random permutation of the samples; the first ones of each class are held out.
+    what : str
+        Start of the error message, such as the file and a colon.
+
+    Returns
+    -------
+    Tensor of bool, shape (N,)
+        True for the samples that are held out.
+
+    Raises
+    ------
+    InputError
+        If ``count`` is out of range.
+    """
+    if not 0 < count < len(labels):
+        raise InputError(f"{what}validation: {count} images, but it must be 1 to {len(labels) - 1}")
+    # Position of each sample within its class, from 0 to 1: the lowest positions are held out.
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for label in torch.unique(labels):
+        members = order[labels[order] == label]
+        position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[order[position[order].argsort(stable=True)[:count]]] = True
+    return chosen
