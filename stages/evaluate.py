@@ -31,7 +31,7 @@ from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import REFERENCE, read_files, read_runs
+from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs
 from stages.settings.base import load
 from stages.settings.evaluate import EvaluateSettings
 from stages.settings.report import LayerSettings
@@ -42,17 +42,6 @@ from stages.tasks import task_of
 SUMMARIZED_SWEEPS = ("grid", "trained")
 SETTING = ("task", "method", "bits", "lam")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
-# Settings of quantizer and relevance in a record, and those that have another name there.
-SETTINGS = (
-    *("lam", "p", "sparsity_band", "alpha", "gradient", "composite", "canonizer", "weight_rule"),
-    *("lrp_output", "relevance_of", "relevance_every", "relevance_samples", "pmf", "lambda_max"),
-)
-RENAMED = {
-    "lrp_output": "output",
-    "relevance_of": "of",
-    "relevance_every": "every",
-    "relevance_samples": "samples",
-}
 # What is measured of each run, in the order of a record.
 MEASURES = (
     *("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes"),
@@ -125,7 +114,7 @@ def _records(
     described = {name: _describe(task) for name, task in tasks.items()}
     return [
         {
-            **_settings(run),
+            **{key: value for key, value in run.items() if key not in FILE_KEYS},
             **described[run["task"]],
             "start": _start_of(suite, settings, run["task"], run["seed"]),
             **references[run["task"], run["seed"]],
@@ -141,7 +130,7 @@ def measure(work: Evaluation) -> Record:
     device = find_device(work.device)
     form = build_form(work.run["form"], work.run["form_settings"])
     model, data = work.task.build().to(device), work.task.load_data(device)
-    return score_file(work.path, form, model, data, work.run["own"].get("exclude", ()))
+    return score_file(work.path, form, model, data, work.run["settings"].get("exclude", ()))
 
 
 def measure_full_precision(work: Evaluation) -> tuple[float, float]:
@@ -175,22 +164,6 @@ def _references(
         for run, start, trained_on in zip(
             references, accuracies[::2], accuracies[1::2], strict=True
         )
-    }
-
-
-def _settings(run: Mapping[str, Any]) -> Record:
-    """The settings of one run, and how long it trained."""
-    return {
-        **{key: run[key] for key in ("run_id", "task", "method", "sweep", "variant", "bits")},
-        **{key: run["settings"][RENAMED.get(key, key)] for key in SETTINGS},
-        "floats": run["form_settings"].get("floats"),
-        "settings": run["own"],
-        "lr": run["fit"]["lr"],
-        "batch_size": run["fit"]["batch_size"],
-        "seed": run["seed"],
-        "epochs": len(run["history"]),
-        "steps": sum(epoch["steps"] for epoch in run["history"]),
-        "cost": run["cost"],
     }
 
 
@@ -263,7 +236,7 @@ def shown_runs(runs: Sequence[Record], shown: LayerSettings) -> list[Record]:
     return [
         run
         for run in runs
-        if run["sweep"] == "grid" and (run["bits"], run["settings"]["lam"], run["seed"]) == wanted
+        if run["sweep"] == "grid" and (run["bits"], run["lam"], run["seed"]) == wanted
     ]
 
 
@@ -271,8 +244,7 @@ def _layers(run: Mapping[str, Any], path: Path) -> list[Record]:
     """Sparsity, entropy and size of each layer of a run."""
     return [
         {
-            **{key: run[key] for key in ("task", "method", "bits")},
-            "lam": run["settings"]["lam"],
+            **{key: run[key] for key in SETTING},
             "layer": record.name,
             "elements": record.elements,
             "sparsity": record.sparsity,

@@ -10,6 +10,8 @@ from stages import paths
 
 # The method of the training in full precision that every drop refers to; it has no file.
 REFERENCE = "fp32"
+# Keys of runs.json that are no part of metrics.json: what a run's file is made of.
+FILE_KEYS = ("training_id", "form", "form_settings")
 # Fingerprints of jobs without a method: trainings in full precision, and counts of a step's cost.
 FULL_PRECISION, COUNT = "full precision", "count of cost"
 

@@ -39,7 +39,9 @@ def main(suite: str) -> None:
     for name, training in trainings.items():
         folder = folders[training.key]
         link_or_copy(folder / RESULT, paths.trained(suite, name))
-        records[name] = {**read_record(folder), "cost": costs[name]}
+        history = read_record(folder)["history"]
+        steps = sum(epoch["steps"] for epoch in history)
+        records[name] = {"epochs": len(history), "steps": steps, "cost": costs[name]}
     listed = [run.record | records[run.training_id] for run in runs]
     write_text(out / "runs.json", json.dumps(listed, indent=1) + "\n")
 

@@ -16,11 +16,15 @@ from stages.settings.base import Settings, checked
 from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
 
-# Settings that records have keys of their own for.
-_COLUMNS = (
-    *("bits", "lam", "p", "sparsity_band", "alpha", "gradient", "composite", "canonizer"),
-    *("weight_rule", "output", "of", "every", "samples", "restart", "pmf", "lambda_max"),
-)
+# Settings that have a key of their own in a record, by that key.
+_COLUMNS = {
+    **{name: name for name in ("lam", "p", "sparsity_band", "alpha", "gradient", "composite")},
+    **{"canonizer": "canonizer", "weight_rule": "weight_rule", "lrp_output": "output"},
+    **{"relevance_of": "of", "relevance_every": "every", "relevance_samples": "samples"},
+    **{"pmf": "pmf", "lambda_max": "lambda_max"},
+}
+# All others are in ``settings``, but these, which the suite's settings tell.
+_LEFT_OUT = {*_COLUMNS.values(), "bits", "restart"}
 
 
 class _Fit(Settings):
@@ -98,21 +102,25 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The run as plain values, for runs.json."""
-        settings = self.settings
+        """The run for runs.json, as plain values."""
+        others = {
+            k: v for k, v in self.settings.items() if k not in _LEFT_OUT and v not in ((), [])
+        }
         return {
-            "run_id": self.run_id,
             "training_id": self.training_id,
+            "form": None if self.method is None else self.method.form,
+            "form_settings": self.form_settings,
+            "run_id": self.run_id,
             "task": self.task,
             "method": self.method_name,
             "sweep": self.sweep,
             "variant": self.variant,
             "bits": None if self.method is None else self.method.bit_width,
-            "settings": {name: settings.get(name) for name in _COLUMNS if name != "bits"},
-            "own": {k: v for k, v in settings.items() if k not in _COLUMNS and v not in ((), [])},
-            "form": None if self.method is None else self.method.form,
-            "form_settings": self.form_settings,
-            "fit": asdict(self.fit),
+            **{key: self.settings.get(name) for key, name in _COLUMNS.items()},
+            "floats": self.form_settings.get("floats"),
+            "settings": others,
+            "lr": self.fit.lr,
+            "batch_size": self.fit.batch_size,
             "seed": self.seed,
         }
 

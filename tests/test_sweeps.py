@@ -135,7 +135,10 @@ def test_records_are_plain_values_that_survive_a_file() -> None:
     for run in all_runs(suite.quantize, suite.tasks, suite.seeds):
         assert json.loads(json.dumps(run.record))["run_id"] == run.run_id
     pruned = next(r for r in all_runs(suite.quantize, suite.tasks, [0]) if "pru" in r.method_name)
-    assert (pruned.record["own"], pruned.record["variant"]) == ({"sparsity": 0.5}, "sparsity 0.5")
+    assert (pruned.record["settings"], pruned.record["variant"]) == (
+        {"sparsity": 0.5},
+        "sparsity 0.5",
+    )
 
 
 # -- names of runs and trainings -------------------------------------------------------------------
