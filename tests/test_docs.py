@@ -158,7 +158,7 @@ def test_texts_link_to_files_of_the_repository(path: Path) -> None:
 
 def test_the_readme_shows_the_way() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 160
+    assert len(text.splitlines()) <= 120
     for target in ("docs/index.md", "docs/own-model.md", "docs/method.md", "docs/faq.md"):
         assert f"]({target})" in text
 
