@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.forms import build_form
 from ecqx.experiment.jobs import SECONDS_TO_START, checksum, run_all
-from ecqx.files import write_text
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import read_runs
+from stages.manifests import read_runs, write_json
 
 
 @command
@@ -21,7 +19,7 @@ def main(suite: str) -> None:
     work = [(suite, run) for run in read_runs(suite) if run["form"] is not None]
     out = paths.emptied(paths.bitstreams(suite))
     records = run_all(encode, work, "encode", alone=SECONDS_TO_START)
-    write_text(out / "files.json", json.dumps(records, indent=1) + "\n")
+    write_json(out / "files.json", records)
 
 
 def encode(work: tuple[str, dict[str, Any]]) -> dict[str, Any]:

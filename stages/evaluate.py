@@ -11,7 +11,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,7 +31,7 @@ from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs
+from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
 from stages.settings.base import load
 from stages.settings.evaluate import EvaluateSettings
 from stages.settings.report import LayerSettings
@@ -42,23 +42,7 @@ from stages.tasks import task_of
 SUMMARIZED_SWEEPS = ("grid", "trained")
 SETTING = ("task", "method", "bits", "lam")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
-# What is measured of each run, in the order of a record.
-MEASURES = (
-    *("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes"),
-    *("bytes_integers", "bytes_other", "compression_ratio", "entropy_bits_per_weight"),
-)
-
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One network to evaluate: the file of a run or, without a run, a trained network."""
-
-    task: Task
-    path: Path
-    device: str
-    run: Mapping[str, Any] | None = None
 
 
 @command
@@ -71,22 +55,18 @@ def main(suite: str) -> None:
     coded_files = [paths.bitstreams(suite) / files[run["run_id"]]["file"] for run in coded]
     records = _records(suite, settings, runs, [*zip(coded, coded_files, strict=True)], files)
     out = paths.results(suite)
-    _write_json(out / "metrics.json", records)
+    write_json(out / "metrics.json", records)
     summary = _means(records)
-    _write_json(out / "summary.json", _nested(summary))
+    write_json(out / "summary.json", _nested(summary))
     write_text(out / "curves.csv", _curves(summary))
     shown = shown_runs(coded, settings.evaluate.layers)
     layers = [_layers(run, coded_files[coded.index(run)]) for run in shown]
-    _write_json(out / "layers.json", [layer for of_run in layers for layer in of_run])
+    write_json(out / "layers.json", [layer for of_run in layers for layer in of_run])
     networks = exhibits.networks(suite, settings, shown, files)
     relevance = settings.quantize.relevance
     write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
     samples, classes = exhibits.samples(networks, relevance.canonizer)
     write_tensors(paths.samples(suite), samples, {"classes": json.dumps(classes)})
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _checked_files(suite: str) -> dict[str, Record]:
@@ -109,7 +89,7 @@ def _records(
     """The entries of metrics.json."""
     tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
     references = _references(suite, settings, runs, tasks)
-    work = [Evaluation(tasks[run["task"]], path, settings.device, run) for run, path in coded]
+    work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
     measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
     described = {name: _describe(task) for name, task in tasks.items()}
     return [
@@ -118,26 +98,28 @@ def _records(
             **described[run["task"]],
             "start": _start_of(suite, settings, run["task"], run["seed"]),
             **references[run["task"], run["seed"]],
-            **_measures(result, files[run["run_id"]]),
+            **result,
+            **{key: files[run["run_id"]][key] for key in ("bytes_integers", "bytes_other")},
         }
         for (run, _), result in zip(coded, measured, strict=True)
     ]
 
 
-def measure(work: Evaluation) -> Record:
+def measure(work: tuple[Task, Path, str, Record]) -> Record:
     """Metrics of one file's decoded model, and statistics of its weights."""
-    assert work.run is not None
-    device = find_device(work.device)
-    form = build_form(work.run["form"], work.run["form_settings"])
-    model, data = work.task.build().to(device), work.task.load_data(device)
-    return score_file(work.path, form, model, data, work.run["settings"].get("exclude", ()))
+    task, path, device_name, run = work
+    device = find_device(device_name)
+    form = build_form(run["form"], run["form_settings"])
+    model, data = task.build().to(device), task.load_data(device)
+    return score_file(path, form, model, data, run["settings"].get("exclude", ()))
 
 
-def measure_full_precision(work: Evaluation) -> tuple[float, float]:
+def measure_full_precision(work: tuple[Task, Path, str]) -> tuple[float, float]:
     """Validation and test accuracy of one trained network."""
-    device = find_device(work.device)
-    model, data = work.task.build(), work.task.load_data(device)
-    model.load_state_dict(read_coded_state(work.path).state)
+    task, path, device_name = work
+    device = find_device(device_name)
+    model, data = task.build(), task.load_data(device)
+    model.load_state_dict(read_coded_state(path).state)
     model.to(device)
     return evaluate(model, data.validation), evaluate(model, data.test)
 
@@ -147,23 +129,21 @@ def _references(
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Accuracies by task and seed: of the start, and of the start trained on."""
     references = [run for run in runs if run["method"] == REFERENCE]
-    work = []
-    for run in references:
-        start = paths.checkpoint(suite, run["task"], run["seed"])
-        trained_on = paths.trained(suite, run["training_id"])
-        work += [
-            Evaluation(tasks[run["task"]], path, settings.device) for path in (start, trained_on)
-        ]
-    accuracies = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
+    starts = [paths.checkpoint(suite, run["task"], run["seed"]) for run in references]
+    ends = [paths.trained(suite, run["training_id"]) for run in references]
+    work = [
+        (tasks[run["task"]], path, settings.device)
+        for run, path in zip(2 * references, starts + ends, strict=True)
+    ]
+    measured = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
+    count = len(references)
     return {
         (run["task"], run["seed"]): {
             "accuracy_start": start[1],
-            "accuracy_fp32": trained_on[1],
-            "accuracy_fp32_validation": trained_on[0],
+            "accuracy_fp32": end[1],
+            "accuracy_fp32_validation": end[0],
         }
-        for run, start, trained_on in zip(
-            references, accuracies[::2], accuracies[1::2], strict=True
-        )
+        for run, start, end in zip(references, measured[:count], measured[count:], strict=True)
     }
 
 
@@ -185,12 +165,6 @@ def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> s
     pretraining = "pretrain " + key_of(task=network, fit=asdict(settings.pretrain[task]), seed=seed)
     given = paths.start(suite, task)
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
-
-
-def _measures(result: Record, file: Mapping[str, Any]) -> Record:
-    """What a run gave, with the parts of its file's size beside the whole."""
-    measures = result | {name: file[name] for name in ("bytes_integers", "bytes_other")}
-    return {name: measures[name] for name in MEASURES}
 
 
 def _means(records: Iterable[Record]) -> list[Record]:

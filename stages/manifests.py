@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ecqx.errors import InputError
+from ecqx.files import write_text
 from stages import paths
 
 # The method of the training in full precision that every drop refers to; it has no file.
@@ -32,6 +34,11 @@ def read_fingerprint(suite: str, stage: str) -> dict[str, Any]:
             f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
         ) from error
     return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_runs(suite: str) -> list[dict[str, Any]]:

@@ -5,15 +5,14 @@ Writes quantized/SUITE/TRAINING_ID.safetensors and runs.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from ecqx.experiment.jobs import read_record, run_jobs
 from ecqx.experiment.train import RESULT, Training
-from ecqx.files import link_or_copy, write_text
+from ecqx.files import link_or_copy
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import COUNT, FULL_PRECISION, REFERENCE, read_fingerprint
+from stages.manifests import COUNT, FULL_PRECISION, REFERENCE, read_fingerprint, write_json
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
@@ -42,8 +41,7 @@ def main(suite: str) -> None:
         history = read_record(folder)["history"]
         steps = sum(epoch["steps"] for epoch in history)
         records[name] = {"epochs": len(history), "steps": steps, "cost": costs[name]}
-    listed = [run.record | records[run.training_id] for run in runs]
-    write_text(out / "runs.json", json.dumps(listed, indent=1) + "\n")
+    write_json(out / "runs.json", [run.record | records[run.training_id] for run in runs])
 
 
 def _training(

@@ -53,8 +53,8 @@ KEYS = [
     *("batch_size", "seed", "epochs", "steps", "cost", "dataset", "model", "metric"),
     *("train_samples", "data_checksum", "start", "accuracy_start", "accuracy_fp32"),
     *("accuracy_fp32_validation", "accuracy_validation", "accuracy", "other_metrics", "sparsity"),
-    *("parameters", "bytes", "bytes_integers", "bytes_other", "compression_ratio"),
-    "entropy_bits_per_weight",
+    *("entropy_bits_per_weight", "parameters", "bytes", "compression_ratio", "bytes_integers"),
+    "bytes_other",
 ]
 # Bits of the methods that have no other.
 OWN_BITS = {"EC2T": 2, "FantastIC4x": 4, "fp16": 16, "int8": 8}
