@@ -1,4 +1,4 @@
-"""What the site needs beside mkdocs: formulas without a script, linked files, options of commands.
+"""What the site adds to mkdocs: formulas without a script, linked files, options of commands.
 
 Formulas are written as on GitHub, ``$…$`` and ``$$…$$``, and become MathML, which browsers show by
 themselves. Links that leave docs/ (results, code, settings) find a copy of their file in the site.
@@ -62,19 +62,19 @@ def _options(command: str) -> str:
 
 
 def _row(parameter: click.Parameter, context: click.Context) -> str:
-    told: dict[str, Any] = parameter.to_info_dict()
+    info: dict[str, Any] = parameter.to_info_dict()
     if isinstance(parameter, click.Argument):
-        return f"| `{parameter.make_metavar(context)}` | | {', '.join(_choices(told))} |"
-    names = " ".join(f"`{name}`" for name in told["opts"])
-    default = told["default"] if getattr(parameter, "show_default", False) else None
-    choices = ", ".join(_choices(told))
-    text = f"{told['help']} ({choices})" if choices else told["help"]
-    required = "required" if told["required"] else ""
+        return f"| `{parameter.make_metavar(context)}` | | {', '.join(_choices(info))} |"
+    names = " ".join(f"`{name}`" for name in info["opts"])
+    default = info["default"] if getattr(parameter, "show_default", False) else None
+    choices = ", ".join(_choices(info))
+    text = f"{info['help']} ({choices})" if choices else info["help"]
+    required = "required" if info["required"] else ""
     return f"| {names} | {required or (f'`{default}`' if default is not None else '')} | {text} |"
 
 
-def _choices(told: dict[str, Any]) -> list[str]:
-    return [f"`{choice}`" for choice in told["type"].get("choices", ())]
+def _choices(info: dict[str, Any]) -> list[str]:
+    return [f"`{choice}`" for choice in info["type"].get("choices", ())]
 
 
 def on_page_content(html: str, **_: Any) -> str:

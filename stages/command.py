@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -13,22 +13,21 @@ from stages import suites
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-HELP = ("-h", "--help")
 EXIT_CODES = """
 Exit codes: 0 done; 1 what was checked is worse, or an error in the program, with a traceback;
 2 bad input or a file that cannot be read or written, with one line; 130 interrupted."""
 
 
 class Command(click.Command):
-    """A command that other code can call: it takes a list of arguments and returns its exit code.
+    """A command that other code can call with its arguments; it returns its exit code.
 
     Wrong arguments raise InputError. Its help is the docstring of the module that defines it.
     """
 
-    def __call__(self, *args: Any, **_: Any) -> int:
-        """Run with one list of arguments, those after the program's name."""
+    def __call__(self, arguments: list[str], **_: Any) -> int:
+        """Run with the arguments after the program's name."""
         try:
-            return self.main(list(*args), standalone_mode=False) or 0
+            return self.main(arguments, standalone_mode=False) or 0
         except click.UsageError as error:
             raise InputError(error.format_message()) from error
         except click.Abort as error:
@@ -41,7 +40,7 @@ def command(function: Callable[..., int | None]) -> Command:
         cls=Command,
         help=sys.modules[function.__module__].__doc__,
         epilog=EXIT_CODES,
-        context_settings={"help_option_names": HELP},
+        context_settings={"help_option_names": ("-h", "--help")},
     )(function)
 
 
@@ -57,27 +56,8 @@ def _known(_: click.Context, __: click.Parameter, name: str | None) -> str:
     return chosen
 
 
-def suite_of(arguments: Sequence[str]) -> str:
-    """The one argument of a stage.
-
-    Raises
-    ------
-    InputError
-        If there is none, or more.
-    """
-    if len(arguments) != 1:
-        raise InputError("a stage takes one argument: the name of a suite of params.yaml")
-    return arguments[0]
-
-
-def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
-    """Call ``main`` with the command line's arguments.
-
-    Parameters
-    ----------
-    main : callable
-        A `Command`, or a function that takes the arguments and returns the exit code; for the
-        latter ``--help`` prints its module's docstring.
+def run_command_line(main: Callable[[list[str]], int]) -> int:
+    """Call a `Command` with the arguments of the command line.
 
     Returns
     -------
@@ -85,12 +65,8 @@ def run_command_line(main: Callable[[Sequence[str]], int]) -> int:
         Its exit code; 2 after bad input or where a file cannot be read or written, 130 after an
         interrupt from the keyboard.
     """
-    arguments = sys.argv[1:]
-    if not isinstance(main, Command) and arguments[:1] and arguments[0] in HELP:
-        print(sys.modules[main.__module__].__doc__, EXIT_CODES, sep="")
-        return 0
     try:
-        return main(arguments)
+        return main(sys.argv[1:])
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT

@@ -1,6 +1,7 @@
-"""First stage: a suite's data sets and starting weights, ``python -m stages.download SUITE``.
+"""Second stage: a suite's data sets and starting weights.
 
-What a person has is used where it lies; the rest is downloaded and checked.
+What a user has is used where it lies; the rest is downloaded and checked. Writes
+data/SUITE/NAME.safetensors and data/SUITE/starts/TASK.safetensors.
 """
 
 from __future__ import annotations
@@ -15,39 +16,32 @@ from ecqx.coding.checkpoint import read_state
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.experiment.jobs import processes
 from stages import paths
-from stages.command import run_command_line, suite_of
+from stages.command import command, run_command_line, suite_argument
 from stages.roots import IMAGENET, choose, data_roots, find_checkpoint
 from stages.settings.base import load
-from stages.settings.data import DataSet
-from stages.settings.download import DownloadSettings
+from stages.settings.data import DownloadSettings
 from stages.settings.tasks import TaskSettings
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write data/SUITE/NAME.safetensors and data/SUITE/starts/TASK.safetensors."""
-    suite = suite_of(arguments)
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Write the data sets and the starting weights."""
     settings = load(suite, DownloadSettings)
     roots = data_roots(settings.data.root)
-    # First, since data sets take minutes to read: a missing checkpoint is named at once.
+    # Data sets take minutes to read; a missing checkpoint is reported before that.
     starts = {name: _starting_weights(name, task, roots) for name, task in settings.tasks.items()}
     for name, candidates in settings.data.sets.items():
-        _write_data(suite, name, candidates, roots)
+        chosen, root = choose(candidates, roots)
+        data = chosen.build(root, processes())
+        print(f"{name}: {data.label}", file=sys.stderr)
+        data.save(paths.data(suite, name))
     for name, state in starts.items():
         path = paths.start(suite, name)
         if state is None:
             path.unlink(missing_ok=True)
         else:
             write_coded_state(path, state, {})
-    return 0
-
-
-def _write_data(
-    suite: str, name: str, candidates: Sequence[DataSet], roots: Sequence[Path]
-) -> None:
-    chosen, root = choose(candidates, roots)
-    data = chosen.build(root, processes())
-    print(f"{name}: {data.label}", file=sys.stderr)
-    data.save(paths.data(suite, name))
 
 
 def _starting_weights(

@@ -1,35 +1,29 @@
-"""Fourth stage: one file for every run, ``python -m stages.encode SUITE``."""
+"""Fifth stage: one file for every run, bitstreams/SUITE/RUN_ID.*, and their list files.json."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
 from typing import Any
 
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.forms import build_form
 from ecqx.experiment.jobs import SECONDS_TO_START, checksum, run_all
-from ecqx.files import write_text
 from stages import paths
-from stages.command import run_command_line, suite_of
-from stages.manifests import read_runs
+from stages.command import command, run_command_line, suite_argument
+from stages.manifests import read_runs, write_json
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write bitstreams/SUITE/RUN_ID.* and files.json."""
-    suite = suite_of(arguments)
-    out = paths.bitstreams(suite)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Write the files."""
     work = [(suite, run) for run in read_runs(suite) if run["form"] is not None]
+    out = paths.emptied(paths.bitstreams(suite))
     records = run_all(encode, work, "encode", alone=SECONDS_TO_START)
-    write_text(out / "files.json", json.dumps(records, indent=1) + "\n")
-    return 0
+    write_json(out / "files.json", records)
 
 
 def encode(work: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """Encode one run; returns its file's name, checksum and, of the suite's own form, sizes."""
+    """Encode one run; returns its file's name and checksum and, of an .ecqx file, sizes."""
     suite, run = work
     form = build_form(run["form"], run["form_settings"])
     path = paths.bitstreams(suite) / f"{run['run_id']}.{form.suffix}"
@@ -38,8 +32,8 @@ def encode(work: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "run_id": run["run_id"],
         "file": path.name,
-        "bytes_integers": None if size is None else size.integers,
-        "bytes_other": None if size is None else size.other,
+        "bytes_integers": size and size.integers,
+        "bytes_other": size and size.other,
         "checksum": checksum(path),
     }
 

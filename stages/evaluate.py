@@ -1,6 +1,7 @@
-"""Fifth stage: what the decoded networks can do, ``python -m stages.evaluate SUITE``.
+"""Sixth stage: what the networks can do, each decoded from its file.
 
-Every number is that of the model decoded from its file.
+Writes metrics.json, summary.json, curves.csv and layers.json into results/SUITE, and what the
+report shows of single networks (`stages.exhibits`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,98 +30,46 @@ from ecqx.training.device import find_device
 from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
-from stages.command import run_command_line, suite_of
-from stages.manifests import REFERENCE, read_files, read_runs
+from stages.command import command, run_command_line, suite_argument
+from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
 from stages.settings.base import load
 from stages.settings.evaluate import EvaluateSettings
 from stages.settings.report import LayerSettings
 from stages.tasks import task_of
 
-# What summary.json and the CSV for `dvc plots` show, means over seeds, of runs that task, method,
-# bits and Λ tell apart: no method is in both sweeps.
+# Sweeps whose means over seeds stand in summary.json and curves.csv. No method is in both, so that
+# task, method, bits and Λ identify a setting.
 SUMMARIZED_SWEEPS = ("grid", "trained")
+SETTING = ("task", "method", "bits", "lam")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
-# Keys of a record for settings of quantizer and relevance, by the names they have there.
-SETTINGS = {
-    "lam": "lam",
-    "p": "p",
-    "sparsity_band": "sparsity_band",
-    "alpha": "alpha",
-    "gradient": "gradient",
-    "composite": "composite",
-    "canonizer": "canonizer",
-    "weight_rule": "weight_rule",
-    "lrp_output": "output",
-    "relevance_of": "of",
-    "relevance_every": "every",
-    "relevance_samples": "samples",
-    "pmf": "pmf",
-    "lambda_max": "lambda_max",
-}
+Record = dict[str, Any]
 
 
-# What is measured of each run, in the order of a record.
-MEASURES = (
-    *("accuracy_validation", "accuracy", "other_metrics", "sparsity", "parameters", "bytes"),
-    *("bytes_integers", "bytes_other", "compression_ratio", "entropy_bits_per_weight"),
-)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One network to evaluate: the file of a run or, without a run, a trained network."""
-
-    task: Task
-    path: Path
-    device: str
-    run: Mapping[str, Any] | None = None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write metrics.json, summary.json, curves.csv, layers.json and the relevances."""
-    suite = suite_of(arguments)
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Evaluate all files, and write what was measured."""
     settings = load(suite, EvaluateSettings)
     runs, files = read_runs(suite), _checked_files(suite)
     coded = [run for run in runs if run["form"] is not None]
-    references = _references(suite, settings, runs)
-    work = [
-        Evaluation(
-            task_of(suite, settings.tasks[run["task"]]),
-            paths.bitstreams(suite) / files[run["run_id"]]["file"],
-            settings.device,
-            run,
-        )
-        for run in coded
-    ]
-    measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
-    described = {name: _describe(suite, settings, name) for name in settings.tasks}
-    records = [
-        {
-            **_settings(run),
-            **described[run["task"]],
-            "start": _start_of(suite, settings, run["task"], run["seed"]),
-            **references[run["task"], run["seed"]],
-            **_measures(result, files[run["run_id"]]),
-        }
-        for run, result in zip(coded, measured, strict=True)
-    ]
+    coded_files = [paths.bitstreams(suite) / files[run["run_id"]]["file"] for run in coded]
+    records = _records(suite, settings, runs, [*zip(coded, coded_files, strict=True)], files)
     out = paths.results(suite)
-    write_text(out / "metrics.json", json.dumps(records, indent=1) + "\n")
+    write_json(out / "metrics.json", records)
     summary = _means(records)
-    write_text(out / "summary.json", json.dumps(_nested(summary), indent=1) + "\n")
+    write_json(out / "summary.json", _nested(summary))
     write_text(out / "curves.csv", _curves(summary))
     shown = shown_runs(coded, settings.evaluate.layers)
-    layers = [layer for run in shown for layer in _layers(run, work[coded.index(run)].path)]
-    write_text(out / "layers.json", json.dumps(layers, indent=1) + "\n")
+    layers = [_layers(run, coded_files[coded.index(run)]) for run in shown]
+    write_json(out / "layers.json", [layer for of_run in layers for layer in of_run])
     networks = exhibits.networks(suite, settings, shown, files)
     relevance = settings.quantize.relevance
     write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
     samples, classes = exhibits.samples(networks, relevance.canonizer)
     write_tensors(paths.samples(suite), samples, {"classes": json.dumps(classes)})
-    return 0
 
 
-def _checked_files(suite: str) -> dict[str, dict[str, Any]]:
+def _checked_files(suite: str) -> dict[str, Record]:
     """The files, after comparing their checksums with those of the encode stage."""
     files = read_files(suite)
     for file in files.values():
@@ -130,75 +79,76 @@ def _checked_files(suite: str) -> dict[str, dict[str, Any]]:
     return files
 
 
-def measure(work: Evaluation) -> dict[str, Any]:
-    """Metrics of one file's decoded model, and what its weights are like."""
-    assert work.run is not None
-    device = find_device(work.device)
-    form = build_form(work.run["form"], work.run["form_settings"])
-    model, data = work.task.build().to(device), work.task.load_data(device)
-    return score_file(work.path, form, model, data, work.run["own"].get("exclude", ()))
+def _records(
+    suite: str,
+    settings: EvaluateSettings,
+    runs: Sequence[Record],
+    coded: Sequence[tuple[Record, Path]],
+    files: Mapping[str, Record],
+) -> list[Record]:
+    """The entries of metrics.json."""
+    tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
+    references = _references(suite, settings, runs, tasks)
+    work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
+    measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
+    described = {name: _describe(task) for name, task in tasks.items()}
+    return [
+        {
+            **{key: value for key, value in run.items() if key not in FILE_KEYS},
+            **described[run["task"]],
+            "start": _start_of(suite, settings, run["task"], run["seed"]),
+            **references[run["task"], run["seed"]],
+            **result,
+            **{key: files[run["run_id"]][key] for key in ("bytes_integers", "bytes_other")},
+        }
+        for (run, _), result in zip(coded, measured, strict=True)
+    ]
 
 
-def measure_full_precision(work: Evaluation) -> tuple[float, float]:
+def measure(work: tuple[Task, Path, str, Record]) -> Record:
+    """Metrics of one file's decoded model, and statistics of its weights."""
+    task, path, device_name, run = work
+    device = find_device(device_name)
+    form = build_form(run["form"], run["form_settings"])
+    model, data = task.build().to(device), task.load_data(device)
+    return score_file(path, form, model, data, run["settings"].get("exclude", ()))
+
+
+def measure_full_precision(work: tuple[Task, Path, str]) -> tuple[float, float]:
     """Validation and test accuracy of one trained network."""
-    device = find_device(work.device)
-    model, data = work.task.build(), work.task.load_data(device)
-    model.load_state_dict(read_coded_state(work.path).state)
+    task, path, device_name = work
+    device = find_device(device_name)
+    model, data = task.build(), task.load_data(device)
+    model.load_state_dict(read_coded_state(path).state)
     model.to(device)
     return evaluate(model, data.validation), evaluate(model, data.test)
 
 
 def _references(
-    suite: str, settings: EvaluateSettings, runs: Sequence[Mapping[str, Any]]
+    suite: str, settings: EvaluateSettings, runs: Sequence[Record], tasks: Mapping[str, Task]
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Accuracies by task and seed: of the start, and of the start trained on."""
     references = [run for run in runs if run["method"] == REFERENCE]
-    work = []
-    for run in references:
-        task = task_of(suite, settings.tasks[run["task"]])
-        start = paths.checkpoint(suite, run["task"], run["seed"])
-        trained_on = paths.trained(suite, run["training_id"])
-        work += [Evaluation(task, path, settings.device) for path in (start, trained_on)]
-    accuracies = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
+    starts = [paths.checkpoint(suite, run["task"], run["seed"]) for run in references]
+    ends = [paths.trained(suite, run["training_id"]) for run in references]
+    work = [
+        (tasks[run["task"]], path, settings.device)
+        for run, path in zip(2 * references, starts + ends, strict=True)
+    ]
+    measured = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
+    count = len(references)
     return {
         (run["task"], run["seed"]): {
             "accuracy_start": start[1],
-            "accuracy_fp32": trained_on[1],
-            "accuracy_fp32_validation": trained_on[0],
+            "accuracy_fp32": end[1],
+            "accuracy_fp32_validation": end[0],
         }
-        for run, start, trained_on in zip(
-            references, accuracies[::2], accuracies[1::2], strict=True
-        )
+        for run, start, end in zip(references, measured[:count], measured[count:], strict=True)
     }
 
 
-# An entry of metrics.json has the names of the contract; its parts follow.
-
-
-def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of one run, and how long it trained in steps."""
-    return {
-        "run_id": run["run_id"],
-        "task": run["task"],
-        "method": run["method"],
-        "sweep": run["sweep"],
-        "variant": run["variant"],
-        "bits": run["bits"],
-        **{key: run["settings"][name] for key, name in SETTINGS.items()},
-        "floats": run["form_settings"].get("floats"),
-        "settings": run["own"],
-        "lr": run["fit"]["lr"],
-        "batch_size": run["fit"]["batch_size"],
-        "seed": run["seed"],
-        "epochs": len(run["history"]),
-        "steps": sum(epoch["steps"] for epoch in run["history"]),
-        "cost": run["cost"],
-    }
-
-
-def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, Any]:
+def _describe(task: Task) -> Record:
     """A task's data, network and metric."""
-    task = task_of(suite, settings.tasks[name])
     data = task.load_data(find_device("cpu"))
     return {
         "dataset": data.label,
@@ -210,38 +160,31 @@ def _describe(suite: str, settings: EvaluateSettings, name: str) -> dict[str, An
 
 
 def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> str:
-    """What a run started from: a pre-training by its settings, whose bits vary by machine."""
+    """What a run started from: the settings of its pre-training, whose weights vary by machine."""
     network = settings.tasks[task].model_dump()
     pretraining = "pretrain " + key_of(task=network, fit=asdict(settings.pretrain[task]), seed=seed)
     given = paths.start(suite, task)
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining
 
 
-def _measures(result: dict[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run gave, with the parts of its file's size behind the whole."""
-    measures = result | {name: file[name] for name in ("bytes_integers", "bytes_other")}
-    return {name: measures[name] for name in MEASURES}
-
-
-def _means(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _means(records: Iterable[Record]) -> list[Record]:
     """Means over seeds, one record a setting."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record["sweep"] in SUMMARIZED_SWEEPS:
-            setting = tuple(record[key] for key in ("task", "method", "bits", "lam"))
-            groups[setting].append(record)
+            groups[tuple(record[key] for key in SETTING)].append(record)
     return [
         {
-            **dict(zip(("task", "method", "bits", "lam"), setting, strict=True)),
+            **dict(zip(SETTING, setting, strict=True)),
             **{name: fmean(record[name] for record in group) for name in SUMMARIZED},
         }
         for setting, group in groups.items()
     ]
 
 
-def _nested(summary: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _nested(summary: Iterable[Record]) -> Record:
     """Task, method, bits and Λ as levels: the form that ``dvc metrics`` shows."""
-    nested: dict[str, Any] = {}
+    nested: Record = {}
     for row in summary:
         by_method = nested.setdefault(row["task"], {}).setdefault(row["method"], {})
         by_bits = by_method.setdefault(f"{row['bits']}bit", {})
@@ -249,34 +192,33 @@ def _nested(summary: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return nested
 
 
-def _curves(summary: Sequence[dict[str, Any]]) -> str:
+def _curves(summary: Sequence[Record]) -> str:
     """The same as CSV, for ``dvc plots``; ``curve`` names task, method and bits."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["curve", "lam", *SUMMARIZED], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["curve", "lam", *SUMMARIZED], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     for row in summary:
-        curve = f"{row['task']} {row['method']} {row['bits']} bit"
-        writer.writerow({"curve": curve, **{k: row[k] for k in ("lam", *SUMMARIZED)}})
+        writer.writerow({**row, "curve": f"{row['task']} {row['method']} {row['bits']} bit"})
     return text.getvalue()
 
 
-def shown_runs(runs: Sequence[dict[str, Any]], shown: LayerSettings) -> list[dict[str, Any]]:
-    """The runs of the grid that are looked at layer by layer."""
+def shown_runs(runs: Sequence[Record], shown: LayerSettings) -> list[Record]:
+    """The runs of the grid whose layers and networks are shown."""
+    wanted = (shown.bits, shown.lam, shown.seed)
     return [
         run
         for run in runs
-        if run["sweep"] == "grid"
-        and (run["bits"], run["settings"]["lam"], run["seed"])
-        == (shown.bits, shown.lam, shown.seed)
+        if run["sweep"] == "grid" and (run["bits"], run["lam"], run["seed"]) == wanted
     ]
 
 
-def _layers(run: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+def _layers(run: Mapping[str, Any], path: Path) -> list[Record]:
     """Sparsity, entropy and size of each layer of a run."""
     return [
         {
-            **{key: run[key] for key in ("task", "method", "bits")},
-            "lam": run["settings"]["lam"],
+            **{key: run[key] for key in SETTING},
             "layer": record.name,
             "elements": record.elements,
             "sparsity": record.sparsity,

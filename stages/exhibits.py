@@ -17,14 +17,11 @@ from ecqx.coding.bitstream import load
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.data.tensors import Split, TensorData
 from ecqx.modules import evaluation_mode, main_output
-from ecqx.relevance import (
-    build_canonizer,
-    build_composite,
-    output_relevance,
-    weight_relevance,
-    with_weight_relevance,
-)
+from ecqx.relevance.attribution import with_weight_relevance
+from ecqx.relevance.canonizers import build_canonizer
+from ecqx.relevance.composites import build_composite
 from ecqx.relevance.settings import LRP
+from ecqx.relevance.weights import output_relevance, weight_relevance
 from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
 from stages.settings.evaluate import EvaluateSettings

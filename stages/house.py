@@ -1,4 +1,4 @@
-"""Draws the packages and their imports into docs/: ``python -m stages.house``."""
+"""Draws the packages and their imports into docs/."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import networkx as nx
 from grandalf.graphs import Edge, Graph, Vertex
 from grandalf.layouts import SugiyamaLayout
 
@@ -18,7 +19,7 @@ from stages.command import command, run_command_line
 DOCS = Path("docs")
 WIDTH, HEIGHT = 132, 34
 MARGIN = 24
-# The modules of ecqx/ itself, which everything may use, are one room without arrows.
+# The modules of ecqx/ itself, which every package may use, are left out of the picture.
 GROUND = "ecqx"
 
 PAGE = """# The house
@@ -38,14 +39,27 @@ Where to look first: the method in `assignment/assign.py`, the training step in
 `stages/quantize.py`.
 """
 
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" \
+font-family="sans-serif" font-size="14">
+<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" \
+orient="auto"><path d="M0 0 8 4 0 8z" fill="#667"/></marker></defs>
+{shapes}
+</svg>
+"""
+ARROW = '<path d="M{:.0f} {:.0f} L{:.0f} {:.0f}" stroke="#667" fill="none" marker-end="url(#tip)"/>'
+BOX = (
+    '<rect x="{left:.0f}" y="{top:.0f}" width="{width}" height="{height}" rx="5" fill="#eef2fb" '
+    'stroke="#445"/><text x="{x:.0f}" y="{base:.0f}" text-anchor="middle" fill="#112">'
+    "{name}/</text>"
+)
+
 
 @command
-def main() -> int:
+def main() -> None:
     """Write the picture and its page."""
     rooms = rooms_of(Path())
-    write_text(DOCS / "house.svg", picture(arrows_of(rooms)))
+    write_text(DOCS / "house.svg", picture(imports_of(rooms)))
     write_text(DOCS / "house.md", page(rooms))
-    return 0
 
 
 def rooms_of(root: Path) -> dict[str, list[str]]:
@@ -59,106 +73,66 @@ def rooms_of(root: Path) -> dict[str, list[str]]:
     return dict(rooms)
 
 
-def arrows_of(rooms: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Which room imports which, apart from the ground."""
+def imports_of(rooms: Mapping[str, Iterable[str]]) -> nx.DiGraph:
+    """Which room imports which, without the ground and without what other imports imply."""
     home = {module: room for room, modules in rooms.items() for module in modules}
-    return {
-        room: {
-            home[imported]
-            for module in modules
-            for imported in direct_imports(module)
-            if imported in home
-        }
-        - {room, GROUND}
-        for room, modules in rooms.items()
-        if room != GROUND
-    }
+    graph = nx.DiGraph(
+        (home[module], home[imported])
+        for module in home
+        for imported in sorted(direct_imports(module))
+    )
+    graph.remove_edges_from(list(nx.selfloop_edges(graph)))
+    graph.remove_node(GROUND)
+    return nx.transitive_reduction(graph)
 
 
-def picture(arrows: Mapping[str, set[str]]) -> str:
+def picture(imports: nx.DiGraph) -> str:
     """The rooms in layers, importers above what they import, as SVG."""
-    places = _places(_without_detours(arrows))
+    places = _places(imports)
+    arrows = [
+        ARROW.format(
+            places[a][0], places[a][1] + HEIGHT / 2, places[b][0], places[b][1] - HEIGHT / 2
+        )
+        for a, b in sorted(imports.edges)
+    ]
+    boxes = [
+        BOX.format(
+            **{"left": x - WIDTH / 2, "top": y - HEIGHT / 2, "width": WIDTH, "height": HEIGHT},
+            **{"x": x, "base": y + 5, "name": escape(name)},
+        )
+        for name, (x, y) in places.items()
+    ]
     width = max(x for x, _ in places.values()) + WIDTH / 2 + MARGIN
     height = max(y for _, y in places.values()) + HEIGHT / 2 + MARGIN
-    lines = [
-        _line(places[room], places[used])
-        for room, others in _without_detours(arrows).items()
-        for used in sorted(others)
-    ]
-    boxes = [_box(name, *place) for name, place in places.items()]
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-            'font-family="sans-serif" font-size="14">',
-            '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" '
-            'markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="#667"/></marker></defs>',
-            *lines,
-            *boxes,
-            "</svg>\n",
-        ]
-    )
+    return SVG.format(width=width, height=height, shapes="\n".join([*arrows, *boxes]))
 
 
-def _without_detours(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The arrows that no way over another room stands for: the picture stays legible."""
-
-    def reach(room: str) -> set[str]:
-        return set().union(*({used} | reach(used) for used in arrows[room]))
-
-    return {
-        room: {
-            used for used in others if not any(used in reach(other) for other in others - {used})
-        }
-        for room, others in arrows.items()
-    }
-
-
-def _places(arrows: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
-    """Centre of each room."""
-    vertices = {name: Vertex(name) for name in arrows}
-    for vertex in vertices.values():
-        vertex.view = _View()
-    edges = [
-        Edge(vertices[room], vertices[used]) for room in arrows for used in sorted(arrows[room])
-    ]
-    places: dict[str, tuple[float, float]] = {}
-    shift = 0.0
-    for component in Graph(list(vertices.values()), edges).C:
-        layout = SugiyamaLayout(component)
-        layout.xspace, layout.yspace = 28, 44
-        layout.init_all()
-        layout.draw()
-        left = min(vertex.view.xy[0] for vertex in component.sV)
-        for vertex in component.sV:
-            x, y = vertex.view.xy
-            places[vertex.data] = (x - left + WIDTH / 2 + MARGIN + shift, y + MARGIN)
-        shift = max(x for x, _ in places.values())
-    top = min(y for _, y in places.values())
-    return {name: (x, y - top + HEIGHT / 2 + MARGIN) for name, (x, y) in sorted(places.items())}
-
-
-class _View:
-    """Size of a box, and where the layout puts it."""
+class _Size:
+    """Size of a box; the layout sets its centre."""
 
     w, h = WIDTH, HEIGHT
     xy = (0.0, 0.0)
 
 
-def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
-    (x1, y1), (x2, y2) = start, end
-    return (
-        f'<path d="M{x1:.0f} {y1 + HEIGHT / 2:.0f} L{x2:.0f} {y2 - HEIGHT / 2:.0f}" '
-        'stroke="#667" fill="none" marker-end="url(#tip)"/>'
-    )
-
-
-def _box(name: str, x: float, y: float) -> str:
-    left, top = x - WIDTH / 2, y - HEIGHT / 2
-    return (
-        f'<rect x="{left:.0f}" y="{top:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="5" '
-        f'fill="#eef2fb" stroke="#445"/><text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle" '
-        f'fill="#112">{escape(name)}/</text>'
-    )
+def _places(imports: nx.DiGraph) -> dict[str, tuple[float, float]]:
+    """Centre of each room."""
+    vertices = {name: Vertex(name) for name in sorted(imports.nodes)}
+    for vertex in vertices.values():
+        vertex.view = _Size()
+    edges = [Edge(vertices[a], vertices[b]) for a, b in sorted(imports.edges)]
+    (connected,) = Graph(list(vertices.values()), edges).C
+    layout = SugiyamaLayout(connected)
+    layout.xspace, layout.yspace = 28, 44
+    layout.init_all()
+    layout.draw()
+    left, top = (min(vertex.view.xy[i] for vertex in vertices.values()) for i in (0, 1))
+    return {
+        name: (
+            vertex.view.xy[0] - left + WIDTH / 2 + MARGIN,
+            vertex.view.xy[1] - top + HEIGHT / 2 + MARGIN,
+        )
+        for name, vertex in vertices.items()
+    }
 
 
 def page(rooms: Mapping[str, list[str]]) -> str:

@@ -1,8 +1,16 @@
-"""Where the stages' outputs lie, one place for all of them."""
+"""Where the outputs of the stages lie."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+
+def emptied(folder: Path) -> Path:
+    """The folder, without what an earlier run left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def data_sets(suite: str) -> Path:

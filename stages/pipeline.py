@@ -1,17 +1,18 @@
-"""Prints the path of a suite's pipeline, for DVC: ``python -m stages.pipeline [SUITE]``."""
+"""Prints the path of a suite's pipeline, for DVC."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import click
 
 from stages import suites
-from stages.command import run_command_line
+from stages.command import command, run_command_line, suite_argument
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the path, by default that of the default suite."""
-    print(suites.pipeline_path(*arguments[:1] or [suites.default()]))
-    return 0
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Print the path."""
+    click.echo(suites.pipeline_path(suite))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""Second stage: full-precision networks to start from, ``python -m stages.pretrain SUITE``."""
+"""Third stage: full-precision networks to start from, checkpoints/SUITE/TASK-SEED.safetensors."""
 
 from __future__ import annotations
-
-import shutil
-from collections.abc import Sequence
 
 from ecqx.experiment.jobs import run_jobs
 from ecqx.experiment.train import RESULT
 from ecqx.files import link_or_copy
 from stages import paths
-from stages.command import run_command_line, suite_of
+from stages.command import command, run_command_line, suite_argument
+from stages.manifests import FULL_PRECISION, read_fingerprint
 from stages.settings.base import load
-from stages.settings.pretrain import PretrainSettings
+from stages.settings.tasks import PretrainSettings
 from stages.tasks import task_of
-from stages.trainings import FULL_PRECISION, fingerprint, training_of
+from stages.trainings import training_of
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write checkpoints/SUITE/TASK-SEED.safetensors."""
-    suite = suite_of(arguments)
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Train the networks that have not been trained yet."""
     settings = load(suite, PretrainSettings)
-    code = fingerprint(suite, "pretrain")["methods"][FULL_PRECISION]
+    code = read_fingerprint(suite, "pretrain")["methods"][FULL_PRECISION]
     trainings = {}
     for name, task in settings.tasks.items():
         start = paths.start(suite, name)
@@ -34,11 +33,9 @@ def main(arguments: Sequence[str]) -> int:
                 code,
             )
     folders = run_jobs("pretrain", suite, list(trainings.values()))
-    shutil.rmtree(paths.checkpoints(suite), ignore_errors=True)
-    paths.checkpoints(suite).mkdir(parents=True)
+    paths.emptied(paths.checkpoints(suite))
     for (name, seed), training in trainings.items():
         link_or_copy(folders[training.key] / RESULT, paths.checkpoint(suite, name, seed))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Records which commit, machine and packages made the results, in results/SUITE/provenance.json.
 
-Neither paths nor the machine's name are part of it: others will read it.
+It contains neither paths nor the machine's name, since others will read it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ecqx.files import write_text
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
 
-_DISTRIBUTION, _EXTRA = "ecqx", "pipeline"
+_PIPELINE = "ecqx[pipeline]"
 # This repository itself, and what only installs.
-_LEFT_OUT = {_DISTRIBUTION, "setuptools"}
-# Instruction sets that decide in which order a CPU adds: they change the last digits.
+_LEFT_OUT = {"ecqx", "setuptools"}
+# Instruction sets that determine in which order a CPU adds: they change the last digits.
 _SIMD = re.compile(r"avx\w*|fma|sse4_\d|amx\w*|asimd\w*|sve\w*")
 
 
@@ -41,7 +41,7 @@ def main(suite: str) -> None:
 
 
 def write(root: Path, suite: str) -> None:
-    """Write ``provenance.json`` beside the suite's results: commit, machine and packages."""
+    """Write ``provenance.json`` beside the suite's results."""
     content = {**_commit(root), "machine": machine(), "packages": packages()}
     path = root / paths.results(suite) / "provenance.json"
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -52,7 +52,7 @@ def _commit(root: Path) -> dict[str, Any]:
         head = git(root, "rev-parse", "HEAD").strip()
         return {"commit": head, "modified": bool(changes(root))}
     except InputError:
-        # The results are there and good: not knowing their commit is no reason to fail.
+        # Results are valid without a known commit.
         return {"commit": None, "modified": None}
 
 
@@ -66,13 +66,7 @@ def changes(root: Path) -> list[str]:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Output of a git command.
-
-    Raises
-    ------
-    InputError
-        If git fails, with its message.
-    """
+    """Output of a git command; ``InputError`` with git's message if it fails."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
@@ -85,13 +79,14 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What decides the last digits of a result, apart from the packages."""
+    """What determines the last digits of a result, apart from the packages."""
     cpu = _read("/proc/cpuinfo")
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return {
         "processor": _field(cpu, "model name") or platform.processor() or platform.machine(),
         "instructions": sorted(set(_SIMD.findall(_field(cpu, "flags") or _field(cpu, "Features")))),
         "cores": os.cpu_count(),
-        "gpus": _gpus(),
+        "gpus": [_field(_read(str(card)), "Model") for card in cards],
         "system": _system(),
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
@@ -110,11 +105,6 @@ def _field(text: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _gpus() -> list[str]:
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return [_field(_read(str(card)), "Model") for card in cards]
-
-
 def _system() -> str:
     kernel = f"{platform.system()} {platform.machine()}"
     try:
@@ -124,34 +114,32 @@ def _system() -> str:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that the pipeline is built on, theirs included, sorted."""
+    """Versions of the packages that the pipeline needs, directly or not, sorted."""
     versions: dict[str, str] = {}
-    waiting = [Requirement(f"{_DISTRIBUTION}[{_EXTRA}]")]
-    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting, seen = [Requirement(_PIPELINE)], set()
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
-        if (name, frozenset(wanted.extras)) in seen:
+        if (name, *sorted(wanted.extras)) in seen:
             continue
-        seen.add((name, frozenset(wanted.extras)))
+        seen.add((name, *sorted(wanted.extras)))
         try:
             found = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
         versions[name] = found.version
-        waiting += _requirements(found, wanted.extras)
+        waiting += [
+            requirement
+            for requirement in map(Requirement, found.requires or [])
+            if _is_needed(requirement, wanted.extras)
+        ]
     return {name: versions[name] for name in sorted({*versions} - _LEFT_OUT)}
 
 
-def _requirements(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
-    """What a distribution needs here, with the chosen extras."""
-    requirements = [Requirement(text) for text in distribution.requires or []]
-    return [
-        requirement
-        for requirement in requirements
-        if requirement.marker is None
-        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
-    ]
+def _is_needed(requirement: Requirement, extras: set[str]) -> bool:
+    """Whether a distribution that is installed with some extras needs this here."""
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 if __name__ == "__main__":

@@ -1,45 +1,51 @@
-"""Third stage: the trainings of all runs, ``python -m stages.quantize SUITE``."""
+"""Fourth stage: the trainings of all runs, and what a step of each costs.
+
+Writes quantized/SUITE/TRAINING_ID.safetensors and runs.json.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from ecqx.experiment.jobs import read_record, run_jobs
 from ecqx.experiment.train import RESULT, Training
-from ecqx.files import link_or_copy, write_text
+from ecqx.files import link_or_copy
 from stages import paths
-from stages.command import run_command_line, suite_of
-from stages.manifests import REFERENCE
+from stages.command import command, run_command_line, suite_argument
+from stages.manifests import COUNT, FULL_PRECISION, REFERENCE, read_fingerprint, write_json
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
 from stages.tasks import task_of
-from stages.trainings import FULL_PRECISION, cost_of, fingerprint, training_of
+from stages.trainings import cost_of, training_of
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write quantized/SUITE/TRAINING_ID.safetensors and runs.json."""
-    suite = suite_of(arguments)
+@command
+@suite_argument
+def main(suite: str) -> None:
+    """Train what has not been trained yet; list all runs with their trainings' records."""
     settings = load(suite, QuantizeSettings)
     runs = all_runs(settings.quantize, settings.tasks, settings.seeds)
-    codes = fingerprint(suite, "quantize")
-    trainings: dict[str, Training] = {}
-    for run in runs:
-        if run.training_id not in trainings:
-            trainings[run.training_id] = _training(suite, settings, run, codes)
+    codes = read_fingerprint(suite, "quantize")["methods"]
+    # Runs that differ in their file alone share a training.
+    trained = {run.training_id: run for run in runs}
+    trainings = {name: _training(suite, settings, run, codes) for name, run in trained.items()}
     longest_first = sorted(trainings.values(), key=_expected_cost, reverse=True)
     folders = run_jobs("quantize", suite, longest_first)
-    costs = _costs(suite, runs, trainings, codes["costs"])
-    _collect(suite, runs, {name: folders[job.key] for name, job in trainings.items()}, costs)
-    return 0
+    costs = _costs(suite, runs, trainings, codes)
+    out = paths.emptied(paths.quantized(suite))
+    records = {}
+    for name, training in trainings.items():
+        folder = folders[training.key]
+        link_or_copy(folder / RESULT, paths.trained(suite, name))
+        history = read_record(folder)["history"]
+        steps = sum(epoch["steps"] for epoch in history)
+        records[name] = {"epochs": len(history), "steps": steps, "cost": costs[name]}
+    write_json(out / "runs.json", [run.record | records[run.training_id] for run in runs])
 
 
 def _training(
-    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, Any]
+    suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, str]
 ) -> Training:
     is_trained = run.training is not None
     return training_of(
@@ -48,7 +54,7 @@ def _training(
         run.seed,
         paths.checkpoint(suite, run.task, run.seed),
         settings.device,
-        codes["methods"][run.method_name if is_trained else FULL_PRECISION],
+        codes[run.method_name if is_trained else FULL_PRECISION],
         run.training,
         run.method_name if is_trained else REFERENCE,
     )
@@ -66,7 +72,7 @@ def _costs(
     """Work of a training step over that of a step in full precision, by training."""
     jobs = {
         run.training_id: cost_of(
-            trainings[run.training_id], codes[run.method_name], run.method_name
+            trainings[run.training_id], codes[run.method_name] + codes[COUNT], run.method_name
         )
         for run in runs
         if run.training is not None
@@ -74,25 +80,6 @@ def _costs(
     folders = run_jobs("cost", suite, list(jobs.values()))
     counted = {name: read_record(folders[job.key])["cost"] for name, job in jobs.items()}
     return dict.fromkeys(trainings, 1.0) | counted
-
-
-def _collect(
-    suite: str,
-    runs: Sequence[Run],
-    folders: Mapping[str, Path],
-    costs: Mapping[str, float],
-) -> None:
-    """Put the results of all trainings, and the runs that need them, into the stage's output."""
-    out = paths.quantized(suite)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    for training_id, folder in folders.items():
-        link_or_copy(folder / RESULT, paths.trained(suite, training_id))
-    records = [
-        run.record | read_record(folders[run.training_id]) | {"cost": costs[run.training_id]}
-        for run in runs
-    ]
-    write_text(out / "runs.json", json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Last stage: tables, figures, claims and one page, ``python -m stages.report SUITE``."""
+"""Last stage: tables, figures, claims and one page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ecqx.report.comparison import Fairness, Rules
 from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
 from stages import paths, suites
-from stages.command import run_command_line, suite_of
+from stages.command import command, run_command_line, suite_argument
 from stages.settings.base import load
 from stages.settings.report import Comparison, ReportSettings
 
@@ -29,10 +29,11 @@ SECTIONS = ("seeds", "device", "data", "tasks", "pretrain", "quantize", "evaluat
 CLASSES = "classes"
 
 
+@command
+@suite_argument
 @sign("drawing tables, figures and the page")
-def main(arguments: Sequence[str]) -> int:
+def main(suite: str) -> None:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
-    suite = suite_of(arguments)
     settings = load(suite, ReportSettings)
     out = paths.results(suite)
     records = json.loads((out / "metrics.json").read_text())
@@ -53,7 +54,6 @@ def main(arguments: Sequence[str]) -> int:
         classes=json.loads(metadata[CLASSES]),
         origin=_origin(suite, records),
     )
-    return 0
 
 
 def _rules(comparison: Comparison | None) -> Rules | None:

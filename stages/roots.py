@@ -1,4 +1,4 @@
-"""Where a person's own data lies: the folders of ``data.root``, or the one of ECQX_DATA."""
+"""Where a user's own data lies: the folders of ``data.root``, or the one of ECQX_DATA."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ IMAGENET = "imagenet"
 
 
 def data_roots(named: Sequence[str]) -> list[Path]:
-    """The folders that are searched; downloads go to the first.
-
-    Parameters
-    ----------
-    named : sequence of str
-        The folders of ``data.root``.
+    """The folders that are searched, from those of ``data.root``; downloads go to the first.
 
     Raises
     ------
@@ -44,7 +39,7 @@ def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSe
 
 
 def find_checkpoint(start: Start, roots: Sequence[Path]) -> Path | None:
-    """The file of a task's start, or None where there is none and none is required.
+    """The file of a task's start; None if there is none and none is required.
 
     Raises
     ------

@@ -1,12 +1,11 @@
-"""What is stale, and why: ``python -m stages.status [SUITE]``. Computes nothing, changes nothing.
+"""What is stale, and why. Computes nothing, changes nothing.
 
-DVC alone sees that a file of the code is another one, not whether a result depends on it: its own
-status names the fingerprint stage alone. This command compares the fingerprints of the code as it
-is with those that the suite's dvc.lock recorded, and adds what DVC says of settings and data.
+DVC's own status sees that a file of the code changed, not whether a result depends on it. This
+command compares the fingerprints of the code with those that the suite's dvc.lock recorded, and
+adds what DVC says of settings and data.
 
-With ``--check [SUITE…]`` exit code 1 where a committed result is not that of the code: for the
-suites named, by default all whose params.yaml says ``published: true``. With ``--modules [SUITE]``
-the number of modules that each stage, method and form of file depends on.
+With --check the exit code is 1 where a committed result is not that of the code: for the suites
+named, by default all whose params.yaml says `published: true`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ NEVER_RUN = "has not been run"
 
 @dataclass(frozen=True)
 class Stale:
-    """A stage whose results are not those that it would give now, and why."""
+    """A stage that would not give its recorded results now, and why."""
 
     stage: str
     reason: str
@@ -41,39 +40,30 @@ class Stale:
 
 
 @command
-@click.option("--check", is_flag=True)
-@click.option("--modules", is_flag=True)
+@click.option("--check", is_flag=True, help="Compare code and committed results alone.")
 @click.argument("named", metavar="[SUITE…]", nargs=-1)
-def main(check: bool, modules: bool, named: tuple[str, ...]) -> int:
+def main(check: bool, named: tuple[str, ...]) -> int:
     """Print what is stale."""
     for name in named:
         suites.check_known(name)
     if check:
-        return _check(named or tuple(published()))
+        stale = [f"{name}: {found}" for name in named or published() for found in stale_code(name)]
+        click.echo("".join(f"{line}\n" for line in stale), nl=False)
+        return int(bool(stale))
     for name in named or (suites.default(),):
-        if modules:
-            _print_modules(name)
-        else:
-            print("\n".join(map(str, _stale(name))) or "nothing is stale")
+        click.echo("\n".join(map(str, _stale(name))) or "nothing is stale")
     return 0
 
 
 def published() -> Iterator[str]:
-    """The suites whose committed results are to be those of the code."""
+    """The suites whose committed results have to be those of the code."""
     for name in suites.names():
         if suites.read_params(suites.params_path(name)).get("published") is True:
             yield name
 
 
-def _check(names: Sequence[str]) -> int:
-    stale = [(name, found) for name in names for found in stale_code(name)]
-    for name, found in stale:
-        print(f"{name}: {found}")
-    return 1 if stale else 0
-
-
 def _stale(suite: str) -> list[Stale]:
-    """All that is stale, each stage that was never run with that reason alone."""
+    """All that is stale; a stage that was never run for that reason alone."""
     code = list(stale_code(suite))
     never_run = {found.stage for found in code if found.reason == NEVER_RUN}
     return code + [found for found in stale_data(suite) if found.stage not in never_run]
@@ -86,13 +76,13 @@ def stale_code(suite: str, folder: Path = Path()) -> Iterator[Stale]:
         if stage not in recorded:
             yield Stale(stage, NEVER_RUN)
         elif recorded[stage] != _md5(fingerprint.text(now).encode()):
-            then = _written(folder / paths.fingerprint(suite, stage), recorded[stage])
+            then = _read(folder / paths.fingerprint(suite, stage), recorded[stage])
             what = "; ".join(_differences(then, now)) if then else "code or packages"
             yield Stale(stage, f"changed {what}")
 
 
 def _recorded(suite: str, folder: Path) -> dict[str, str]:
-    """MD5 of the fingerprint that each stage was last run with, as dvc.lock has it."""
+    """MD5 of the fingerprint that each stage last ran with, from dvc.lock."""
     lock = folder / suites.lock_path(suite)
     content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
     stages = {paths.fingerprint(suite, stage).as_posix(): stage for stage in fingerprint.STAGES}
@@ -108,35 +98,32 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _written(path: Path, md5: str) -> dict[str, Any] | None:
-    """The fingerprint that a stage was run with, where its file is still there."""
+def _read(path: Path, md5: str) -> dict[str, Any] | None:
+    """The fingerprint with this MD5, if its file is still there."""
     content = path.read_bytes() if path.exists() else b""
     return json.loads(content) if _md5(content) == md5 else None
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints of a stage, by its parts."""
-    found = []
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two fingerprints of a stage, part by part."""
     for part in sorted({*then, *now}):
         old, new = then.get(part), now.get(part)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-            found += [f"{part} {', '.join(changed)}"] if changed else []
+            if changed:
+                yield f"{part} {', '.join(changed)}"
         elif old != new:
-            found.append(part)
-    return found
+            yield part
 
 
 def stale_data(suite: str) -> Iterator[Stale]:
-    """What DVC says of settings, data and results; it knows nothing of the code."""
+    """What DVC says of settings, data and results."""
     dvc = [sys.executable, "-m", "dvc", "status", "--json", str(suites.pipeline_path(suite))]
     result = subprocess.run(dvc, stdout=subprocess.PIPE, check=True, text=True)
     for address, changes in json.loads(result.stdout).items():
         stage = address.rpartition(":")[2]
-        if stage == "fingerprint":
-            continue
-        for change in changes:
-            yield from (Stale(stage, reason) for reason in _reasons(change))
+        if stage != "fingerprint":
+            yield from (Stale(stage, reason) for change in changes for reason in _reasons(change))
 
 
 def _reasons(change: str | Mapping[str, Any]) -> Iterator[str]:
@@ -152,16 +139,6 @@ def _reasons(change: str | Mapping[str, Any]) -> Iterator[str]:
                 yield from (f"{name}: {setting} {what}" for setting, what in state.items())
             else:
                 yield f"{name} {state}" if kind == "changed deps" else f"its output {name} {state}"
-
-
-def _print_modules(suite: str) -> None:
-    """Number of modules by stage, method and form of file."""
-    methods = fingerprint.methods_of(suite)
-    for stage in fingerprint.STAGES:
-        print(f"{stage:<12}{len(fingerprint.stage_closure(stage, suite).modules):>4}")
-        for closures in fingerprint.jobs(stage, methods).values():
-            for name, found in closures.items():
-                print(f"  {name:<20}{len(found.modules):>4}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ FOLDER = Path("suites")
 
 def default() -> str:
     """Name of the suite in the repository's root."""
-    content = read_params(Path(PARAMS))
-    if not isinstance(content.get("suite"), str):
+    name = read_params(Path(PARAMS)).get("suite")
+    if not isinstance(name, str):
         raise InputError(f"{PARAMS}: suite must name the suite of these settings")
-    return str(content["suite"])
+    return name
 
 
 def names() -> list[str]:
@@ -28,22 +28,16 @@ def names() -> list[str]:
     return [default(), *sorted(path.parent.name for path in FOLDER.glob(f"*/{PARAMS}"))]
 
 
-def folder(name: str) -> Path:
-    """Folder of a suite, seen from the repository's root.
-
-    Raises
-    ------
-    InputError
-        If there is no such suite.
-    """
-    check_known(name)
-    return Path() if name == default() else FOLDER / name
-
-
 def check_known(name: str) -> None:
     """Raise ``InputError`` if there is no suite of this name."""
     if name not in (known := names()):
         raise InputError(f"suite must be one of {', '.join(known)}, not {name!r}")
+
+
+def folder(name: str) -> Path:
+    """Folder of a suite, relative to the repository's root; ``InputError`` if there is none."""
+    check_known(name)
+    return Path() if name == default() else FOLDER / name
 
 
 def params_path(name: str) -> Path:
@@ -57,7 +51,7 @@ def pipeline_path(name: str) -> Path:
 
 
 def lock_path(name: str) -> Path:
-    """What the pipeline of a suite was last run with."""
+    """What the pipeline of a suite last ran with."""
     return folder(name) / LOCK
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ecqx.errors import InputError
@@ -15,11 +16,15 @@ from stages.settings.base import Settings, checked
 from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
 
-# Settings that records have keys of their own for.
-_COLUMNS = (
-    *("bits", "lam", "p", "sparsity_band", "alpha", "gradient", "composite", "canonizer"),
-    *("weight_rule", "output", "of", "every", "samples", "restart", "pmf", "lambda_max"),
-)
+# Settings that have a key of their own in a record, by that key.
+_COLUMNS = {
+    **{name: name for name in ("lam", "p", "sparsity_band", "alpha", "gradient", "composite")},
+    **{"canonizer": "canonizer", "weight_rule": "weight_rule", "lrp_output": "output"},
+    **{"relevance_of": "of", "relevance_every": "every", "relevance_samples": "samples"},
+    **{"pmf": "pmf", "lambda_max": "lambda_max"},
+}
+# All others are in ``settings``, but these, which the suite's settings tell.
+_LEFT_OUT = {*_COLUMNS.values(), "bits", "restart"}
 
 
 class _Fit(Settings):
@@ -39,12 +44,12 @@ class Run:
         None for the reference, which trains on in full precision.
     fit : FitSettings
     seed : int
+    network : dict
+        Settings of the task.
     form_settings : dict
         Of the form of file, see `ecqx.coding.forms`.
     variant : str, optional
-        What tells the run from others of its sweep, beside bits, Λ and p.
-    run_id, training_id : str
-        Hashes of the settings; runs that differ in their file alone share a training.
+        What distinguishes the run from others of its sweep, beside bits, Λ and p.
     """
 
     task: str
@@ -53,33 +58,69 @@ class Run:
     method: Method | None
     fit: FitSettings
     seed: int
+    network: dict[str, Any]
     form_settings: dict[str, Any]
-    variant: str | None
-    run_id: str
-    training_id: str
+    variant: str | None = None
 
     @property
     def training(self) -> Method | None:
-        """The method as far as training is concerned."""
+        """The method, if training applies it."""
         return self.method if self.method is not None and self.method.is_trained else None
 
     @property
-    def record(self) -> dict[str, Any]:
-        """The run as plain values, for runs.json."""
-        settings = {} if self.method is None else self.method.settings()
+    def settings(self) -> dict[str, Any]:
+        """Settings of the method."""
+        return {} if self.method is None else self.method.settings()
+
+    @cached_property
+    def training_id(self) -> str:
+        """Hash of what training depends on; runs that differ in their file alone share it."""
+        return key_of(**self._training_settings)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Hash of all settings. Titles and other words are no part of it."""
+        return key_of(
+            training=self._training_settings,
+            sweep=self.sweep,
+            method=self.method_name,
+            settings=self.settings,
+            form=self.form_settings,
+        )
+
+    @property
+    def _training_settings(self) -> dict[str, Any]:
+        is_trained = self.training is not None
         return {
-            "run_id": self.run_id,
+            "method": self.method_name if is_trained else REFERENCE,
+            "settings": self.settings if is_trained else {},
+            "fit": asdict(self.fit),
+            "seed": self.seed,
+            "task": self.task,
+            "network": self.network,
+        }
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run for runs.json, as plain values."""
+        others = {
+            k: v for k, v in self.settings.items() if k not in _LEFT_OUT and v not in ((), [])
+        }
+        return {
             "training_id": self.training_id,
+            "form": None if self.method is None else self.method.form,
+            "form_settings": self.form_settings,
+            "run_id": self.run_id,
             "task": self.task,
             "method": self.method_name,
             "sweep": self.sweep,
             "variant": self.variant,
             "bits": None if self.method is None else self.method.bit_width,
-            "settings": {name: settings.get(name) for name in _COLUMNS if name != "bits"},
-            "own": {k: v for k, v in settings.items() if k not in _COLUMNS and v not in ((), [])},
-            "form": None if self.method is None else self.method.form,
-            "form_settings": self.form_settings,
-            "fit": asdict(self.fit),
+            **{key: self.settings.get(name) for key, name in _COLUMNS.items()},
+            "floats": self.form_settings.get("floats"),
+            "settings": others,
+            "lr": self.fit.lr,
+            "batch_size": self.fit.batch_size,
             "seed": self.seed,
         }
 
@@ -102,79 +143,39 @@ def runs_of(
         If a method or a setting is wrong, or a run is there twice; the message names task and
         sweep.
     """
-    task = tasks[name]
-    reference = _run(
-        name, task, seed, REFERENCE, REFERENCE, None, quantize.tasks[name].fit, {}, None
-    )
-    found = {reference.run_id: replace(reference, sweep="reference")}
+    network, fit = tasks[name].model_dump(), quantize.tasks[name].fit
+    reference = Run(name, "reference", REFERENCE, None, fit, seed, network, {})
+    found = {reference.run_id: reference}
     for number, sweep in enumerate(quantize.tasks[name].sweeps):
         try:
-            for run in _runs_of_sweep(quantize, name, task, seed, sweep):
+            for method_name, method, run_fit, variant in _variations(quantize, fit, sweep):
+                form_settings = method.form_settings()
+                if method.form == "ecqx":
+                    form_settings["floats"] = sweep.floats
+                run = Run(
+                    *(name, sweep.sweep, method_name, method, run_fit, seed),
+                    *(network, form_settings, variant),
+                )
                 if run.run_id in found:
-                    raise ValueError(f"{run.method_name}: twice at the same settings")
+                    raise ValueError(f"{method_name}: twice at the same settings")
                 found[run.run_id] = run
         except ValueError as error:
             raise InputError(f"quantize.tasks.{name}.sweeps.{number}: {error}") from error
     return list(found.values())
 
 
-def _runs_of_sweep(
-    quantize: Quantize, name: str, task: TaskSettings, seed: int, sweep: Sweep
-) -> Iterator[Run]:
+def _variations(
+    quantize: Quantize, fit: FitSettings, sweep: Sweep
+) -> Iterator[tuple[str, Method, FitSettings, str | None]]:
+    """Name, method, training and variant of each run of a sweep."""
     for method_name in sweep.methods:
         for variant, replaced in (sweep.variants or {"": {}}).items():
             for combination in sweep.combinations():
                 settings = combination | replaced
-                fit = quantize.tasks[name].fit
+                run_fit = fit
                 if "lr" in settings:
-                    fit = checked(_Fit, {"fit": asdict(fit) | {"lr": settings.pop("lr")}}).fit
+                    fields = asdict(fit) | {"lr": settings.pop("lr")}
+                    run_fit = checked(_Fit, {"fit": fields}).fit
                 method = quantize.method(method_name, settings)
-                form_settings = method.form_settings()
-                if method.form == "ecqx":
-                    form_settings["floats"] = sweep.floats
-                words = ", ".join(filter(None, (variant, sweep.words(combination)))) or None
-                yield _run(
-                    *(name, task, seed, sweep.sweep, method_name, method, fit, form_settings, words)
-                )
-
-
-def _run(
-    name: str,
-    task: TaskSettings,
-    seed: int,
-    sweep: str,
-    method_name: str,
-    method: Method | None,
-    fit: FitSettings,
-    form_settings: dict[str, Any],
-    variant: str | None,
-) -> Run:
-    """A run with its names."""
-    trained = method is not None and method.is_trained
-    training = {
-        "method": method_name if trained else REFERENCE,
-        "settings": method.settings() if method is not None and trained else {},
-        "fit": asdict(fit),
-        "seed": seed,
-        "task": name,
-        "network": task.model_dump(),
-    }
-    whole = {
-        "training": training,
-        "sweep": sweep,
-        "method": method_name,
-        "settings": {} if method is None else method.settings(),
-        "form": form_settings,
-    }
-    return Run(
-        task=name,
-        sweep=sweep,
-        method_name=method_name,
-        method=method,
-        fit=fit,
-        seed=seed,
-        form_settings=form_settings,
-        variant=variant,
-        run_id=key_of(**whole),
-        training_id=key_of(**training),
-    )
+                words = [word for word in (variant, sweep.words(combination)) if word]
+                yield method_name, method, run_fit, ", ".join(words) or None

@@ -1,28 +1,22 @@
-"""The trainings of a suite, and the keys that their results are kept by."""
+"""The jobs of a suite, trainings and counts of their cost, and the keys of their results."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecqx.data.tensors import TensorData
-from ecqx.errors import InputError
 from ecqx.experiment.cost import Cost
 from ecqx.experiment.jobs import checksum, key_of
 from ecqx.experiment.train import Training
 from ecqx.training.device import find_device
 from ecqx.training.settings import FitSettings
-from stages import paths
 
 if TYPE_CHECKING:
     from ecqx.experiment.task import Task
     from ecqx.methods.interface import Method
-
-# What the fingerprint of a training without a method goes by.
-FULL_PRECISION = "full precision"
 
 
 def training_of(
@@ -53,7 +47,7 @@ def cost_of(training: Training, code: str, method_name: str) -> Cost:
 
 
 def _common(task: Task, code: str, method: Method | None, method_name: str) -> dict[str, Any]:
-    """What training and cost depend on alike."""
+    """What both kinds of job depend on."""
     return {
         "task": [dict(task.network), task.enlarge],
         "data": _data_checksum(*_version(task.data)),
@@ -64,7 +58,7 @@ def _common(task: Task, code: str, method: Method | None, method_name: str) -> d
 
 
 def _version(path: Path) -> tuple[Path, int]:
-    """What tells a file from others and from an older one, at no cost."""
+    """Distinguishes a file from others and from earlier versions, without reading it."""
     return path.resolve(), path.stat().st_mtime_ns
 
 
@@ -76,21 +70,3 @@ def _checksum(path: Path, changed: int) -> str:
 @cache
 def _data_checksum(path: Path, changed: int) -> str:
     return TensorData.load(path).checksum()
-
-
-def fingerprint(suite: str, stage: str) -> dict[str, Any]:
-    """The fingerprint that the stage fingerprint wrote for another stage.
-
-    Raises
-    ------
-    InputError
-        If it is missing.
-    """
-    path = paths.fingerprint(suite, stage)
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
-        ) from error
-    return content

@@ -15,7 +15,8 @@ import yaml
 
 from ecqx.errors import InputError
 from stages import fingerprint, paths, status
-from stages.fingerprint import FULL_PRECISION, fingerprints_of
+from stages.fingerprint import fingerprints_of
+from stages.manifests import COUNT, FULL_PRECISION
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILY = {"ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"}
@@ -23,7 +24,7 @@ METHODS = (
     *sorted(FAMILY),
     *("NNCodec uniform", "NNCodec dependent", "pruning", "LSQ", "torchao", "fp16", "int8"),
 )
-TRAINED = {FULL_PRECISION, *METHODS}
+TRAINED = {FULL_PRECISION, COUNT, *METHODS}
 NOTHING: set[str] = set()
 
 Fingerprints = Mapping[str, Mapping[str, Any]]
@@ -185,7 +186,7 @@ def test_an_edit_makes_stale_what_it_can_change(copied: Path, name: str) -> None
 def test_only_methods_in_use_count(copied: Path) -> None:
     write_params(copied, ("ECQx", "pruning"))
     before = fingerprints_of("made")
-    assert list(before["quantize"]["methods"]) == [FULL_PRECISION, "ECQx", "pruning"]
+    assert list(before["quantize"]["methods"]) == [FULL_PRECISION, COUNT, "ECQx", "pruning"]
     edit(*EDITS["LSQ"][0])
     assert fingerprints_of("made") == before
 
@@ -260,7 +261,7 @@ def test_the_reason_names_methods_and_packages(
     edit("constraints.txt", "Jinja2==", "Jinja2==99.")
     code, lines = check(capsys)
     assert code == 1
-    assert "made: quantize: changed costs LSQ; methods LSQ" in lines
+    assert "made: quantize: changed methods LSQ" in lines
     assert "made: report: changed packages jinja2" in lines
 
 

@@ -24,8 +24,7 @@ from stages import download
 from stages.command import run_command_line
 from stages.roots import VARIABLE, choose, data_roots, find_checkpoint
 from stages.settings.base import load
-from stages.settings.data import Digits, ImageFolder
-from stages.settings.download import DownloadSettings
+from stages.settings.data import Digits, DownloadSettings, ImageFolder
 from stages.settings.tasks import Start
 
 

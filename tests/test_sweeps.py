@@ -17,7 +17,7 @@ from ecqx.experiment.task import Task
 from ecqx.methods.pruning import Pruning
 from ecqx.training.settings import FitSettings
 from stages import paths, quantize, trainings
-from stages.manifests import REFERENCE
+from stages.manifests import FULL_PRECISION, REFERENCE, read_fingerprint
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
@@ -135,7 +135,10 @@ def test_records_are_plain_values_that_survive_a_file() -> None:
     for run in all_runs(suite.quantize, suite.tasks, suite.seeds):
         assert json.loads(json.dumps(run.record))["run_id"] == run.run_id
     pruned = next(r for r in all_runs(suite.quantize, suite.tasks, [0]) if "pru" in r.method_name)
-    assert (pruned.record["own"], pruned.record["variant"]) == ({"sparsity": 0.5}, "sparsity 0.5")
+    assert (pruned.record["settings"], pruned.record["variant"]) == (
+        {"sparsity": 0.5},
+        "sparsity 0.5",
+    )
 
 
 # -- names of runs and trainings -------------------------------------------------------------------
@@ -323,8 +326,8 @@ def test_a_training_depends_on_the_fingerprint_of_its_own_method(folder: Path) -
     found = [run for run in all_runs(settings.quantize, settings.tasks, [0]) if run.task == "mlp"]
 
     def keys(**codes: str) -> list[str]:
-        known = {"ECQ": "0", "ECQx": "0", trainings.FULL_PRECISION: "0"} | codes
-        return [quantize._training("smoke", settings, run, {"methods": known}).key for run in found]
+        known = {"ECQ": "0", "ECQx": "0", FULL_PRECISION: "0"} | codes
+        return [quantize._training("smoke", settings, run, known).key for run in found]
 
     plain = keys()
     assert [run.method_name for run in found] == [REFERENCE, "ECQ", "ECQx", "fp16"]
@@ -332,10 +335,10 @@ def test_a_training_depends_on_the_fingerprint_of_its_own_method(folder: Path) -
     assert [a != b for a, b in zip(plain, keys(ECQx="1"), strict=True)] == [
         *(False, False, True, False)
     ]
-    of_reference = keys(**{trainings.FULL_PRECISION: "1"})
+    of_reference = keys(**{FULL_PRECISION: "1"})
     assert [a != b for a, b in zip(plain, of_reference, strict=True)] == [True, False, False, True]
 
 
 def test_without_fingerprints_the_command_that_writes_them_is_named() -> None:
     with pytest.raises(InputError, match="missing; `sh stages/run fingerprint smoke` writes it"):
-        trainings.fingerprint("smoke", "quantize")
+        read_fingerprint("smoke", "quantize")

@@ -148,7 +148,8 @@ def test_stages_say_what_they_do(
     monkeypatch.setattr(sys, "argv", ["pipeline", word])
     assert stages_command.run_command_line(pipeline.main) == 0
     out, error = capsys.readouterr()
-    assert "python -m stages.pipeline [SUITE]" in out
+    assert "[SUITE]" in out
+    assert "path of a suite's pipeline" in out
     assert "Exit codes: 0 done; 1" in out
     assert error == ""
 

@@ -1,4 +1,4 @@
-"""How settings are read and checked, and what is said of a wrong one."""
+"""How settings are read and checked, and what an error says of a wrong one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from ecqx.errors import InputError
+from ecqx.errors import input_errors
 from stages import suites
 
 
@@ -37,7 +37,7 @@ def _all_different(values: list[Any]) -> list[Any]:
     return values
 
 
-# A setting that is named twice would be two runs of one name.
+# The same value twice would be two runs of one name.
 Different = (Field(min_length=1), AfterValidator(_all_different))
 
 
@@ -51,7 +51,7 @@ def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
     section : type of Settings
         Its fields are the sections of the suite's params.yaml that are read.
     is_whole : bool
-        Whether there must be no other sections.
+        Whether other sections are an error.
 
     Raises
     ------
@@ -61,33 +61,29 @@ def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
     path = suites.params_path(suite)
     content = suites.read_params(path)
     wanted = {k: v for k, v in content.items() if is_whole or k in section.model_fields}
-    try:
+    with input_errors(f"{path}: "):
         return checked(section, wanted)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def checked(section: type[Section], content: dict[str, Any]) -> Section:
-    """Settings of plain values, or ``ValueError`` with one line about the first that is wrong."""
+    """Settings from plain values; ``ValueError`` with one line about the first that is wrong."""
     try:
-        # As JSON, where a list may be a tuple and strictness is about kinds of values alone. YAML
-        # has kinds of its own, dates, which no setting is: as texts they are refused like others.
+        # As JSON, where a list may be a tuple. A date of YAML becomes text, which no setting takes.
         return section.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         raise ValueError(_first(error.errors(), section)) from error
 
 
-# What pydantic calls an unknown name, in its own models and in the library's dataclasses.
+# pydantic's types of an unknown name, in its own models and in the library's dataclasses.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def _first(errors: Iterable[ErrorDetails], section: type[Settings]) -> str:
-    """Where the first thing is wrong, and what; a misspelt name comes before what it leaves out."""
+    """Where the first error is, and what it is; a misspelt name comes before a missing one."""
     first = min(errors, key=lambda error: error["type"] not in _UNKNOWN)
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] in _UNKNOWN:
-        name = str(first["loc"][-1])
-        close = get_close_matches(name, _names(section), n=1)
+        close = get_close_matches(str(first["loc"][-1]), _names(section), n=1)
         return f"{where}: no such setting" + (f", did you mean {close[0]!r}?" if close else "")
     if first["type"] == "value_error":
         message = first["msg"].removeprefix("Value error, ")
@@ -99,18 +95,7 @@ def _first(errors: Iterable[ErrorDetails], section: type[Settings]) -> str:
 
 
 def _names(section: type[BaseModel]) -> set[str]:
-    """All names of settings below a section."""
-    schema = json.dumps(section.model_json_schema())
-    found: set[str] = set()
-
-    def collect(node: Any) -> None:
-        if isinstance(node, dict):
-            found.update(node.get("properties", {}))
-            for child in node.values():
-                collect(child)
-        elif isinstance(node, list):
-            for child in node:
-                collect(child)
-
-    collect(json.loads(schema))
-    return found
+    """All names of settings in a section and in what it holds."""
+    schema = section.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return {name for part in parts for name in part.get("properties", {})}

@@ -1,36 +1,54 @@
-"""The data sets that a suite may name, and how each is loaded."""
+"""The data sets that a suite may name, and how each is found and loaded."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ecqx import data
+from ecqx.data.archives import ARCHIVES
+from ecqx.data.audio import RATE, Disturbance, Mfcc
+from ecqx.data.cifar_archives import cifar, cifar_source
+from ecqx.data.digit_images import digits
 from ecqx.data.downloads import is_at_hand
+from ecqx.data.folder import image_folder
+from ecqx.data.speech import speech_commands, speech_source
 from ecqx.data.tensors import TensorData
+from ecqx.data.voc2012 import voc, voc_source
 from ecqx.errors import InputError
 from stages.settings.base import Positive, Settings, Share
+from stages.settings.tasks import Tasks
 
 
-class Digits(Settings):
-    """scikit-learn's digits."""
+class Loader(Settings, ABC):
+    """Base of the settings of a data set."""
+
+    @abstractmethod
+    def available(self, root: Path) -> bool:
+        """Whether the data set is there, below a root."""
+
+    @abstractmethod
+    def build(self, root: Path, processes: int) -> TensorData:
+        """Load the data set, downloading what is missing."""
+
+
+class Digits(Loader):
+    """scikit-learn's digits, which ship with the package."""
 
     name: Literal["digits"]
     seed: int
     limit: Positive | None = None
 
     def available(self, root: Path) -> bool:
-        """They ship with the package."""
         return True
 
     def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.digits(self.seed, self.limit)
+        return digits(self.seed, self.limit)
 
 
-class ImageFolder(Settings):
+class ImageFolder(Loader):
     """A tree train/<class>, test/<class>, or an archive of one; ``path`` lies below the root."""
 
     name: Literal["image_folder"]
@@ -42,27 +60,25 @@ class ImageFolder(Settings):
     label: str | None = None
 
     def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
         return self._find(root) is not None
 
     def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
         found = self._find(root)
         if found is None:
             raise InputError(
                 f"{root / self.path}: no such folder (train/<class>/<image>, test/<class>/<image>) "
                 "or archive of one"
             )
-        return data.image_folder(
+        return image_folder(
             *(found, self.validation, self.seed, self.size, self.overlap), label=self.label
         )
 
     def _find(self, root: Path) -> Path | None:
-        candidates = (root / f"{self.path}{ending}" for ending in ("", *data.ARCHIVES))
+        candidates = (root / f"{self.path}{ending}" for ending in ("", *ARCHIVES))
         return next((path for path in candidates if path.exists()), None)
 
 
-class Cifar(Settings):
+class Cifar(Loader):
     """The official archives of CIFAR-10 and CIFAR-100."""
 
     name: Literal["cifar10", "cifar100"]
@@ -70,19 +86,17 @@ class Cifar(Settings):
     seed: int
 
     def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.cifar_source(self._classes), root)
+        return is_at_hand(cifar_source(self._classes), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.cifar(root, self._classes, self.validation, self.seed)
+        return cifar(root, self._classes, self.validation, self.seed)
 
     @property
     def _classes(self) -> int:
         return 10 if self.name == "cifar10" else 100
 
 
-class SpeechCommands(Settings):
+class SpeechCommands(Loader):
     """Google Speech Commands v0.02; ``volume`` is the loudest background noise."""
 
     name: Literal["speech_commands"]
@@ -90,25 +104,23 @@ class SpeechCommands(Settings):
     seed: int
     draws: Positive
     volume: Share
-    coefficients: Annotated[int, Field(gt=0, le=data.Mfcc().mels)]
-    window: Annotated[int, Field(gt=0, le=data.RATE)]
+    coefficients: Annotated[int, Field(gt=0, le=Mfcc().mels)]
+    window: Annotated[int, Field(gt=0, le=RATE)]
     hop: Positive
 
     def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.speech_source(self.archive), root)
+        return is_at_hand(speech_source(self.archive), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.speech_commands(
+        return speech_commands(
             *(root, self.archive, self.draws, self.seed),
-            disturbance=data.Disturbance(volume=self.volume),
-            mfcc=data.Mfcc(self.coefficients, self.window, self.hop),
+            disturbance=Disturbance(volume=self.volume),
+            mfcc=Mfcc(self.coefficients, self.window, self.hop),
             processes=processes,
         )
 
 
-class Voc(Settings):
+class Voc(Loader):
     """Pascal VOC2012."""
 
     name: Literal["voc2012"]
@@ -119,23 +131,19 @@ class Voc(Settings):
     seed: int
 
     def available(self, root: Path) -> bool:
-        """Whether it lies below a root."""
-        return is_at_hand(data.voc_source(), root)
+        return is_at_hand(voc_source(), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
-        """Load the data set."""
-        return data.voc(root, self.task, self.crop, self.resize, self.validation, self.seed)
+        return voc(root, self.task, self.crop, self.resize, self.validation, self.seed)
 
 
 DataSet = Annotated[
     Digits | ImageFolder | Cifar | SpeechCommands | Voc, Field(discriminator="name")
 ]
-# Several: the first available one, else the last, which is downloaded.
-DataSets = Annotated[list[DataSet], Field(min_length=1)]
 
 
 class Data(Settings):
-    """Where data lie, and the data sets of a suite by name.
+    """The section ``data``.
 
     Attributes
     ----------
@@ -147,4 +155,11 @@ class Data(Settings):
     """
 
     root: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    sets: Annotated[dict[str, DataSets], Field(min_length=1)]
+    sets: Annotated[dict[str, Annotated[list[DataSet], Field(min_length=1)]], Field(min_length=1)]
+
+
+class DownloadSettings(Settings):
+    """What the stage download reads."""
+
+    data: Data
+    tasks: Tasks

@@ -5,26 +5,21 @@ from __future__ import annotations
 from pydantic import ConfigDict
 
 from ecqx.relevance.settings import LRP
-from ecqx.training.settings import FitSettings
 from stages.settings.base import Settings
 from stages.settings.report import Evaluate
-from stages.settings.tasks import Device, Seeds, Tasks
+from stages.settings.tasks import PretrainSettings
 
 
 class Relevance(Settings):
-    """How relevance is measured: of the section ``quantize`` the part that is needed here."""
+    """How relevance is measured: the part of the section ``quantize`` that is needed here."""
 
     model_config = ConfigDict(extra="ignore")
 
     relevance: LRP
 
 
-class EvaluateSettings(Settings):
-    """Which runs are looked at more closely, and what all runs are described by."""
+class EvaluateSettings(PretrainSettings):
+    """What describes all runs, and which runs are shown layer by layer."""
 
-    seeds: Seeds
-    device: Device
-    tasks: Tasks
-    pretrain: dict[str, FitSettings]
     quantize: Relevance
     evaluate: Evaluate

@@ -21,13 +21,14 @@ from stages.settings.tasks import Device, Seeds, Tasks
 SweepName = Literal["grid", "p", "ablation", "trained", "comparison"]
 Floats = Literal["raw", "published"]
 
-# Settings whose single value is a list already: a list of lists is tried value by value.
+# Settings whose single value is a list already: only a list of lists is tried value by value.
 _LISTS = ("sparsity_band", "exclude")
-# The bands that follow p, published code and paper, by the way they are written.
+# Bands that follow p, by their notation: factors of p. Published code and paper.
 _BANDS = {"[-p, 0]": (-1.0, 0.0), "[0, p]": (0.0, 1.0)}
-# Of names, from 0 to 1: settings of methods are less like those of a sweep.
+# Similarity from which a name is taken for a misspelt setting of a sweep; settings of methods are
+# less similar to these.
 ALMOST_EQUAL = 0.8
-# What tells runs apart in columns of their own, not in words.
+# What distinguishes runs in columns of their own, not in words.
 _COLUMNS = ("bits", "lam", "p")
 
 
@@ -35,8 +36,8 @@ class Sweep(Settings):
     """Methods at all combinations of the listed values of their settings.
 
     Every other name is a setting of the methods, or ``lr``, the learning rate of this sweep; one
-    value holds for all runs, a list is tried value by value. ``variants`` (name → settings that
-    are replaced) multiplies the runs once more.
+    value holds for all runs, a list is tried value by value. Each entry of ``variants`` (name →
+    settings that are replaced) repeats the runs.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -51,10 +52,15 @@ class Sweep(Settings):
         """Names of the methods."""
         return [self.method] if isinstance(self.method, str) else self.method
 
+    @property
+    def _given(self) -> dict[str, Any]:
+        """Settings of the methods, as written."""
+        return self.model_extra or {}
+
     @model_validator(mode="before")
     @classmethod
     def _own_names_are_spelt_right(cls, given: Any) -> Any:
-        """Other names are the methods' settings, so that none is unknown here."""
+        """Extra names are allowed, so a misspelt one has to be noticed here."""
         own = list(cls.model_fields)
         for name in given if isinstance(given, dict) else ():
             close = get_close_matches(name, own, n=1, cutoff=ALMOST_EQUAL)
@@ -64,23 +70,23 @@ class Sweep(Settings):
 
     @model_validator(mode="after")
     def _lists_have_values(self) -> Sweep:
-        for name, value in (self.model_extra or {}).items():
+        for name, value in self._given.items():
             if value == [] and name not in _LISTS:
                 raise ValueError(f"{name}: needs a value")
         return self
 
     def combinations(self) -> list[dict[str, Any]]:
         """All combinations of the listed values, in order, with the fixed ones in each."""
-        given = self.model_extra or {}
-        values = [value if _is_listed(name, value) else [value] for name, value in given.items()]
-        return [dict(zip(given, combined, strict=True)) for combined in product(*values)]
+        values = [v if _is_listed(name, v) else [v] for name, v in self._given.items()]
+        return [dict(zip(self._given, combined, strict=True)) for combined in product(*values)]
 
-    def words(self, combination: dict[str, Any]) -> str | None:
-        """What tells a combination from the others of its sweep, beside bits, Λ and p."""
-        given = self.model_extra or {}
-        tried = [k for k, v in given.items() if _is_listed(k, v) and k not in _COLUMNS]
-        words = [f"{name} {_word(combination[name])}" for name in tried]
-        return ", ".join(words) or None
+    def words(self, combination: dict[str, Any]) -> str:
+        """What distinguishes a combination from the others of its sweep, beside bits, Λ and p."""
+        return ", ".join(
+            f"{name} {_word(combination[name])}"
+            for name, value in self._given.items()
+            if _is_listed(name, value) and name not in _COLUMNS
+        )
 
 
 def _is_listed(name: str, value: Any) -> bool:
@@ -88,12 +94,8 @@ def _is_listed(name: str, value: Any) -> bool:
     if not isinstance(value, list):
         return False
     if name in _LISTS:
-        return any(isinstance(item, list) or _is_band(item) for item in value)
+        return any(isinstance(item, list) or str(item) in _BANDS for item in value)
     return True
-
-
-def _is_band(value: Any) -> bool:
-    return isinstance(value, str) and value in _BANDS
 
 
 def _word(value: Any) -> str:
@@ -112,10 +114,10 @@ class TaskSweeps(Settings):
 
 
 class Quantize(Settings):
-    """The section ``quantize``: what holds for all methods that have such a setting, and the tasks.
+    """The section ``quantize``.
 
     A setting of ``quantizer`` or ``relevance`` is the default of every method that takes it; bits
-    and Λ are never defaults.
+    and Λ have no default.
     """
 
     quantizer: QuantizerSettings
@@ -133,21 +135,21 @@ class Quantize(Settings):
         """A method with the defaults and the given settings; ``ValueError`` if one is wrong."""
         check_names(name, given)
         takes = method_class(name).takes()
-        defaults = {k: v for k, v in asdict(self.quantizer).items() if k not in ("bits", "lam")}
-        defaults |= asdict(self.relevance)
-        settings = {k: v for k, v in defaults.items() if k in takes} | given
+        defaults = asdict(self.quantizer) | asdict(self.relevance)
+        settings = {k: v for k, v in defaults.items() if k in takes and k not in ("bits", "lam")}
+        settings |= given
         if "sparsity_band" in takes:
             settings["sparsity_band"] = _band(settings["sparsity_band"], settings["p"])
         try:
-            # Of the right kind, which a dataclass would take as it comes: 1 as 1.0, no text.
-            of_right_kind = checked(_kinds(method_class(name)), settings)
+            # A dataclass takes values as they come; here 1 becomes 1.0, and a text is an error.
+            typed = checked(_schema(method_class(name)), settings)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        return build_method(name, of_right_kind.model_dump(exclude_unset=True))
+        return build_method(name, typed.model_dump(exclude_unset=True))
 
 
 def _band(written: Any, p: Any) -> Any:
-    """A sparsity band as a pair of what p is; none given is [-p, 0]."""
+    """A sparsity band as a pair of numbers; without one it is [-p, 0]."""
     if written is None:
         written = "[-p, 0]"
     if not isinstance(written, str) or not _is_number(p):
@@ -159,12 +161,12 @@ def _band(written: Any, p: Any) -> Any:
 
 
 @cache
-def _kinds(method: type[Method]) -> type[Settings]:
-    """The settings that a method takes, each of its kind."""
-    kinds = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
-    needed = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
+def _schema(method: type[Method]) -> type[Settings]:
+    """The settings that a method takes, with their types."""
+    types = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
+    required = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
     taken: dict[str, Any] = {
-        name: (kinds[name], ... if name in needed else None) for name in method.takes()
+        name: (types[name], ... if name in required else None) for name in method.takes()
     }
     return create_model(method.__name__, __base__=Settings, **taken)
 

@@ -1,4 +1,4 @@
-"""The tasks of a suite: networks on data sets."""
+"""The tasks of a suite, networks on data sets, and their training in full precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ecqx.training.settings import FitSettings
 from stages.settings.base import Different, Positive, Settings
 
 Seeds = Annotated[list[int], *Different]
@@ -15,8 +16,8 @@ Device = Literal["cpu", "auto"]
 class Start(Settings):
     """The checkpoint that a task's pre-training starts from: a file, or ``imagenet``.
 
-    A file lies below the data root, in its ``models/`` or in the ``models/`` beside it. Where it
-    is not ``required`` and not there, training starts from random weights.
+    A file lies below the data root, in its ``models/`` or in the ``models/`` beside it. If it is
+    not ``required`` and not there, training starts from random weights.
     """
 
     checkpoint: str
@@ -39,3 +40,12 @@ class TaskSettings(Settings):
 
 
 Tasks = Annotated[dict[str, TaskSettings], Field(min_length=1)]
+
+
+class PretrainSettings(Settings):
+    """What the stage pretrain reads."""
+
+    seeds: Seeds
+    device: Device
+    tasks: Tasks
+    pretrain: dict[str, FitSettings]
