@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from ecqx.assignment.centroids import MAX_BITS
@@ -323,4 +324,6 @@ def forged(draw: st.DrawFn, kind: str) -> bytes:
     """A forged file, which is none of the valid ones."""
     files = [file for file in originals() if kind not in _OF_CODEBOOKS or file.names(*CODEBOOKS)]
     file = draw(st.sampled_from(files))
-    return FORGERIES[kind](draw, file)
+    data = FORGERIES[kind](draw, file)
+    assume(data != file.data)
+    return data

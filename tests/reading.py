@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from forging import UNSEALED, forged, originals
+from forging import UNSEALED, forged
 from hypothesis import HealthCheck, given, settings
 from nncodec.extensions import deepCABAC
 from torch import Tensor
@@ -94,14 +94,14 @@ class Reader:
 
 def fuzz(reader: Reader, kind: str, files: int) -> Counter[str]:
     """Forge and read so many files of a kind; how many were refused, read and decoded."""
-    seen, valid = Counter[str](), {file.data for file in originals()}
+    seen = Counter[str]()
 
     @settings(max_examples=files, suppress_health_check=list(HealthCheck))
     @given(forged(kind))
     def check(data: bytes) -> None:
         outcome = reader.read(data)
         outcome.check()
-        assert outcome.refusal or kind != UNSEALED or data in valid
+        assert outcome.refusal or kind != UNSEALED
         refused = outcome.refusal is not None
         seen.update(files=1, refused=refused, read=not refused, decoded=outcome.decoded > 0)
 
