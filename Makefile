@@ -28,7 +28,7 @@ help:
 	@echo 'make baseline         accept the present results as the baseline'
 	@echo 'make plots            the plots of DVC on a page that needs no network'
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
-	@echo 'make verify           the long checks, or those named: PART="kills fuzzing"; writes docs/verification.md'
+	@echo 'make verify           the long tests, or those named: PART="kills fuzzing"; writes docs/verification.md'
 	@echo 'make suites           copy dvc.yaml into the folder of every suite'
 	@echo 'make house            draw the packages and their imports into docs/house.md'
 	@echo 'make clean-work       remove the saved results of trainings that no suite uses any more'
