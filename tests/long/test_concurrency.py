@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from contextlib import chdir
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,10 +44,8 @@ class Both:
 @pytest.fixture(scope="module")
 def both(tree: Clone, suite: str, tmp_path_factory: pytest.TempPathFactory) -> Both:
     """The default suite with the settings of the other one, a title changed in both."""
-    root: Path = tmp_path_factory.mktemp("concurrency") / "clone"
-    tree.git("clone", "--quiet", ".", str(root))
-    clone = Clone(root)
-    with chdir(root):
+    clone = tree.clone(tmp_path_factory.mktemp("concurrency") / "clone")
+    with chdir(clone.root):
         default = suites.default()
     if suite == default:
         pytest.skip("needs two suites")
@@ -58,7 +55,7 @@ def both(tree: Clone, suite: str, tmp_path_factory: pytest.TempPathFactory) -> B
         titles |= {task: f"{title}, changed" for task, title in titles.items()}
 
     clone.change_settings(suite, change_titles)
-    write_settings(root, {**clone.settings_of(suite), "suite": default})
+    write_settings(clone.root, {**clone.settings_of(suite), "suite": default})
     clone.add_large_output(LARGE)
     clone.commit()
     before = clone.params_files()

@@ -35,11 +35,10 @@ def runs(tree: Clone, suite: str, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 def run_in_clone(tree: Clone, root: Path, suite: str, processes: int) -> Clone:
-    tree.git("clone", "--quiet", ".", str(root))
+    clone = tree.clone(root)
     with chdir(root):
         pipeline = str(suites.pipeline_path(suite))
     environment = {"ECQX_NO_PROGRESS": "1", "ECQX_PROCESSES": str(processes)}
-    clone = Clone(root)
     clone.run("dvc", "repro", "--force", "--no-run-cache", pipeline, **environment)
     return clone
 
