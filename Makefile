@@ -9,6 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 one_thread := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python := .venv/bin/python
 suite_name := $(if $(SUITE),"$(SUITE)")
+space := $() $()
 # The suite's pipeline: the default suite's lies here, the others' in suites/.
 pipeline = $$($(python) -m stages.pipeline $(suite_name))
 
@@ -27,7 +28,7 @@ help:
 	@echo 'make baseline         accept the present results as the baseline'
 	@echo 'make plots            the plots of DVC on a page that needs no network'
 	@echo 'make bench            the benchmarks; writes docs/performance.md'
-	@echo 'make verify           the long checks, or those named: PART="kills fuzzing"; writes docs/verification.md'
+	@echo 'make verify           the long tests, or those named: PART="kills fuzzing"; writes docs/verification.md'
 	@echo 'make suites           copy dvc.yaml into the folder of every suite'
 	@echo 'make house            draw the packages and their imports into docs/house.md'
 	@echo 'make clean-work       remove the saved results of trainings that no suite uses any more'
@@ -86,8 +87,12 @@ bench: setup
 		--benchmark-json=work/benchmarks_kept.json
 	@$(python) -m benchmarks.page work/benchmarks.json work/benchmarks_kept.json
 
+# The page is written whatever they find.
 verify: setup
-	@$(python) -m stages.verify $(suite_name) $(PART)
+	@mkdir -p work && rm -f work/verify.xml
+	@$(one_thread) $(python) -m pytest tests/long -m long --durations 10 --junit-xml work/verify.xml \
+		$(if $(SUITE),--suite "$(SUITE)") $(if $(PART),-k "$(subst $(space), or ,$(strip $(PART)))"); \
+		code=$$?; [ -f work/verify.xml ] && $(python) tests/long/page.py work/verify.xml; exit $$code
 
 suites:
 	@for folder in suites/*/; do cp dvc.yaml "$$folder"dvc.yaml; done

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from stages.verify.workplace import STAGES
+from stages import fingerprint
 
 FINGERPRINTS = "from stages.fingerprint import fingerprints_of; fingerprints_of('embedded')"
 DVC = Path(sys.executable).with_name("dvc")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["fingerprint", *fingerprint.STAGES])
 def test_start(benchmark: BenchmarkFixture, stage: str) -> None:
     """A stage's process, from its start to where it would begin to work."""
     command = [sys.executable, "-c", f"import stages.{stage}"]

@@ -14,6 +14,10 @@ settings.register_profile("ecqx", deadline=None, derandomize=True, database=None
 settings.load_profile("ecqx")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--suite", help="the suite of the long tests")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: a process that took it up last would be waited for."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")

@@ -17,7 +17,6 @@ from ecqx.errors import InputError
 from stages import baseline, check, provenance
 from stages.baseline import accept
 from stages.command import command, run_command_line
-from stages.verify.document import Section, record
 
 
 @pytest.fixture
@@ -352,14 +351,3 @@ def test_commands_end_with_one_line(
 
     assert run_command_line(main) == code
     assert capsys.readouterr().err.startswith(line)
-
-
-def test_verification_sections_replace_their_last_version(tmp_path: Path) -> None:
-    document = tmp_path / "verification.md"
-    record(document, Section("one smoke", "One", "first \\1 text", passed=False))
-    record(document, Section("two smoke", "Two", "other text", passed=True))
-    record(document, Section("one smoke", "One", "second text", passed=True))
-    text = document.read_text()
-    assert "first" not in text
-    assert text.index("second text") < text.index("other text")
-    assert text.count("## ") == 2

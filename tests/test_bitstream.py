@@ -107,8 +107,8 @@ def test_integers_come_back(data: st.DataObject) -> None:
     np.testing.assert_array_equal(entropy_coder.decode_integers(payload, shape), array)
 
 
-@pytest.mark.parametrize("lowest", [-255, -128, -13, -12, -11, -8, -2, -1, 0])
-@pytest.mark.parametrize("highest", [0, 1, 2, 11, 12, 13, 127, 255])
+@pytest.mark.parametrize("lowest", [-255, -13, -12, -1, 0])
+@pytest.mark.parametrize("highest", [0, 1, 12, 13, 255])
 def test_every_level_of_every_range_comes_back(lowest: int, highest: int) -> None:
     array = np.arange(lowest, highest + 1)
     for shape in [array.shape, (1, *array.shape), (*array.shape, 1)]:
@@ -304,7 +304,7 @@ def test_floats_come_back_bit_by_bit(
 
 
 @pytest.mark.parametrize("dtype", INTEGER_DTYPES)
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (4, 5)])
+@pytest.mark.parametrize("shape", [(), (3, 0, 2), (4, 5)])
 def test_integer_buffers_come_back(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     extremes = torch.tensor([low, high, 0, 1], dtype=torch.int64)
@@ -314,8 +314,8 @@ def test_integer_buffers_come_back(path: Path, dtype: torch.dtype, shape: tuple[
     assert same_bits(load(path)["x"], tensor)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (0, 3), (17,), (6, 5), (4, 3, 3, 3)])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(), (1, 1), (0, 3), (4, 3, 3, 3)])
 def test_quantized_tensors_are_integer_times_step(
     path: Path, bits: int, shape: tuple[int, ...]
 ) -> None:
@@ -637,8 +637,8 @@ ONE = NAME + b"\x10\0"  # whose name is token 0
         (b"\0\1\x10\0\2", "uses part 0 of 0"),
         (NAME + b"\x11\0\x02" + b"1234", "impossible number of parts"),
         (NAME + b"\0\x02" + b"1234", "impossible number of parts"),
-        (b"\1\1w\2\x10\0\x02\x10\0\x02" + b"12345678", "two tensors are named w"),
-        (b"\1\1w\2\x10\0\x02\1\x02" + b"12345678", "two tensors are named w"),
+        (b"\1\1w\2\x10\0\x02\x10\0\x02" + b"12345678", "two tensors are named 'w'"),
+        (b"\1\1w\2\x10\0\x02\1\x02" + b"12345678", "two tensors are named 'w'"),
         (ONE + b"\x0e", "unknown type 14"),
         (ONE + b"\x12\x80\0" + b"1234", "not a valid varint"),
         (ONE + b"\x22" + b"\xff\xff\xff\x7f" * 2, "impossible shape"),

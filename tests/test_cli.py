@@ -153,16 +153,10 @@ def test_a_quantizer_checkpoint_is_encoded_as_it_is(
 # -- decode and info -------------------------------------------------------------------------------
 
 
-def test_decoding_in_a_process_that_never_saw_the_model(tmp_path: Path, encoded: Path) -> None:
+def test_decoding_gives_the_state_dict_of_the_file(tmp_path: Path, encoded: Path, run: Run) -> None:
     output = tmp_path / "decoded.safetensors"
-    script = "from ecqx.cli.main import main; main()"
-    completed = subprocess.run(
-        [sys.executable, "-c", script, "decode", str(encoded), "-o", str(output)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert completed.stderr == ""
+    code, _, error = run("decode", encoded, "-o", output)
+    assert (code, error) == (0, "")
     decoded, expected = load_file(output), bitstream.load(encoded)
     assert decoded.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ecqx.errors import InputError
-from stages.closure import closure, table
+from stages.closure import Closure, closure, table
 from stages.fingerprint import FORMS, REGISTRY, STAGES, jobs
 from stages.syntax import digest, parse
 
@@ -271,9 +271,10 @@ FORKED = """
 import json, os, sys
 import joblib, numba, pydantic, sklearn.datasets, torch, torchvision, zennit
 torch.set_num_threads(1)
-for code in json.load(sys.stdin):
+for folder, code in json.load(sys.stdin):
     reader, writer = os.pipe()
     if not os.fork():
+        os.chdir(folder)
         exec(code, {"__name__": "made"})
         ours = [name for name in sys.modules if name.partition(".")[0] in ("ecqx", "stages")]
         os.write(writer, json.dumps(ours).encode())
@@ -284,24 +285,24 @@ for code in json.load(sys.stdin):
 """
 
 
-def imported(codes: Sequence[str], folder: Path = REPOSITORY) -> list[set[str]]:
-    """Modules of the project that each program has imported when it ends."""
+def imported(programs: Sequence[tuple[Path, str]]) -> list[set[str]]:
+    """Modules of the project that each program, run in a folder, has imported when it ends."""
     result = subprocess.run(
         [sys.executable, "-c", FORKED],
-        cwd=folder,
-        env={**os.environ, "ECQX_PROCESSES": "1", "ECQX_NO_PROGRESS": "1"},
-        input=json.dumps(codes),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **SETTINGS_OF_STAGES},
+        input=json.dumps([(str(folder), code) for folder, code in programs]),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     lines = [line for line in result.stdout.splitlines() if line.startswith("IMPORTED")]
     names = [line.partition(" ")[2] for line in lines]
-    assert len(names) == len(codes)
-    assert all(names), f"a program failed: {codes[names.index('')]}"
+    assert len(names) == len(programs)
+    assert all(names), f"a program failed: {programs[names.index('')]}"
     return [set(json.loads(found)) for found in names]
 
 
+SETTINGS_OF_STAGES = {"ECQX_PROCESSES": "1", "ECQX_NO_PROGRESS": "1"}
 CODING = """
 import tempfile, torch
 from pathlib import Path
@@ -343,7 +344,8 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-def test_programs_import_what_their_closures_say() -> None:
+def closures_of_programs() -> dict[str, Closure]:
+    """What some programs may import."""
     methods = table(REGISTRY, "METHODS", REPOSITORY)
     trainings = jobs("quantize", methods, REPOSITORY)["methods"]
     programs = {
@@ -355,12 +357,11 @@ def test_programs_import_what_their_closures_say() -> None:
     for name in {counted.modules: name for name, counted in trainings.items()}.values():
         code = TRAIN.format(method=methods.get(name), settings=SETTINGS.get(name, {}))
         programs[code] = trainings[name]
-    for code, modules in zip(programs, imported(list(programs)), strict=True):
-        beyond = modules - set(programs[code].modules)
-        assert not beyond, f"{beyond} imported by: {code}"
+    return programs
 
 
-def test_each_stage_imports_what_its_fingerprint_counts(tmp_path: Path) -> None:
+def write_small_suite(folder: Path) -> None:
+    """Suite smoke with one network and two runs, and links to the code."""
     params = yaml.safe_load((REPOSITORY / "suites/smoke/params.yaml").read_text())
     params |= {"root": ".", "params": "params.yaml"}
     tasks = params["quantize"]["tasks"]
@@ -370,19 +371,41 @@ def test_each_stage_imports_what_its_fingerprint_counts(tmp_path: Path) -> None:
         {"sweep": "grid", "method": ["ECQ", "ECQx"], "bits": [4], "lam": [0.3]}
     ]
     params["report"]["comparison"] = None
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
     for name in ("ecqx", "stages", "constraints.txt", "dvc.yaml"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    methods = table(REGISTRY, "METHODS", REPOSITORY)
-    stages = ("fingerprint", *STAGES)
-    codes = [f"import stages.{s} as stage\nassert stage.main(['smoke']) == 0" for s in stages]
-    for stage, modules in zip(stages, imported(codes, tmp_path), strict=True):
-        counted = [closure([f"stages.{stage}"], REPOSITORY)]
-        for closures in jobs(stage, methods, REPOSITORY).values():
-            counted += closures.values()
-        beyond = modules - {name for found in counted for name in found.modules}
-        # The fingerprint stage itself checks settings with the code of all methods.
-        assert stage == "fingerprint" or not beyond, f"{beyond} imported by {stage}"
+        (folder / name).symlink_to(REPOSITORY / name)
+
+
+RUN_STAGE = "import stages.{} as stage\nassert stage.main(['smoke']) == 0"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What each program and stage imported; one process for all, as it imports torch."""
+    folder = tmp_path_factory.mktemp("suite")
+    write_small_suite(folder)
+    codes = [RUN_STAGE.format(stage) for stage in ("fingerprint", *STAGES)]
+    programs = [(REPOSITORY, code) for code in closures_of_programs()]
+    programs += [(folder, code) for code in codes]
+    found = imported(programs)
+    return {code: modules for (_, code), modules in zip(programs, found, strict=True)}
+
+
+def test_programs_import_what_their_closures_say(loaded: dict[str, set[str]]) -> None:
+    for code, counted in closures_of_programs().items():
+        beyond = loaded[code] - set(counted.modules)
+        assert not beyond, f"{beyond} imported by: {code}"
+
+
+# The fingerprint stage itself checks settings with the code of all methods.
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_imports_what_its_fingerprint_counts(
+    stage: str, loaded: dict[str, set[str]]
+) -> None:
+    counted = [closure([f"stages.{stage}"], REPOSITORY)]
+    for closures in jobs(stage, table(REGISTRY, "METHODS", REPOSITORY), REPOSITORY).values():
+        counted += closures.values()
+    assert loaded[RUN_STAGE.format(stage)] <= {name for found in counted for name in found.modules}
 
 
 def test_tables_name_modules_that_exist() -> None:

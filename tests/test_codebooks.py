@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -196,9 +196,11 @@ def test_clusters_that_coincide_share_their_information() -> None:
 # -- where training starts -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sorted(oracle.WEIGHTS))
-@pytest.mark.parametrize("scale", [1.0, 1e10, 1e-20])
-@pytest.mark.parametrize("bits", [2, 4])
+# Each kind of weights with one of all scales and widths.
+SCALED = zip(sorted(oracle.WEIGHTS), cycle(product([1.0, 1e10, 1e-20], [2, 4])), strict=False)
+
+
+@pytest.mark.parametrize(("kind", "scale", "bits"), [(kind, *pair) for kind, pair in SCALED])
 def test_sums_of_the_binary_basis_are_the_grid_of_ecq(kind: str, scale: float, bits: int) -> None:
     made = oracle.WEIGHTS[kind](np.random.default_rng(7), 600) * scale
     weight = torch.from_numpy(np.clip(made, -1e30, 1e30).astype(np.float32))

@@ -69,7 +69,17 @@ def trained(relevance: LRP | None, batch_norm: bool, resume: Path | None = None)
     }
 
 
-def member(rank: int, port: int, folder: str, relevance: LRP | None, batch_norm: bool) -> None:
+# What is trained: relevance, and whether the network has BatchNorm and a layer without use.
+CASES: dict[str, tuple[LRP | None, bool]] = {
+    "ECQ": (None, False),
+    "ECQx": (LRP(), False),
+    "of full precision": (LRP(of="full_precision", every=2), False),
+    "BatchNorm": (LRP(), True),
+}
+
+
+def member(rank: int, port: int, folder: str) -> None:
+    """Train every case as one of two processes."""
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": "2",
@@ -80,19 +90,24 @@ def member(rank: int, port: int, folder: str, relevance: LRP | None, batch_norm:
     with connected():
         assert is_connected()
         assert is_first() == (rank == 0)
-        result = trained(relevance, batch_norm, Path(folder) / f"progress-{rank}.pt")
-        torch.save(result, Path(folder) / f"{rank}.pt")
+        for name, case in CASES.items():
+            result = trained(*case, Path(folder) / f"{name}-progress-{rank}.pt")
+            torch.save(result, Path(folder) / f"{name}-{rank}.pt")
 
 
-def trained_by_two(
-    folder: Path, relevance: LRP | None, batch_norm: bool = False
-) -> tuple[dict[str, Any], dict[str, Any]]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote, which were started once for all cases."""
+    written = tmp_path_factory.mktemp("distributed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = (port, str(folder), relevance, batch_norm)
-    multiprocessing.spawn(member, args=arguments, nprocs=2)
-    one, other = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    multiprocessing.spawn(member, args=(port, str(written)), nprocs=2)
+    return written
+
+
+def trained_by_two(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    one, other = (torch.load(folder / f"{name}-{rank}.pt") for rank in range(2))
     return one, other
 
 
@@ -102,11 +117,11 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize("relevance", [None, LRP(), LRP(of="full_precision", every=2)])
-def test_two_processes_assign_as_one(tmp_path: Path, relevance: LRP | None) -> None:
-    one, other = trained_by_two(tmp_path, relevance)
+@pytest.mark.parametrize("name", ["ECQ", "ECQx", "of full precision"])
+def test_two_processes_assign_as_one(folder: Path, name: str) -> None:
+    one, other = trained_by_two(folder, name)
     assert_equal(one["state"], other["state"])
-    alone = trained(relevance, batch_norm=False)
+    alone = trained(*CASES[name])
     assert one["accuracy"] == alone["accuracy"]
     assert one["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     for name, tensor in alone["state"].items():
@@ -116,12 +131,12 @@ def test_two_processes_assign_as_one(tmp_path: Path, relevance: LRP | None) -> N
             torch.testing.assert_close(one["state"][name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_statistics_of_batch_norm_agree_and_the_first_process_writes(tmp_path: Path) -> None:
-    one, other = trained_by_two(tmp_path, LRP(), batch_norm=True)
+def test_statistics_of_batch_norm_agree_and_the_first_process_writes(folder: Path) -> None:
+    one, other = trained_by_two(folder, "BatchNorm")
     assert_equal(one["state"], other["state"])
     assert one["accuracy"] == other["accuracy"]
-    assert (tmp_path / "progress-0.pt").exists()
-    assert not (tmp_path / "progress-1.pt").exists()
+    assert (folder / "BatchNorm-progress-0.pt").exists()
+    assert not (folder / "BatchNorm-progress-1.pt").exists()
 
 
 def test_a_process_alone_is_not_connected() -> None:

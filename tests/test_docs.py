@@ -396,8 +396,8 @@ def as_pattern(text: str) -> re.Pattern[str]:
 
 
 @pytest.fixture(scope="module")
-def messages() -> set[str]:
-    """All strings of the code that are long enough to be a message."""
+def messages() -> dict[str, re.Pattern[str]]:
+    """All strings of the code that are long enough to be a message, with their patterns."""
     trees = [
         ast.parse(path.read_text())
         for folder in ("ecqx", "stages")
@@ -406,13 +406,13 @@ def messages() -> set[str]:
     found = {told(node) or "" for tree in trees for node in ast.walk(tree)}
     # The installation speaks through a shell script.
     found |= set(re.findall(r'fail "([^"]+)"', (ROOT / "stages/setup").read_text()))
-    return {message for message in found if len(message.replace(ANYTHING, "")) >= 12}
+    return {text: as_pattern(text) for text in found if len(text.replace(ANYTHING, "")) >= 12}
 
 
-def is_told(error: str, messages: set[str]) -> bool:
+def is_told(error: str, messages: dict[str, re.Pattern[str]]) -> bool:
     """Whether the code can say this."""
     pattern = as_pattern(error)
-    return any(pattern.fullmatch(m) or as_pattern(m).fullmatch(error) for m in messages)
+    return any(pattern.fullmatch(text) or said.fullmatch(error) for text, said in messages.items())
 
 
 def quoted_errors() -> list[str]:
@@ -420,11 +420,10 @@ def quoted_errors() -> list[str]:
     return re.findall(r"\*\*`([^`]+)`\*\*", text)
 
 
-@pytest.mark.parametrize("error", quoted_errors())
-def test_errors_are_those_of_the_code(error: str, messages: set[str]) -> None:
-    assert is_told(error, messages)
+def test_errors_are_those_of_the_code(messages: dict[str, re.Pattern[str]]) -> None:
+    assert not [error for error in quoted_errors() if not is_told(error, messages)]
 
 
-def test_an_invented_error_is_noticed(messages: set[str]) -> None:
+def test_an_invented_error_is_noticed(messages: dict[str, re.Pattern[str]]) -> None:
     assert len(quoted_errors()) > 25
     assert not is_told("…: the moon is not there", messages)

@@ -52,12 +52,6 @@ class Words(nn.Module):
         return logits
 
 
-def mobilenet() -> nn.Module:
-    """torchvision's, with two of its seven stages: tracing takes a time that grows with them."""
-    stages = [[1, 16, 1, 1], [6, 24, 2, 2]]
-    return ecqx.models.build("mobilenet_v2", num_classes=10, inverted_residual_setting=stages)
-
-
 def pixels(count: int) -> Tensor:
     return torch.randn(count, 3, 16, 16)
 
@@ -68,7 +62,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
         lambda count: torch.randn(count, 64),
     ),
     "resnet20": (lambda: ecqx.models.build("resnet20"), pixels),
-    "mobilenet_v2": (mobilenet, pixels),
     "segmentation": (Segmentation, pixels),
     "words": (Words, lambda count: torch.randint(12, (count, 7))),
 }

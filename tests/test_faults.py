@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from killing import Victim, end
 from running import in_this_process
-from tiny import REPOSITORY, tiny
+from tiny import tiny
+from workplace import OUTPUTS, prepare, run_stages, working_in, write_settings
 
 from ecqx.data.tensors import Split, TensorData
 from ecqx.experiment import jobs
@@ -30,8 +32,6 @@ from ecqx.experiment.train import RESULT, Training
 from ecqx.training.settings import FitSettings
 from ecqx.training.trainer import Trainer
 from stages.command import run_command_line
-from stages.verify import kills
-from stages.verify.workplace import prepare, run_stages, working_in, write_settings
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -42,7 +42,7 @@ Digests = dict[str, bytes]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pipeline ran."""
-    place = prepare(tmp_path_factory.mktemp("faults") / "place", REPOSITORY, tiny())
+    place = prepare(tmp_path_factory.mktemp("faults") / "place", tiny())
     with working_in(place):
         run_stages("smoke", *BEFORE_REPORT)
     return place
@@ -313,12 +313,12 @@ def test_a_killed_stage_goes_on_after_its_last_epoch(place: Path) -> None:
     """One kill, at the first epoch that is saved; `make verify` has many, at random moments."""
     expected = contents("checkpoints")
     shutil.rmtree("work")
-    victim = kills.Victim(place, "smoke", "pretrain")
+    victim = Victim(place, "smoke", "pretrain", OUTPUTS["pretrain"])
     process = victim.start()
     while not victim.log.exists() or "saved" not in victim.log.read_text():
         assert process.poll() is None
         time.sleep(0.005)
-    kills.end(process)
+    end(process)
     victim.finish()
     trained, repeated = victim.epochs()
     assert repeated == 0

@@ -6,28 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import REPOSITORY, tiny
+from judging import INJECTIONS, accept, judged, shuffled
+from tiny import tiny
+from workplace import prepare, working_in
 
-from ecqx.report.regression import Difference
 from stages import check
-from stages.verify import regressions
-from stages.verify.injections import INJECTIONS
-from stages.verify.workplace import prepare, run_stages, working_in
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gate") / "place"
-    regressions.accept(prepare(folder, REPOSITORY, tiny()), "smoke")
-    return folder
-
-
-def judged(place: Path) -> tuple[list[Difference], list[Difference]]:
-    with working_in(place):
-        run_stages("smoke", *regressions.JUDGED_STAGES)
-        return regressions.verdicts(place, "smoke")
+    return accept(prepare(tmp_path_factory.mktemp("gate") / "place", tiny()), "smoke")
 
 
 @pytest.mark.parametrize("mistake", INJECTIONS)
@@ -35,7 +25,7 @@ def test_a_mistake_in_the_code_is_caught(
     place: Path, mistake: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with INJECTIONS[mistake]():
-        here, elsewhere = judged(place)
+        here, elsewhere = judged(place, "smoke")
     quantities = {difference.quantity for difference in here}
     if mistake == "a seed lost":
         assert quantities == {"run"}
@@ -51,11 +41,10 @@ def test_a_mistake_in_the_code_is_caught(
     with working_in(place):
         assert check.main(["smoke"]) == 1
     # Twice the λ makes smaller files: better, and still not what the settings say.
-    verdict = "NOT THE SAME as" if mistake == "λ doubled" else "WORSE than"
+    verdict = "NOT THE SAME as" if mistake == "lambda doubled" else "WORSE than"
     assert f"{verdict} the baseline" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_unchanged_runs_are_silent(place: Path, seed: int) -> None:
-    with regressions.shuffled(seed):
-        assert judged(place) == ([], [])
+def test_unchanged_runs_are_silent(place: Path) -> None:
+    with shuffled(1):
+        assert judged(place, "smoke") == ([], [])

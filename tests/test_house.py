@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 # Each package and the packages that it may import: only such as stand above it. All may import the
 # modules that lie in ecqx/ itself, which import nothing but each other.
@@ -118,19 +116,43 @@ def test_names_are_imported_from_their_modules() -> None:
     assert not [f"{name} imports from {own}" for name in GRAPH for own in GRAPH[name] & lazy]
 
 
-@pytest.mark.parametrize(
-    ("program", "absent"),
-    [
-        ("import ecqx", ("torch", "numpy", *HEAVY)),
-        ("import ecqx.training.settings, ecqx.experiment.settings", ("torch", "numpy", *HEAVY)),
-        ("import ecqx; ecqx.LRP", ("torch", *HEAVY)),
-        ("import ecqx; ecqx.ECQx", HEAVY),
-        ("import ecqx; ecqx.EC2T", HEAVY),
-        ("import ecqx.quantizers.settings", HEAVY),
-        ("import ecqx.training.trainer", HEAVY),
-    ],
+# Without torch, and in a process that has it.
+LIGHT = (
+    "import ecqx",
+    "import ecqx.training.settings, ecqx.experiment.settings",
+    "import ecqx; ecqx.LRP",
 )
-def test_importing_is_cheap(program: str, absent: tuple[str, ...]) -> None:
-    show = f"import sys; {program}; print([m for m in {absent!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+WITH_TORCH = (
+    "import ecqx; ecqx.ECQx",
+    "import ecqx; ecqx.EC2T",
+    "import ecqx.quantizers.settings",
+    "import ecqx.training.trainer",
+)
+RUN = """
+import os, sys{torch}
+for program in sys.argv[1:]:
+    if not os.fork():
+        exec(program)
+        print(program, *sys.modules, sep="|", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def loaded(torch: str, *programs: str) -> dict[str, set[str]]:
+    """The modules that each program loads, in a process of its own."""
+    command = [sys.executable, "-c", RUN.format(torch=torch), *programs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == [*programs]
+    return {program: set(modules) for program, *modules in lines}
+
+
+def test_importing_is_cheap() -> None:
+    for program, modules in loaded("", *LIGHT).items():
+        allowed = {"numpy"} if "LRP" in program else set()
+        assert not modules & ({"torch", "numpy", *HEAVY} - allowed), program
+    for program, modules in loaded(", torch", *WITH_TORCH).items():
+        assert not modules & {*HEAVY}, program
+    settings = "import stages.settings.quantize"
+    assert not loaded(", torch", settings)[settings] & {"zennit", "torchvision"}

@@ -6,16 +6,12 @@ What its outputs say is compared with the files themselves, read without the sta
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import chdir
-from dataclasses import dataclass
-from hashlib import sha256
+from contextlib import chdir, redirect_stdout
 from itertools import groupby, product
 from pathlib import Path
 from statistics import fmean
@@ -23,23 +19,20 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from clones import PROGRAMS, Clone, checksum, copy_work_tree
 from safetensors.torch import load_file
 from torch import Tensor
+from workplace import REPOSITORY, write_settings
 
 from ecqx.coding.bitstream import load
 from ecqx.coding.forms import build_form
 from ecqx.experiment import jobs
 from ecqx.models import build
 from ecqx.report.regression import Kind
-from stages import quantize, suites
+from stages import quantize, status, suites
 from stages.check import check
 from stages.evaluate import _means, _nested
-from stages.verify.concurrency import add_large_output, at_once, states
-from stages.verify.workplace import write_settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PROGRAMS = Path(sys.prefix) / "bin"
 SUITE = Path("suites") / "smoke"
 PIPELINE = str(SUITE / "dvc.yaml")
 SUMMARY = Path("results") / "smoke" / "summary.json"
@@ -68,40 +61,13 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A copy of the work tree, and what the pipeline printed there."""
-
-    root: Path
-    output: str = ""
+class Copy(Clone):
+    """A copy of the work tree in which suite smoke runs."""
 
     @property
-    def environment(self) -> dict[str, str]:
-        """Of a command there: the copy's own code, not that which the environment has installed."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ECQX_", "GIT_"))}
-        return environment | {
-            "PATH": os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath)]),
-            "PYTHONPATH": str(self.root),
-            "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "tmp" / "site"),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def run(self, *command: str) -> str:
-        """Run a command there; what it printed."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=1500,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        assert "worker stopped" not in done.stderr
-        return done.stdout
+    def settings(self) -> dict[str, Any]:
+        """The settings of suite smoke."""
+        return self.settings_of("smoke")
 
     def repro(self, stage: str = "") -> list[str]:
         """Run the pipeline, up to a stage; the stages that ran."""
@@ -109,34 +75,20 @@ class Copy:
 
     def stale(self) -> set[str]:
         """The stages that ``make status`` names."""
-        printed = self.run(sys.executable, "-m", "stages.status", "smoke")
-        return {line.split(":")[0] for line in printed.splitlines() if ": " in line}
+        with chdir(self.root), redirect_stdout(io.StringIO()) as printed:
+            assert status.main(["smoke"]) == 0
+        return {line.split(":")[0] for line in printed.getvalue().splitlines() if ": " in line}
 
     def changed(self) -> set[str]:
         """The stages that ``dvc status`` names."""
         printed = json.loads(self.run("dvc", "status", "--json", PIPELINE))
         return {address.rpartition(":")[2] for address in printed}
 
-    def git(self, *arguments: str) -> str:
-        return self.run("git", "-c", "user.name=test", "-c", "user.email=test@test", *arguments)
-
-    def commit(self) -> None:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", "state")
-
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace the first occurrence of a text in a file."""
         text = (self.root / path).read_text()
         assert old in text
         (self.root / path).write_text(text.replace(old, new, 1))
-
-    def json(self, path: str) -> Any:
-        return json.loads((self.root / path).read_text())
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of suite smoke."""
-        return yaml.safe_load((self.root / SUITE / "params.yaml").read_text())  # type: ignore[no-any-return]
 
     @property
     def runs(self) -> list[dict[str, Any]]:
@@ -164,10 +116,6 @@ class Copy:
         }
 
 
-def checksum(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def executed(output: str) -> list[str]:
     """The stages that a ``dvc repro`` ran."""
     start = "Running stage '"
@@ -175,36 +123,14 @@ def executed(output: str) -> list[str]:
     return [line.removeprefix(start).split("'")[0].rpartition(":")[2] for line in lines]
 
 
-def copy_work_tree(root: Path) -> None:
-    """The work tree's files, committed or not, without results, as a repository of their own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    names = [Path(name) for name in filter(None, listed.split("\0"))]
-    # Loops that are compiled already, which takes seconds and is no part of what is tested.
-    compiled = [path.relative_to(REPOSITORY) for path in REPOSITORY.glob("ecqx/**/*.nb?")]
-    for name in [*names, *compiled]:
-        source, target = REPOSITORY / name, root / name
-        if name.name != "dvc.lock" and name.parts[0] != "results" and source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    (root / ".venv").symlink_to(sys.prefix)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """The copy after ``dvc repro`` of suite smoke, everything committed."""
     root = tmp_path_factory.mktemp("pipeline") / "repository"
-    root.mkdir()
     copy_work_tree(root)
+    # One process a stage; the edits below have workers.
     copy = Copy(root)
-    copy.git("init", "--quiet")
-    copy.commit()
-    copy = Copy(root, copy.run("dvc", "repro", PIPELINE))
+    copy = Copy(root, copy.run("dvc", "repro", PIPELINE, ECQX_PROCESSES="1"))
     # Besides its results the pipeline leaves no trace that git would see.
     changed = copy.git("status", "--porcelain", "--untracked-files=all").splitlines()
     lock = f"?? {SUITE / 'dvc.lock'}"
@@ -564,15 +490,12 @@ def test_all_methods_are_compared(finished: Copy) -> None:
 # -- edits -----------------------------------------------------------------------------------------
 
 
-def change_settings(copy: Copy, change: Callable[[dict[str, Any]], None]) -> None:
-    settings = copy.settings
-    change(settings)
-    path = copy.root / SUITE / "params.yaml"
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
-
-
 def another_lambda(settings: dict[str, Any]) -> None:
     settings["quantize"]["tasks"]["mlp"]["sweeps"][0]["lam"] = [0.15, 0.3]
+
+
+def fewer_samples(settings: dict[str, Any]) -> None:
+    settings["data"]["sets"]["digits"][0]["limit"] = 100
 
 
 def another_title(settings: dict[str, Any]) -> None:
@@ -583,7 +506,7 @@ def test_edits_train_their_own_runs_alone(finished: Copy, copy: Copy) -> None:
     """Another Λ in the settings, and another line in the code of one method."""
     before = copy.progress()
     assert before == finished.progress()
-    change_settings(copy, another_lambda)
+    copy.change_settings("smoke", another_lambda)
     copy.edit("ecqx/methods/pruning.py", "RAMP = 0.5", "RAMP = 0.25")
     assert copy.repro("quantize") == ["fingerprint", "quantize"]
     after = copy.progress()
@@ -620,19 +543,23 @@ def test_edits_make_stale_what_they_can_change_and_nothing_else(copy: Copy) -> N
     assert copy.stale() == {"download", "pretrain", "quantize", "evaluate"}
 
 
+def test_words_for_people_make_the_report_stale_and_nothing_else(copy: Copy) -> None:
+    copy.change_settings("smoke", another_title)
+    assert copy.changed() == {"fingerprint", "report"}
+    assert copy.stale() == {"report"}
+
+
 def test_two_suites_at_once(copy: Copy) -> None:
     """One of them hashes a large output while it has DVC's lock; `make verify` has gigabytes."""
-    change_settings(copy, another_title)
+    copy.change_settings("smoke", fewer_samples)
     write_settings(copy.root, copy.settings | {"suite": "embedded"})
-    add_large_output(copy.root / "dvc.yaml", 200 << 20)
-    before = states(copy.root)
-    repro = ("dvc", "--wait-for-lock", "repro")
-    done = at_once(copy.root, [*repro, "large", "download"], [*repro, PIPELINE])
-    assert [process.returncode for process in done] == [0, 0], [each.stdout for each in done]
-    assert set(executed(done[0].stdout)) == {"fingerprint", "download", "large"}
-    # Titles are words for people.
-    assert executed(done[1].stdout) == ["fingerprint", "report"]
-    assert "Another" in (copy.root / "results" / "smoke" / "claims.md").read_text()
-    assert states(copy.root) == before
-    assert copy.changed() == set()
-    assert json.loads(copy.run("dvc", "status", "--json", "large", "download")) == {}
+    copy.add_large_output(200 << 20)
+    before = copy.params_files()
+    repro, download = ("dvc", "--wait-for-lock", "repro"), f"{PIPELINE}:download"
+    default, smoke = copy.at_once([*repro, "large", "download"], [*repro, download])
+    assert default.returncode == smoke.returncode == 0, default.stderr + smoke.stderr
+    assert set(executed(default.stdout)) == {"fingerprint", "download", "large"}
+    assert executed(smoke.stdout) == ["fingerprint", "download"]
+    assert copy.params_files() == before
+    stale = json.loads(copy.run("dvc", "status", "--json", "large", "download", download))
+    assert stale == {}

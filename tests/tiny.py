@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from stages.verify.workplace import settings_of
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from workplace import settings_of
 
 
 def tiny(**task: object) -> dict[str, Any]:
     """Suite smoke with one network, on fewer samples, and one setting of a few methods."""
-    suite = settings_of(REPOSITORY, "smoke")
+    suite = settings_of("smoke")
     suite["data"] = {"root": ["datasets"], "sets": suite["data"]["sets"]}
     suite["data"]["sets"]["digits"][0]["limit"] = 100
     for section in (

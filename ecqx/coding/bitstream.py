@@ -294,9 +294,9 @@ def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:
     try:
         return decode()
     except ValueError as error:
-        raise InputError(f"{path} is no valid bitstream: tensor {name}: {error}") from error
+        raise InputError(f"{path} is no valid bitstream: tensor {name!r}: {error}") from error
     except MemoryError as error:
-        raise InputError(f"{path}: tensor {name} needs more memory than is available") from error
+        raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
 
 
 def _coded_state(

@@ -1,22 +1,83 @@
-"""Mistakes put into the code that the pipeline runs, for the regression gate to find."""
+"""The regression gate on stages that really run: mistakes put into their code, runs in disorder."""
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from workplace import run_stages, working_in
 
 from ecqx.assignment.assign import AssignmentSettings
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import container
 from ecqx.coding.tensor_coding import QUANTIZED, Entry
+from ecqx.experiment import jobs
 from ecqx.quantizers.settings import QuantizerSettings
-from stages import quantize, sweeps
+from ecqx.report.regression import Difference, compare
+from stages import baseline, check, encode, evaluate, quantize, sweeps
+
+JUDGED_STAGES = ("quantize", "encode", "evaluate")
+
+
+def accept(place: Path, suite: str) -> Path:
+    """Run the suite up to its metrics, and make them the baseline."""
+    with working_in(place):
+        run_stages(suite, "fingerprint", "download", "pretrain", *JUDGED_STAGES)
+        baseline.accept(place, suite)
+    return place
+
+
+def judged(
+    place: Path, suite: str, processes: int = 1
+) -> tuple[list[Difference], list[Difference]]:
+    """Run the suite again; what counts on the baseline's machine, and what elsewhere."""
+    with working_in(place, processes):
+        run_stages(suite, *JUDGED_STAGES)
+    accepted = check.read_baseline(place, suite)
+    assert accepted is not None
+    runs = check.read_runs(place, suite)
+    here, elsewhere = (
+        [difference for difference in compare(accepted["runs"], runs, same) if difference.counts]
+        for same in (True, False)
+    )
+    return here, elsewhere
+
+
+@contextmanager
+def shuffled(seed: int) -> Iterator[None]:
+    """Compute and list the runs in another order."""
+    order = random.Random(seed)
+
+    def list_shuffled(*settings: Any) -> list[sweeps.Run]:
+        runs = all_runs(*settings)
+        return order.sample(runs, len(runs))
+
+    def run_shuffled(
+        function: Callable[[Any], Any], items: Sequence[Any], *others: Any, **more: Any
+    ) -> list[Any]:
+        places = order.sample(range(len(items)), len(items))
+        results = run_all(function, [items[at] for at in places], *others, **more)
+        return [result for _, result in sorted(zip(places, results, strict=True), key=first)]
+
+    all_runs, run_all, first = sweeps.all_runs, jobs.run_all, itemgetter(0)
+    with (
+        patch.object(quantize, "all_runs", list_shuffled),
+        patch.object(jobs, "run_all", run_shuffled),
+        patch.object(encode, "run_all", run_shuffled),
+        patch.object(evaluate, "run_all", run_shuffled),
+    ):
+        yield
+
+
+# -- mistakes --------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -93,7 +154,7 @@ def seed_lost() -> Iterator[None]:
 
 INJECTIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "a centroid off by one step": centroid_off_by_one_step,
-    "λ doubled": lambda_doubled,
+    "lambda doubled": lambda_doubled,
     "a float stored twice": float_stored_twice,
     "a seed lost": seed_lost,
 }

@@ -1,1 +1,0 @@
-"""The long checks, in parts that can be run alone: ``python -m stages.verify [SUITE] [PART…]``."""
