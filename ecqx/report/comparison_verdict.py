@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ecqx.report.columns import row, table
+from ecqx.report.columns import RATIO, SIZE, row, table
 from ecqx.report.comparison import Comparison, Rules
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
 from ecqx.report.formats import Column, Table, markdown_body
@@ -46,9 +46,8 @@ class Duel:
         The same over the part of the range where both have a file with every seed; None where
         there is no such part.
     factor : Estimate or None
-        Smallest file within the loss of the other over that of ECQx: the geometric mean over seeds
-        with its interval, above one where ECQx is smaller. None where some seed of either has no
-        such file.
+        Smallest file within the loss of the other over that of ECQx: geometric mean over seeds,
+        above one where ECQx is smaller. None where some seed of either has no such file.
     coverage : str
         How many of the seeds have such a file of both.
     """
@@ -99,17 +98,21 @@ class Judgement:
         """The verdict in one line."""
         if not self.duels:
             return f"{self.title}: there is nothing to compare {PAPER_METHOD} with."
-        parts = [
-            f"{words} {', '.join(r)}" for v, words in RELATIONS.items() if (r := self.rivals(v))
-        ]
-        return f"{self.title}: {PAPER_METHOD} {'; '.join(parts)}."
+        verdicts = {duel.rival: duel.verdict for duel in self.duels}
+        return f"{self.title}: {PAPER_METHOD} {_relations(RELATIONS, verdicts)}."
 
     @property
     def size_sentence(self) -> str:
         """The same about the files within the loss; empty where there is nothing to compare."""
-        rivals = {v: [d.rival for d in self.duels if d.size_verdict is v] for v in SIZES}
-        parts = [f"{SIZES[v]} {', '.join(named)}" for v, named in rivals.items() if named]
-        return f"{PAPER_METHOD}’s files there are {'; '.join(parts)}." if parts else ""
+        verdicts = {duel.rival: duel.size_verdict for duel in self.duels}
+        words = _relations(SIZES, verdicts)
+        return f"{PAPER_METHOD}’s files there are {words}." if words else ""
+
+
+def _relations(words: Mapping[Verdict, str], verdicts: Mapping[str, Verdict]) -> str:
+    """Each verdict that occurs, in words, with the methods that have it."""
+    named = {v: [rival for rival, own in verdicts.items() if own is v] for v in words}
+    return "; ".join(f"{words[v]} {', '.join(rivals)}" for v, rivals in named.items() if rivals)
 
 
 def judge(comparison: Comparison) -> list[Judgement]:
@@ -121,25 +124,21 @@ def judge(comparison: Comparison) -> list[Judgement]:
 
 
 def _duels(comparison: Comparison, task: str) -> tuple[Duel, ...]:
-    methods = comparison.methods(task)
-    if PAPER_METHOD not in methods:
+    files = {method: comparison.records(task, method) for method in comparison.methods(task)}
+    own = files.pop(PAPER_METHOD, None)
+    if not own:
         return ()
-    rivals = [method for method in methods if method != PAPER_METHOD]
     loss, ratios = comparison.rules.loss, comparison.fairness(task).ratios
-    own, *theirs = (comparison.records(task, method) for method in (PAPER_METHOD, *rivals))
-    ours, *others = (kept(files, loss) for files in (own, *theirs))
-    differences = with_pooled_spread([_difference(own, files, ratios) for files in theirs])
-    common = with_pooled_spread([_common_difference(own, files, ratios) for files in theirs])
+    ours, others = kept(own, loss), [kept(theirs, loss) for theirs in files.values()]
+    whole = with_pooled_spread([_difference(own, f, ratios) for f in files.values()])
+    common = with_pooled_spread([_common_difference(own, f, ratios) for f in files.values()])
     factors = with_pooled_spread([_log_factor(ours, other) for other in others])
+    counts = [len(ours.files.keys() & other.files.keys()) for other in others]
     return tuple(
-        Duel(
-            rival=rival,
-            area=differences[i],
-            common=common[i],
-            factor=_exponential(factors[i]),
-            coverage=f"{len(ours.files.keys() & others[i].files.keys())} of {ours.seeds}",
+        Duel(rival, area, part, _exponential(factor), f"{count} of {ours.seeds}")
+        for rival, area, part, factor, count in zip(
+            files, whole, common, factors, counts, strict=True
         )
-        for i, rival in enumerate(rivals)
     )
 
 
@@ -153,14 +152,13 @@ def _common_difference(
     own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
 ) -> Estimate | None:
     """Difference of areas where both have files: up to the ratio that both reach with any seed."""
-    low, high = ratios
     reached = [
         max(file.compression_ratio for file in files)
         for method in (own, theirs)
         for files in by_seed(method).values()
     ]
-    common = (low, min(high, *reached))
-    return _difference(own, theirs, common) if common[1] > low else None
+    common = (ratios[0], min(ratios[1], *reached))
+    return _difference(own, theirs, common) if common[1] > common[0] else None
 
 
 def _log_factor(ours: Kept, other: Kept) -> Estimate | None:
@@ -192,10 +190,6 @@ def _smallest_in_words(comparison: Comparison, task: str) -> str:
     if not sizes:
         return "no method has such a file with every seed"
     return "; then ".join(words for _, words in sorted(sizes, key=lambda pair: pair[0])[:2])
-
-
-SIZE = Column("size_kb", "size (kB)", "spread", 1, 1e-3)
-RATIO = Column("ratio", "ratio", "spread", 1)
 
 
 def rule(comparison: Comparison) -> str:
