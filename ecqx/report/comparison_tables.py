@@ -119,7 +119,8 @@ def trials(comparison: Comparison) -> Table:
             *("validation_percent", "validation (%)", "spread", 2, 100),
             value=lambda trial: trial.mean("accuracy_validation"),
         ),
-        *(*MEASURES, *other_columns(comparison.evidence)),
+        *(replace(column, paper="no") if column is DROP else column for column in MEASURES),
+        *other_columns(comparison.evidence),
         *(Column("front", "on the front"), replace(COST, paper="no"), SEEDS),
     )
     title = "All trials of all methods"

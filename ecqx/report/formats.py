@@ -197,17 +197,17 @@ LATEX_SYMBOLS = {
 }
 # Characters of 8-point text in a line of one column of a two-column article, and of the page; the
 # gap between two columns of a table counts as so many characters.
-COLUMN_CHARACTERS, PAGE_CHARACTERS, GAP = 52, 108, 1.5
+COLUMN_CHARACTERS, PAGE_CHARACTERS, GAP = 60, 119, 1.6
 # Rows of one float; longer tables are several floats.
-FLOAT_ROWS = 36
+FLOAT_ROWS = 25
 FLOAT = r"""\begin{{{kind}}}[tbp]
-\centering{size}\setlength{{\tabcolsep}}{{3pt}}
+\centering\footnotesize\setlength{{\tabcolsep}}{{3pt}}
 \caption{{{caption}}}
-\begin{{tabular}}{{@{{}}{alignment}@{{}}}}
+{before}\begin{{tabular}}{{@{{}}{alignment}@{{}}}}
 \toprule
 {body}
 \bottomrule
-\end{{tabular}}
+\end{{tabular}}{after}
 \end{{{kind}}}
 """
 
@@ -215,6 +215,7 @@ FLOAT = r"""\begin{{{kind}}}[tbp]
 def to_latex(table: Table) -> str:
     r"""The table as floats for a two-column page; wide ones (``table*``) span both columns.
 
+    Tables that are wider than the page are scaled to it.
     Tasks of several rows stand above them. Run ids and checksums are left out.
     """
     one_row_each = len({row.task for row in table.rows}) == len(table.rows)
@@ -244,13 +245,14 @@ def to_latex(table: Table) -> str:
         label = rf"{caption}\label{{tab:{table.suite}-{table.name}}}"
         made = FLOAT.format(
             kind="table" if needed <= COLUMN_CHARACTERS else "table*",
-            size=r"\footnotesize" if needed <= PAGE_CHARACTERS else r"\scriptsize",
+            before=r"\resizebox{\textwidth}{!}{" if needed > PAGE_CHARACTERS else "",
+            after="}" if needed > PAGE_CHARACTERS else "",
             caption=_escape(f"{table.title} (continued).") if start else label,
             alignment="".join(sides),
             body="\n".join(lines),
         )
         floats.append(made)
-    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(floats)
+    return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(floats)
 
 
 def _stacked(lines: Sequence[str], side: str) -> str:

@@ -226,7 +226,7 @@ def networks(evidence: Evidence) -> Table:
         "was trained on, each sample counted once."
     )
     columns = (
-        *(Column("model", "network"), Column("data", "data")),
+        *(Column("model", "network"), Column("data", "data", paper="no")),
         *(Column("parameters", "parameters"), Column("fp32_kb", "size (kB)", "number", 1, 1e-3)),
         Column("train_samples", "training samples"),
         Column("samples_seen", "samples seen"),

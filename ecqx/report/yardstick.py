@@ -163,7 +163,9 @@ def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> 
 
     columns = (
         *(METHOD, BITS, LAMBDA, Column("ours", "ours")),
-        *(published(ACCURACY), ACCURACY, published(SPARSITY), SPARSITY, published(SIZE), SIZE),
+        *(published(ACCURACY), ACCURACY),
+        *(replace(column, paper="no") for column in (published(SPARSITY), SPARSITY)),
+        *(published(SIZE), SIZE),
         replace(SIZE, key="integers_kb", header="integers alone (kB)", paper="no"),
         replace(SIZE, key="nearest_size_kb", header="nearest size (kB)"),
         replace(ACCURACY, key="nearest_accuracy_percent", header="accuracy there (%)"),
