@@ -472,11 +472,6 @@ def test_captions_name_the_range_of_each_task() -> None:
     assert words == "from 8 to 64 (MLP_GSC), 4 to 16 (slim VGG16)"
 
 
-def test_ratios_must_ascend() -> None:
-    with pytest.raises(InputError, match="ratios"):
-        Fairness((64, 8), 8)
-
-
 # Figure, page and files
 
 

@@ -202,7 +202,7 @@ COLUMN_CHARACTERS, PAGE_CHARACTERS, GAP = 60, 119, 1.6
 FLOAT_ROWS = 25
 FLOAT = r"""\begin{{{kind}}}[tbp]
 \centering\footnotesize\setlength{{\tabcolsep}}{{3pt}}
-\caption{{{caption}}}
+\caption{{{caption}}}\smallskip
 {before}\begin{{tabular}}{{@{{}}{alignment}@{{}}}}
 \toprule
 {body}
@@ -223,7 +223,10 @@ def to_latex(table: Table) -> str:
     columns = [table.columns[i] for i in shown]
     cells = [[row[i] for i in shown] for row in table.body()]
     widths = [max([6, *map(len, column)]) for column in zip(*cells, strict=True)]
-    heads = [textwrap.wrap(c.header, width) for c, width in zip(columns, widths, strict=True)]
+    heads = [
+        textwrap.wrap(column.header, width, break_long_words=False)
+        for column, width in zip(columns, widths, strict=True)
+    ]
     needed = sum(max(width, *map(len, h)) + GAP for width, h in zip(widths, heads, strict=True))
     sides = ["l" if column.kind == "text" else "r" for column in columns]
     head = " & ".join(map(_stacked, heads, sides)) + r" \\"
