@@ -17,8 +17,7 @@ import click
 
 from ecqx.errors import InputError
 from ecqx.report.formats import Column, to_terminal
-from ecqx.report.naming import Names, setting_of
-from ecqx.report.regression import SETTINGS, Run, keys_apart
+from ecqx.report.regression import SETTINGS, Names, Run, keys_apart, setting_of
 from ecqx.report.statistics import grouped
 from stages import derived, paths
 from stages.check import SHOWN_ROWS, read_runs

@@ -24,6 +24,7 @@ everywhere. A missing run is worse on any machine; a new one is different.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,13 +36,13 @@ from typing import Any
 from scipy.special import stdtrit
 
 from ecqx.errors import InputError
-from ecqx.report.naming import ALWAYS_NAMED, Names, setting_of
 from ecqx.report.records import CONFIGURATION
 from ecqx.report.statistics import grouped
 
 Run = Mapping[str, Any]
 Pair = tuple[Run, Run]
 
+ALWAYS_NAMED = ("task", "method", "bits", "lam")
 # What the runs of a setting share; they differ in the seed only.
 SETTINGS = (
     *(*ALWAYS_NAMED, "sweep", "variant", "p", *CONFIGURATION, "settings"),
@@ -100,6 +101,54 @@ class Difference:
     difference: float | None = None
     tolerance: float | None = None
     severity: float = math.inf
+
+
+def setting_of(run: Run, keys: Iterable[str]) -> str:
+    """What identifies the setting of a run: the values of these keys."""
+    return json.dumps([run.get(key) for key in keys], sort_keys=True)
+
+
+class Names:
+    """Settings in words: task, method, bits and Λ, and as few other keys as tell them apart.
+
+    Parameters
+    ----------
+    runs : sequence of mapping
+        All runs that are to be told apart.
+    keys : sequence of str
+        What the runs of a setting share.
+    """
+
+    def __init__(self, runs: Sequence[Run], keys: Sequence[str]) -> None:
+        groups = grouped(runs, lambda run: setting_of(run, ALWAYS_NAMED))
+        self._apart = {base: _telling_keys(group, keys) for base, group in groups.items()}
+
+    def setting(self, run: Run) -> str:
+        """The setting of a run."""
+        task, method, bits, lam = (run.get(key) for key in ALWAYS_NAMED)
+        words = [f"{task} {method}"]
+        # Not every method has a bit width, or a Λ.
+        words += [f"{bits} bit"] if bits is not None else []
+        words += [f"Λ {lam}"] if lam is not None else []
+        apart = self._apart[setting_of(run, ALWAYS_NAMED)]
+        words += [f"{key} {run[key]}" for key in apart if run.get(key) is not None]
+        return " ".join(words)
+
+    def run(self, run: Run) -> str:
+        """One run of a setting."""
+        return f"{self.setting(run)} seed {run.get('seed')}"
+
+
+def _telling_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Keys that tell the settings of the runs apart, each only if those before it do not."""
+    chosen: list[str] = []
+    known = 1
+    for key in keys:
+        count = len({setting_of(run, [*chosen, key]) for run in runs})
+        if count > known:
+            chosen.append(key)
+            known = count
+    return chosen
 
 
 def compare(

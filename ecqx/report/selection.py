@@ -89,8 +89,8 @@ def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) 
     met = [equal for equal in found if equal]
     if not met:
         return Gain(None, math.nan, math.nan, len(seeds), 0)
-    low, high = (fmean(getattr(equal, end) for equal in met) for end in ("low", "high"))
-    return Gain(estimate(equal.difference for equal in met), low, high, len(seeds), len(met))
+    difference, low, high = zip(*met, strict=True)
+    return Gain(estimate(difference), fmean(low), fmean(high), len(seeds), len(met))
 
 
 def front(settings: Sequence[Setting]) -> list[Setting]:

@@ -132,16 +132,7 @@ def paired_difference(first: Mapping[K, float], second: Mapping[K, float]) -> Es
     return estimate(first[key] - second[key] for key in first if key in second)
 
 
-@dataclass(frozen=True)
-class EqualSparsity:
-    """Mean difference of two curves over the range of sparsity that both cover."""
-
-    difference: float
-    low: float
-    high: float
-
-
-def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> EqualSparsity | None:
+def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> tuple[float, float, float] | None:
     """Average of ``first - second`` at equal sparsity.
 
     Both curves are interpolated linearly over sparsity. Their difference is linear between
@@ -154,8 +145,8 @@ def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> EqualSparsity 
 
     Returns
     -------
-    EqualSparsity or None
-        None where the curves have no range of sparsity in common.
+    (float, float, float) or None
+        The difference and the ends of the range of sparsity that both cover; None without one.
     """
     if not first or not second:
         return None
@@ -166,7 +157,7 @@ def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> EqualSparsity 
     knots = np.unique(np.clip(np.concatenate([x1, x2]), low, high))
     difference = np.interp(knots, x1, y1) - np.interp(knots, x2, y2)
     area = integrate.trapezoid(difference, knots)
-    return EqualSparsity(float(area / (high - low)), float(low), float(high))
+    return float(area / (high - low)), float(low), float(high)
 
 
 def _sorted_curve(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

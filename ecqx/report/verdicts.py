@@ -104,7 +104,7 @@ def judge_drop(drop: Estimate) -> Verdict:
 
 
 def judge_gain(gain: Estimate | None) -> Verdict:
-    """Whether a method is at least as accurate: what it loses lies below the margin."""
+    """Whether a method is at least as accurate: it does not lose more than the margin."""
     return judge_below(None if gain is None else gain.negated(), MARGIN)
 
 
