@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 from ecqx.errors import InputError
 from ecqx.progress import sign
 from ecqx.report.build import build
-from ecqx.report.comparison import Fairness, Rules
 from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
 from stages import paths, suites
 from stages.command import run_command_line, suite_of
 from stages.settings.base import load
-from stages.settings.report import Comparison, ReportSettings
+from stages.settings.report import ReportSettings
 
 # What the page shows of the settings; the stage depends on these sections.
 SECTIONS = ("seeds", "device", "data", "tasks", "pretrain", "quantize", "evaluate", "report")
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         out,
         suite,
         tasks=settings.report.titles,
-        rules=_rules(settings.report.comparison),
+        rules=settings.report.comparison,
         published=[setup.model_dump() for setup in settings.report.published],
         yardsticks=[yardstick.model_dump() for yardstick in settings.report.yardsticks],
         layers=_read_layers(out / "layers.json", settings.evaluate.layers.seed),
@@ -54,17 +53,6 @@ def main(arguments: Sequence[str]) -> int:
         origin=_origin(suite, records),
     )
     return 0
-
-
-def _rules(comparison: Comparison | None) -> Rules | None:
-    """What the methods are compared by."""
-    if comparison is None:
-        return None
-    tasks = {
-        name: Fairness((task.ratios[0], task.ratios[1]), task.trials)
-        for name, task in comparison.tasks.items()
-    }
-    return Rules(comparison.loss, tasks)
 
 
 def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:

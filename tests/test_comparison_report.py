@@ -24,7 +24,7 @@ from scipy import stats
 from ecqx.errors import InputError
 from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
-from ecqx.report.comparison import Comparison, Fairness, Rules
+from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within
 from ecqx.report.comparison_figure import STYLES
 from ecqx.report.comparison_tables import WIDTHS, build_comparison_tables
@@ -32,6 +32,7 @@ from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.records import FAMILY, METHODS, Record, Setting, read_records
+from ecqx.report.rules import Fairness, Rules
 from ecqx.report.selection import front
 from ecqx.report.verdicts import Verdict, judge_against
 

@@ -8,45 +8,9 @@ from dataclasses import dataclass
 from ecqx.errors import InputError
 from ecqx.report.evidence import Evidence
 from ecqx.report.records import COMPARISON, FIXED, METHODS, Record, Setting
+from ecqx.report.rules import Fairness, Rules
 from ecqx.report.selection import flat
 from ecqx.report.statistics import Estimate
-
-
-@dataclass(frozen=True)
-class Fairness:
-    """What all methods are compared by on one task.
-
-    Attributes
-    ----------
-    ratios : (float, float)
-        Range of compression ratios that the area under the curve is taken over, ascending.
-    trials : int
-        Trials of every method that has a setting to choose.
-    """
-
-    ratios: tuple[float, float]
-    trials: int
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What all methods are compared by.
-
-    Attributes
-    ----------
-    loss : float
-        How far the validation accuracy of a file may lie below that of full precision, a fraction
-        of one.
-    tasks : mapping of str to Fairness
-    """
-
-    loss: float
-    tasks: Mapping[str, Fairness]
-
-    @property
-    def loss_in_words(self) -> str:
-        """The loss that is allowed, in points."""
-        return f"{100 * self.loss:g} points"
 
 
 @dataclass(frozen=True)

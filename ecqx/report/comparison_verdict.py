@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ecqx.report.columns import RATIO, SIZE, row, table
-from ecqx.report.comparison import Comparison, Rules
+from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
 from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import PAPER_METHOD, Record
+from ecqx.report.rules import Rules
 from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
 from ecqx.report.verdicts import Verdict, judge_against
 
