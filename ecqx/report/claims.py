@@ -116,10 +116,9 @@ def file_size(evidence: Evidence) -> Claim:
             f"{MARGIN_TEXT}. {DROP_TEXT} {NO_SPREAD_TEXT} The claim holds if an ECQx setting with "
             f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
             "ECQx setting has the interval of its ratio wholly below that or the interval of its "
-            "drop wholly above the margin. The largest of many ratios is picked in view of the "
-            "test accuracy; the rows by validation show what a choice without it gives. The ratio "
-            "depends on the size of the network: names, step sizes, biases and BatchNorm do not "
-            "shrink with the weights."
+            "drop wholly above the margin. The largest ratio is chosen by test accuracy; the rows "
+            "by validation show a choice without it. The ratio depends on the size of the "
+            "network: names, step sizes, biases and BatchNorm do not shrink with the weights."
         ),
         table=table(evidence, "claim_file_size", *EVIDENCE, columns, rows),
     )

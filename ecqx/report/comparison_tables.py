@@ -59,15 +59,14 @@ def methods(comparison: Comparison) -> Table:
     loss = comparison.rules.loss_in_words
     caption = (
         f"Every method had {comparison.trials_in_words()}, those without a setting to choose one. "
-        "Area: at each file size the file of highest validation accuracy that fits is taken; the "
-        "area is the mean of the test accuracies of these files over all sizes that a compression "
-        f"ratio {comparison.ranges_in_words()} allows, "
-        "evenly over the logarithm of the ratio, and 0 is counted where no file fits. Within "
+        "Area: mean test accuracy over file sizes, weighted evenly on a logarithmic scale, at "
+        f"compression ratios {comparison.ranges_in_words()}; at each size the file of highest "
+        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits. Within "
         f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
-        "that of full precision; where some seed has none, the seeds that have one are counted and "
-        "nothing is averaged. On the front: trials that are Pareto-optimal among all methods in "
-        "mean size and mean validation accuracy. Largest ratio: that of the method’s smallest "
-        f"trial, at whatever accuracy. {reading(comparison.evidence)} {COST_IN_WORDS}"
+        "that of full precision; averaged only where every seed has one. On the front: trials that "
+        "are Pareto-optimal among all methods in mean size and mean validation accuracy. Largest "
+        "ratio: that of the method’s smallest trial, at whatever accuracy. "
+        f"{reading(comparison.evidence)} {COST_IN_WORDS}"
     )
     columns = (
         *(METHOD, Column("trials", "trials", "number", paper="no")),
@@ -108,10 +107,9 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
 def trials(comparison: Comparison) -> Table:
     """Every trial of every method."""
     caption = (
-        "On the front of the method are trials that are Pareto-optimal among those of the same "
-        "method in mean size and mean validation accuracy, on the front of all those that are so "
-        f"among the trials of all methods. {reading(comparison.evidence)} Sparsity is the share of "
-        f"zeros among the weights. {COST_IN_WORDS}"
+        "On the front: trials that are Pareto-optimal in mean size and mean validation accuracy, "
+        f"among those of all methods or of the same method. {reading(comparison.evidence)} "
+        f"Sparsity is the share of zeros among the weights. {COST_IN_WORDS}"
     )
     columns = (
         *(METHOD, BITS, LAMBDA, VARIANT),
@@ -150,11 +148,10 @@ def family(comparison: Comparison) -> Table:
         if method in others or trial.bits == bits
     ]
     caption = (
-        "Quantizers of one bit width side by side: EC2T, whose values are zero and two trained "
-        "ones, and ECQ with its grid of 2 bit; FantastIC4, whose values are the sums of four "
-        "trained ones, and ECQ with its grid of 4 bit; an x marks the methods with relevance. Each "
-        "method has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies "
-        f"at like sizes. {reading(comparison.evidence)}"
+        "Quantizers of one bit width side by side: EC2T (zero and two trained centroids) and ECQ "
+        "with a grid of 2 bit; FantastIC4 (all sums of four trained numbers) and ECQ with a grid "
+        "of 4 bit; an x marks the methods with relevance. Λ means something else in each method: "
+        f"compare accuracies at similar sizes, not at equal Λ. {reading(comparison.evidence)}"
     )
     return settings_table(
         *(comparison.evidence, "family", "The family of quantizers", caption),

@@ -196,30 +196,28 @@ def _smallest_in_words(comparison: Comparison, task: str) -> str:
 def rule(comparison: Comparison) -> str:
     """How the verdict follows from the numbers."""
     return (
-        "Each method is judged by the area under its curve: at every file size that a compression "
-        f"ratio {comparison.ranges_in_words()} allows, the file of highest validation accuracy "
-        "that fits is taken, and the test accuracies of these files are averaged, evenly over the "
-        "logarithm of the ratio. Where none fits, accuracy counts as 0: how small its files get "
-        "counts for a method, too, and one whose files are all larger has an area of 0. "
-        f"{PAPER_METHOD} wins where the 95 % "
-        "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
-        "where it lies below, and ties otherwise. Where the same difference, taken only up to the "
-        "ratio that both methods reach with every seed, points the other way, the verdict is that "
-        "it depends on the size. Where all seeds agree exactly, the deviation of the differences "
-        "is that of the task’s other methods, pooled; where none has any, or with one seed, the "
-        "comparison is inconclusive. Every interval stands for its own comparison; none is widened "
-        "for there being many, so some of the many may miss the truth by chance. A tie means that "
-        "these seeds show no difference, not that the methods are equal."
+        "Each method is judged by the area under its curve of test accuracy over file size, at "
+        f"compression ratios {comparison.ranges_in_words()}. At each size the file of highest "
+        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits; sizes "
+        f"are weighted evenly on a logarithmic scale. {PAPER_METHOD} wins where the 95 % interval "
+        "of the difference of areas, paired per seed (Student’s t), lies above 0, loses where it "
+        "lies below, and ties otherwise. The verdict is that it depends on the size where the "
+        "same difference, over the ratios that both methods reach with every seed, points the "
+        "other way. Where all seeds agree exactly, the deviation is pooled over the task’s other "
+        "methods; where none has any, or with one seed, the comparison is inconclusive. The "
+        "intervals are not corrected for multiple comparisons. A tie means that these seeds show "
+        "no difference, not that the methods are equal."
     )
 
 
 def smallest_rule(rules: Rules) -> str:
     """What the smallest files are."""
+    loss = rules.loss_in_words
     return (
-        f"Smallest within {rules.loss_in_words}: the smallest file of each seed whose validation "
-        f"accuracy is at most {rules.loss_in_words} below that of the same checkpoint trained as "
-        "long in full precision, of the methods that have one with every seed. They are compared "
-        "by the 95 % interval of the mean logarithm of the two sizes’ ratio."
+        f"Smallest within {loss}: the smallest file of each seed whose validation accuracy is at "
+        f"most {loss} below that of the same checkpoint trained as long in full precision, of the "
+        "methods that have such a file with every seed. They are compared by the 95 % interval of "
+        "the mean logarithm of the two sizes’ ratio."
     )
 
 
@@ -244,9 +242,9 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     ]
     caption = (
         f"Area of {PAPER_METHOD} minus that of the other method, over the whole range and over the "
-        "part of it where both have files with every seed, and the size of the other’s smallest "
-        f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
-        "95 % intervals over seeds."
+        "part where both have files with every seed, and the size of the other’s smallest file "
+        f"within {loss} of full precision over ours (above 1: ours is smaller); means with 95 % "
+        "intervals over seeds."
     )
     title = f"{PAPER_METHOD} against each other method"
     return table(comparison.evidence, "verdict", title, caption, columns, rows)

@@ -200,10 +200,10 @@ def trained_centroids(evidence: Evidence) -> Table:
     caption = (
         "EC2T trains two centroids a layer beside zero; FantastIC4 trains four numbers a layer, "
         "whose sums are its sixteen centroids; an x marks the method with relevance. ECQ and ECQx, "
-        "whose centroids stay on an equidistant grid, stand before them at the same bit width. "
-        "A Λ of one method is no Λ of another: it scales a bound that is computed from the "
-        "method's own centroids, by the formula in the column lambda max. Compare rows of like "
-        f"size or sparsity, not rows of the same Λ. {reading(evidence)}"
+        "on a fixed equidistant grid, stand before them at the same bit width. A Λ of one method "
+        "is no Λ of another: it scales a bound that is computed from the method's own centroids, "
+        "by the formula in the column lambda max. Compare rows of similar size or sparsity, not "
+        f"of the same Λ. {reading(evidence)}"
     )
     columns = (BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, "lambda max"), *MEASURES, SEEDS)
     title = "Trained centroids"
