@@ -46,7 +46,8 @@ class Column:
     value : callable, optional
         Gives the cell of a setting.
     paper : {"column", "caption", "no"}
-        Where LaTeX shows it: as a column, by its distinct values in the caption, or not at all.
+        Where LaTeX shows it; "caption" names a value that all rows share, and is a column where
+        there are several.
     """
 
     key: str
@@ -205,6 +206,8 @@ FLOAT = r"""\begin{{{kind}}}[tbp]
 \caption{{{caption}}}\smallskip
 {before}\begin{{tabular}}{{@{{}}{alignment}@{{}}}}
 \toprule
+{head} \\
+\midrule
 {body}
 \bottomrule
 \end{{tabular}}{after}
@@ -215,46 +218,40 @@ FLOAT = r"""\begin{{{kind}}}[tbp]
 def to_latex(table: Table) -> str:
     r"""The table as floats for a two-column page; wide ones (``table*``) span both columns.
 
-    Tables that are wider than the page are scaled to it.
-    Tasks of several rows stand above them. Run ids and checksums are left out.
+    Tables that are wider than the page are scaled to it. Tasks of several rows stand above them.
+    Run ids and checksums are left out.
     """
     one_row_each = len({row.task for row in table.rows}) == len(table.rows)
-    shown = [i for i, c in enumerate(table.columns) if c.paper == "column" and (i or one_row_each)]
-    columns = [table.columns[i] for i in shown]
+    common = _common_values(table)
+    shown = [
+        i
+        for i, column in enumerate(table.columns)
+        if column.paper != "no" and i not in common and (i or one_row_each)
+    ]
+    sides = ["l" if table.columns[i].kind == "text" else "r" for i in shown]
     cells = [[row[i] for i in shown] for row in table.body()]
     widths = [max([6, *map(len, column)]) for column in zip(*cells, strict=True)]
     heads = [
-        textwrap.wrap(column.header, width, break_long_words=False)
-        for column, width in zip(columns, widths, strict=True)
+        textwrap.wrap(table.columns[i].header, width, break_long_words=False)
+        for i, width in zip(shown, widths, strict=True)
     ]
     needed = sum(max(width, *map(len, h)) + GAP for width, h in zip(widths, heads, strict=True))
-    sides = ["l" if column.kind == "text" else "r" for column in columns]
-    head = " & ".join(map(_stacked, heads, sides)) + r" \\"
-    measured = ["Suite", f"{table.suite}, measured on:", *table.notes(with_start=False)]
-    caption = _escape(
-        " ".join([f"{table.title}.", table.caption, *_common_values(table), *measured])
-    )
+    fixed = {
+        "kind": "table" if needed <= COLUMN_CHARACTERS else "table*",
+        "before": r"\resizebox{\textwidth}{!}{" if needed > PAGE_CHARACTERS else "",
+        "after": "}" if needed > PAGE_CHARACTERS else "",
+        "alignment": "".join(sides),
+        "head": " & ".join(map(_stacked, heads, sides)),
+    }
+    texts = [f"{table.title}.", table.caption, *filter(None, common.values())]
+    texts += [f"Suite {table.suite}, measured on:", *table.notes(with_start=False)]
+    caption = rf"{_escape(' '.join(texts))}\label{{tab:{table.suite}-{table.name}}}"
+    rows = list(zip(table.rows, cells, strict=True))
     floats = []
-    for start in range(0, len(cells), FLOAT_ROWS):
-        lines = [head, r"\midrule"]
-        part = zip(table.rows, cells, strict=True)
-        for task, rows in groupby(
-            list(part)[start : start + FLOAT_ROWS], lambda pair: pair[0].task
-        ):
-            if not one_row_each:
-                title = rf"\emph{{{_escape(table.tasks[task])}}}"
-                lines.append(rf"\multicolumn{{{len(shown)}}}{{@{{}}l}}{{{title}}} \\")
-            lines += [" & ".join(map(_escape, row)) + r" \\" for _, row in rows]
-        label = rf"{caption}\label{{tab:{table.suite}-{table.name}}}"
-        made = FLOAT.format(
-            kind="table" if needed <= COLUMN_CHARACTERS else "table*",
-            before=r"\resizebox{\textwidth}{!}{" if needed > PAGE_CHARACTERS else "",
-            after="}" if needed > PAGE_CHARACTERS else "",
-            caption=_escape(f"{table.title} (continued).") if start else label,
-            alignment="".join(sides),
-            body="\n".join(lines),
-        )
-        floats.append(made)
+    for start in range(0, len(rows), FLOAT_ROWS):
+        lines = _latex_rows(table, rows[start : start + FLOAT_ROWS], with_tasks=not one_row_each)
+        floats.append(FLOAT.format(caption=caption, body="\n".join(lines), **fixed))
+        caption = _escape(f"{table.title} (continued).")
     return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(floats)
 
 
@@ -264,13 +261,26 @@ def _stacked(lines: Sequence[str], side: str) -> str:
     return stack if len(lines) == 1 else rf"\shortstack[{side}]{{{stack}}}"
 
 
-def _common_values(table: Table) -> Iterator[str]:
-    """The distinct values of the columns that the caption names."""
+def _latex_rows(
+    table: Table, rows: Sequence[tuple[Row, Sequence[str]]], with_tasks: bool
+) -> Iterator[str]:
+    """Lines of the table, under the title of their task if asked for."""
+    for task, own in groupby(rows, lambda pair: pair[0].task):
+        lines = [" & ".join(map(_escape, cells)) + r" \\" for _, cells in own]
+        if with_tasks:
+            title = rf"\emph{{{_escape(table.tasks[task])}}}"
+            yield rf"\multicolumn{{{len(rows[0][1])}}}{{@{{}}l}}{{{title}}} \\"
+        yield from lines
+
+
+def _common_values(table: Table) -> dict[int, str]:
+    """Places of columns that the caption stands for, and what it says of each."""
+    found = {}
     for i, column in enumerate(table.columns):
-        if column.paper == "caption":
-            values = join({row[i] for row in table.body()} - {MISSING})
-            if values != MISSING:
-                yield f"{column.header.capitalize()}: {values}."
+        values = {row[i] for row in table.body()} - {MISSING}
+        if column.paper == "caption" and len(values) < 2:
+            found[i] = "".join(f"{column.header.capitalize()}: {value}." for value in values)
+    return found
 
 
 def _escape(text: str) -> str:
