@@ -56,12 +56,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:
-    """What the results were made from: settings as they stand in the file, and data."""
+    """What the results were made from: the settings of params.yaml, and checksums of the data."""
     content = suites.read_params(suites.params_path(suite))
     shown = {name: content[name] for name in SECTIONS if name in content}
     data = content.get("data")
     if isinstance(data, dict):
-        # Where data lie is no part of a result.
+        # The folder of the data is no part of a result.
         shown["data"] = {"sets": data.get("sets")}
     return Origin(
         settings=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),

@@ -202,7 +202,7 @@ COLUMN_CHARACTERS, PAGE_CHARACTERS, GAP = 60, 119, 1.6
 # Rows of one float; longer tables are several floats.
 FLOAT_ROWS = 25
 FLOAT = r"""\begin{{{kind}}}[tbp]
-\centering\footnotesize\setlength{{\tabcolsep}}{{3pt}}
+\centering\footnotesize\setlength{{\tabcolsep}}{{3pt}}{number}
 \caption{{{caption}}}\smallskip
 {before}\begin{{tabular}}{{@{{}}{alignment}@{{}}}}
 \toprule
@@ -250,7 +250,8 @@ def to_latex(table: Table) -> str:
     floats = []
     for start in range(0, len(rows), FLOAT_ROWS):
         lines = _latex_rows(table, rows[start : start + FLOAT_ROWS], with_tasks=not one_row_each)
-        floats.append(FLOAT.format(caption=caption, body="\n".join(lines), **fixed))
+        number = r"\addtocounter{table}{-1}" if start else ""
+        floats.append(FLOAT.format(number=number, caption=caption, body="\n".join(lines), **fixed))
         caption = _escape(f"{table.title} (continued).")
     return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(floats)
 
