@@ -60,19 +60,10 @@ def main(suite: str, junit: Path | None) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of the check of a suite.
+    """The result of the check of a suite: differences in order, and remarks of one line each.
 
-    Attributes
-    ----------
-    suite : str
-    same_machine : bool
-        Whether machine and packages are the baseline's.
-    judged : int
-        Number of runs that could be judged.
-    differences : list of Difference
-        In order.
-    notes : tuple of str
-        Remarks, one line each.
+    ``judged`` is the number of runs that could be judged, ``same_machine`` whether machine and
+    packages are the baseline's.
     """
 
     suite: str

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = load(suite, ReportSettings)
     out = paths.results(suite)
     records = json.loads((out / "metrics.json").read_text())
+    layers = json.loads((out / "layers.json").read_text())
     relevance, _ = _read(paths.relevance(suite))
     samples, metadata = _read(paths.samples(suite))
     build(
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         rules=settings.report.comparison,
         published=[setup.model_dump() for setup in settings.report.published],
         yardsticks=[yardstick.model_dump() for yardstick in settings.report.yardsticks],
-        layers=_read_layers(out / "layers.json", settings.evaluate.layers.seed),
+        layers=[{**layer, "seed": settings.evaluate.layers.seed} for layer in layers],
         relevance=_by_task(relevance, ""),
         decoded=_by_task(relevance, "decoded "),
         samples=samples,
@@ -67,11 +68,6 @@ def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:
         settings=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
         data={record["dataset"]: record["data_checksum"] for record in records},
     )
-
-
-def _read_layers(path: Path, seed: int) -> list[dict[str, Any]]:
-    """Records of the layers that are shown, with the seed of their run."""
-    return [{**layer, "seed": seed} for layer in json.loads(path.read_text())]
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

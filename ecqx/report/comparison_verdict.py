@@ -36,13 +36,12 @@ SIZES = {
 class Duel:
     """ECQx against one other method.
 
+    Where all seeds agree, intervals have the pooled deviation of the task's duels.
+
     Attributes
     ----------
-    rival : str
     area : Estimate or None
         Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
-        Its interval, like those below, has the pooled deviation of the task's duels where all
-        seeds agree.
     common : Estimate or None
         The same over the part of the range where both have a file with every seed; None where
         there is no such part.
@@ -76,13 +75,8 @@ class Duel:
 class Judgement:
     """The verdict on one task.
 
-    Attributes
-    ----------
-    task, title : str
-    duels : tuple of Duel
-        In the order of the methods; empty where ECQx, or anything else, was not measured.
-    smallest : str
-        The methods of the smallest files within the loss, in words.
+    ``duels`` is empty where ECQx, or anything else, was not measured; ``smallest`` names the
+    methods of the smallest files within the loss.
     """
 
     task: str

@@ -22,19 +22,10 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Correlation:
-    """How magnitude and relevance of one layer's weights go together.
+    """Correlation of the magnitudes of a layer's weights and of their relevance.
 
-    Attributes
-    ----------
-    task, layer : str
-    weights : int
-        Number of weights.
-    pearson : float
-        Linear correlation of the magnitudes of weight and relevance.
-    spearman : Estimate
-        Their rank correlation with a bootstrap interval.
-    without_relevance : float
-        Share of weights whose relevance is exactly 0.
+    ``weights`` is their number, ``spearman`` has a bootstrap interval, ``without_relevance`` is the
+    share of weights whose relevance is exactly 0.
     """
 
     task: str

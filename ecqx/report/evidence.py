@@ -16,16 +16,9 @@ LABEL_LENGTH = 40
 
 @dataclass(frozen=True)
 class Evidence:
-    """The sorted records of a suite, or of some of its sweeps.
+    """The sorted records of a suite, or of some of its sweeps, and the same as settings.
 
-    Attributes
-    ----------
-    suite : str
-    tasks : dict of str to str
-        Titles of the tasks that have records, in the order in which they are shown.
-    records : list of Record
-    settings : list of Setting
-        The same records, grouped over seeds.
+    ``tasks`` has the titles of the tasks that have records, in the order in which they are shown.
     """
 
     suite: str

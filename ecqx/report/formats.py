@@ -99,20 +99,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table before it is written.
+    """A table before it is written: what it shows (title) and how to read it (caption).
 
-    Attributes
-    ----------
-    name : str
-        File name without ending.
-    title, caption : str
-        What it shows; how to read it.
-    suite : str
-    tasks : mapping of str to str
-        Titles of the tasks.
-    columns : tuple of Column
-        The first has the title of the row's task.
-    rows : list of Row
+    ``name`` is its file's without ending, ``tasks`` are titles by key; the first column has the
+    title of the row's task.
     """
 
     name: str

@@ -64,14 +64,8 @@ def curves(settings: Iterable[Setting]) -> dict[int, Curve]:
 class Gain:
     """How much more accurate one method is than another at equal sparsity.
 
-    Attributes
-    ----------
-    difference : Estimate or None
-        Over the seeds whose curves have a range of sparsity in common; None without such a seed.
-    low, high : float
-        Ends of that range, averaged over these seeds.
-    seeds, compared : int
-        Seeds of both methods, and how many of them have such a range.
+    Of the ``seeds`` of both methods those are ``compared`` whose curves have a range of sparsity in
+    common; ``low`` and ``high`` are the mean ends of that range. None without such a seed.
     """
 
     difference: Estimate | None

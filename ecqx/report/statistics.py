@@ -30,17 +30,9 @@ RESOLUTION = 1e-5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its spread.
+    """Mean of n values, their standard deviation, and the ends of the mean's 95 % interval.
 
-    Attributes
-    ----------
-    mean : float
-    sd : float or None
-        Standard deviation of the values; None for a single value.
-    n : int
-        Number of values.
-    low, high : float or None
-        Ends of the 95 % interval of the mean; None where no spread is known.
+    A single value has no deviation; where no spread is known there is no interval.
     """
 
     mean: float

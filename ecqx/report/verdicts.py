@@ -33,17 +33,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One case that a claim is judged by.
+    """One case that a claim is judged by: a bit width, or a layer, of a task.
 
-    Attributes
-    ----------
-    task : str
-        Title of the task, with its data.
-    case : str
-        A bit width, or a layer.
-    value : Estimate or None
-        What the verdict is based on.
-    verdict : Verdict
+    The verdict is based on ``value``, which is None where nothing could be compared.
     """
 
     task: str
@@ -59,21 +51,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its verdict and the numbers behind it.
+    """A claim with its verdict, the numbers behind it in sentences, and how the one follows.
 
-    Attributes
-    ----------
-    key : str
-        Short name, also the anchor on the page.
-    title : str
-        What the paper claims.
-    verdict : Verdict
-    findings : tuple of str
-        The numbers, in sentences.
-    rule : str
-        How the verdict follows from the numbers.
-    table : Table
-        The parts that the claim was judged by; without rows where nothing was measured.
+    ``key`` is its anchor on the page; ``table`` has the parts that it was judged by.
     """
 
     key: str

@@ -54,15 +54,9 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A published result beside ours.
+    """A published result beside our settings along Λ.
 
-    Attributes
-    ----------
-    yardstick : Yardstick
-    ours : str
-        What our settings are: those of the suite, or the name of an ablation's variant.
-    settings : list of Setting
-        Along Λ, one or more.
+    ``ours`` says which these are: those of the suite, or an ablation's variant.
     """
 
     yardstick: Yardstick
@@ -111,11 +105,6 @@ def counterparts_of(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> li
     evidence : Evidence
     rows : sequence of mapping
         Published results, with the keys of `Yardstick`.
-
-    Returns
-    -------
-    list of Counterpart
-        In the order of the rows; the suite's own settings before the variants of an ablation.
 
     Raises
     ------
