@@ -189,16 +189,15 @@ def low_bit_width(evidence: Evidence) -> Claim:
     rows, parts = [], []
     for task in evidence.tasks:
         judged = _judged(evidence, task)
-        for bits in (bits for bits in evidence.bits(task) if bits in PAPER_BITS):
-            for method in GRID_METHODS:
-                settings = evidence.of(task, GRID, method, bits)
-                if not settings:
-                    continue
-                best = most_accurate(settings)
-                drop = next(one.drop for one in judged if one.setting is best)
-                part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
-                parts += [part] if method == PAPER_METHOD else []
-                rows.append((best, {DROP.key: drop, VERDICT.key: part.verdict.value}))
+        of_kind = grouped(judged, lambda one: (one.setting.bits, one.setting.method))
+        for (bits, method), own in of_kind.items():
+            if bits in PAPER_BITS:
+                chosen = most_accurate([one.setting for one in own])
+                best = next(one for one in own if one.setting is chosen)
+                rows.append((chosen, {DROP.key: best.drop, VERDICT.key: best.verdict.value}))
+                if method == PAPER_METHOD:
+                    case = f"{bits} bit"
+                    parts.append(Part(evidence.name(task), case, best.drop, best.verdict))
     columns = (*LABEL, FULL_PRECISION, ACCURACY, DROP, VERDICT)
     return Claim(
         key="bit-width",

@@ -148,9 +148,9 @@ def to_terminal(
     return f"{shown}\n… and {more} more" if more > 0 else shown
 
 
-def to_markdown(table: Table, heading: str = "#") -> str:
+def to_markdown(table: Table) -> str:
     """The table as Markdown, with its caption and what it was measured on."""
-    return f"{heading} {table.title}\n\n{table.caption}\n\n{markdown_body(table)}\n"
+    return f"# {table.title}\n\n{table.caption}\n\n{markdown_body(table)}\n"
 
 
 def markdown_body(table: Table) -> str:

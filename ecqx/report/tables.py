@@ -107,13 +107,16 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
     InputError
         If a published setup was not measured.
     """
+    setups = [setting for setup in published for setting in _measured(evidence, setup)]
     chosen = [
         choice
         for task in evidence.tasks
         for bits in evidence.bits(task)
-        for choice in (*_chosen(evidence, task, bits), *_setups(evidence, task, bits, published))
+        for choice in (
+            *_chosen(evidence, task, bits),
+            *((s, PUBLISHED) for s in setups if (s.task, s.bits) == (task, bits)),
+        )
     ]
-    _check_all_measured(published, [setting for setting, _ in chosen])
     caption = (
         "Per task, bit width and method: the setting of highest mean validation accuracy (most "
         "accurate) and the smallest file whose mean validation accuracy is at most 1 point below "
@@ -152,24 +155,16 @@ def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting,
             yield small, "smallest"
 
 
-def _setups(
-    evidence: Evidence, task: str, bits: int, published: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Setting, str]]:
-    """The published setups of one bit width, ECQ beside ECQx."""
-    for setup in published:
-        if (setup["task"], setup["bits"]) == (task, bits):
-            at = [s for s in evidence.of(task, GRID, bits=bits) if s.lam == setup["lam"]]
-            yield from ((setting, PUBLISHED) for setting in at)
-
-
-def _check_all_measured(published: Sequence[Mapping[str, Any]], shown: Sequence[Setting]) -> None:
-    measured = {(s.task, s.bits, s.lam) for s in shown}
-    for setup in published:
-        if (setup["task"], setup["bits"], setup["lam"]) not in measured:
-            raise InputError(
-                f"report.published: task {setup['task']}, {setup['bits']} bit, Λ {setup['lam']:g} "
-                "was not measured; it must be one of the settings in quantize.tasks"
-            )
+def _measured(evidence: Evidence, setup: Mapping[str, Any]) -> list[Setting]:
+    """A published setup, ECQ beside ECQx."""
+    task, bits, lam = setup["task"], setup["bits"], setup["lam"]
+    found = [setting for setting in evidence.of(task, bits=bits) if setting.lam == lam]
+    if not found:
+        raise InputError(
+            f"report.published: task {task}, {bits} bit, Λ {lam:g} was not measured; it must be "
+            "one of the settings in quantize.tasks"
+        )
+    return found
 
 
 def grid(evidence: Evidence) -> Table:
