@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -471,6 +471,19 @@ def test_captions_name_the_range_of_each_task() -> None:
     fair = {"mlp": Fairness((8.0, 64.0), 8), "vgg": Fairness((4.0, 16.0), 8)}
     words = measure(records(("mlp", "vgg")), Rules(0.005, fair)).ranges_in_words()
     assert words == "from 8 to 64 (MLP_GSC), 4 to 16 (slim VGG16)"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Fairness((64.0, 8.0), 8), "ratios must be"),
+        (lambda: Fairness((8.0, 64.0), 0), "trials must be 1 or more"),
+        (lambda: Rules(2.0, {}), "loss must be a fraction"),
+    ],
+)
+def test_rules_that_cannot_be_kept_are_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 # Figure, page and files

@@ -33,7 +33,7 @@ from enum import StrEnum
 from statistics import fmean, variance
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy import stats
 
 from ecqx.errors import InputError
 from ecqx.report.records import CONFIGURATION
@@ -345,7 +345,7 @@ class _Mean:
         deviation = math.sqrt(max(self.variance, pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
         if deviation > 0:
-            quantile = float(stdtrit(freedom, confidence))
+            quantile = float(stats.t.ppf(confidence, freedom))
             allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
         old, new = fmean(self._values(0)), fmean(self._values(1))
