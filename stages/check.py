@@ -23,6 +23,7 @@ import click
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.report.formats import to_terminal
+from ecqx.report.records import MISSING
 from ecqx.report.regression import (
     Difference,
     Kind,
@@ -123,16 +124,16 @@ def _counted(differences: Sequence[Difference]) -> str:
 
 
 def _table(differences: Sequence[Difference], at_most: int) -> str:
-    def number(value: Any, form: str) -> str:
-        return (
-            f"{value:{form}}" if isinstance(value, float) else str("" if value is None else value)
-        )
+    def shown(value: Any, form: str, otherwise: str = "") -> str:
+        if value is None:
+            return otherwise
+        return f"{value:{form}}" if isinstance(value, float) else str(value)
 
     rows = [
         (
             *(d.kind.value, d.setting, d.quantity),
-            *(number(d.old, ".6g"), number(d.new, ".6g")),
-            *(number(d.difference, "+.4g"), number(d.tolerance, ".4g")),
+            *(shown(value, ".6g", MISSING) for value in (d.old, d.new)),
+            *(shown(d.difference, "+.4g"), shown(d.tolerance, ".4g")),
         )
         for d in differences
     ]
