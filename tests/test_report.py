@@ -453,7 +453,7 @@ def test_latex_fits_a_page_of_two_columns(tables: list[Table]) -> None:
     assert best.rows[0].cells[-1] in to_markdown(best)
     assert best.rows[0].cells[-1] not in to_latex(best)
     for table in tables:
-        assert "stage pretrain" not in to_latex(table)
+        assert "start: stage" not in to_latex(table)
         assert not set("±Λ−–×") & set(to_latex(table))
 
 
