@@ -25,10 +25,10 @@ def main(suite: str) -> None:
 
 
 def accept(root: Path, suite: str) -> str:
-    """Write the baseline of a suite; what was done, in one line.
+    """Write the baseline of a suite and return what was done, in one line.
 
-    Results that are the baseline's already and were not made here (a fresh clone's) are left alone:
-    this machine did not measure them.
+    Nothing is written if the results are the baseline's already and were not made on this machine
+    (as in a fresh clone).
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 On the machine and packages of the baseline every run and every derived file (claims.md,
 summary.json, curves.csv, layers.json, tables/) must be the accepted one. Elsewhere the means over
-seeds are compared, with a tolerance; there a verdict of claims.md may change with the runs, but not
-where the runs are the accepted ones.
+seeds are compared, with a tolerance; there a verdict of claims.md may change, unless all runs are
+the accepted ones.
 
 The table says of each difference whether it is worse, different or better; the last line sums up.
 """
@@ -19,10 +19,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import click
-from tabulate import tabulate
 
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
+from ecqx.report.formats import to_terminal
+from ecqx.report.records import MISSING
 from ecqx.report.regression import (
     Difference,
     Kind,
@@ -32,6 +33,7 @@ from ecqx.report.regression import (
     in_order,
     keys_apart,
 )
+from ecqx.report.statistics import grouped
 from stages import derived, paths
 from stages.command import command, run_command_line, suite_argument
 from stages.provenance import machine, packages
@@ -59,19 +61,10 @@ def main(suite: str, junit: Path | None) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the check of a suite came to.
+    """The result of the check of a suite: differences in order, and remarks of one line each.
 
-    Attributes
-    ----------
-    suite : str
-    same_machine : bool
-        Whether machine and packages are the baseline's.
-    judged : int
-        Number of runs that could be judged.
-    differences : list of Difference
-        In order.
-    notes : tuple of str
-        What else there is to say, in lines.
+    ``judged`` is the number of runs that could be judged, ``same_machine`` whether machine and
+    packages are the baseline's.
     """
 
     suite: str
@@ -87,19 +80,13 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether the gate is closed."""
+        """Whether the check fails."""
         return any(difference.counts for difference in self.differences) or not self.judged
 
     def text(self) -> str:
-        """The table, worst first, what else there is to say, and the outcome in the last line."""
-        parts = [self._table(), *self.notes, self._not_judged(), self._line()]
+        """The table, worst first, remarks, and the outcome in the last line."""
+        parts = [_table(self.shown, SHOWN_ROWS), *self.notes, self._not_judged(), self.line()]
         return "\n\n".join(part for part in parts if part)
-
-    def _table(self) -> str:
-        rows = self.shown[:SHOWN_ROWS]
-        more = len(self.shown) - len(rows)
-        table = _table(rows) if rows else ""
-        return f"{table}\n… and {more} more" if more else table
 
     def _not_judged(self) -> str:
         found = [d for d in self.differences if d.kind is Kind.NOT_JUDGED]
@@ -112,7 +99,8 @@ class Outcome:
             f"than the baseline's ({keys or 'no run of their task has the same'})."
         )
 
-    def _line(self) -> str:
+    def line(self) -> str:
+        """The outcome in one line."""
         where = (
             "on the baseline's machine and packages, where any difference counts"
             if self.same_machine
@@ -128,24 +116,6 @@ class Outcome:
         also = f": {found}" if found else ""
         return f"{self.suite}: no worse than the baseline in {self.judged} runs{also} ({where})."
 
-    def junit(self) -> ElementTree.Element:
-        """The same for CI, one test case per setting or run that has something to say."""
-        cases: dict[str, list[Difference]] = {f"{self.judged} runs": []}
-        for difference in self.differences:
-            cases.setdefault(difference.setting, []).append(difference)
-        failing = sum(any(d.counts for d in found) for found in cases.values())
-        suite = ElementTree.Element(
-            "testsuite",
-            name=f"check.{self.suite}",
-            tests=str(len(cases)),
-            failures=str(failing or int(self.failed)),
-        )
-        for name, found in cases.items():
-            _add_case(suite, name, found)
-        if not self.judged:
-            ElementTree.SubElement(suite[0], "failure", message=self._line())
-        return suite
-
 
 def _counted(differences: Sequence[Difference]) -> str:
     """How many differences there are of each kind, in words."""
@@ -153,44 +123,44 @@ def _counted(differences: Sequence[Difference]) -> str:
     return ", ".join(f"{counts[kind]} {kind}" for kind in Kind if counts[kind])
 
 
-def _add_case(suite: ElementTree.Element, name: str, found: Sequence[Difference]) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=suite.attrib["name"], name=name)
-    if any(difference.counts for difference in found):
-        failure = ElementTree.SubElement(case, "failure", message=_counted(found))
-        failure.text = f"\n{_table(found)}\n"
-    elif any(difference.kind is Kind.NOT_JUDGED for difference in found):
-        ElementTree.SubElement(case, "skipped", message="other data or another start")
-    elif found:
-        ElementTree.SubElement(case, "system-out").text = f"\n{_table(found)}\n"
+def _table(differences: Sequence[Difference], at_most: int) -> str:
+    def shown(value: Any, form: str, otherwise: str = "") -> str:
+        if value is None:
+            return otherwise
+        return f"{value:{form}}" if isinstance(value, float) else str(value)
 
-
-def _table(differences: Sequence[Difference]) -> str:
-    rows = [_row(difference) for difference in differences]
-    return tabulate(rows, _HEADERS, "simple", disable_numparse=True)
-
-
-def _row(difference: Difference) -> list[str]:
-    return [
-        difference.kind,
-        difference.setting,
-        difference.quantity,
-        _shown(difference.old),
-        _shown(difference.new),
-        "" if difference.difference is None else f"{difference.difference:+.4g}",
-        "" if difference.tolerance is None else f"{difference.tolerance:.4g}",
+    rows = [
+        (
+            *(d.kind.value, d.setting, d.quantity),
+            *(shown(value, ".6g", MISSING) for value in (d.old, d.new)),
+            *(shown(d.difference, "+.4g"), shown(d.tolerance, ".4g")),
+        )
+        for d in differences
     ]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return to_terminal(_HEADERS, rows, ["left"] * len(_HEADERS), at_most)
 
 
 def write_junit(path: Path, outcome: Outcome) -> None:
-    """Write the outcome to a file."""
-    suites = ElementTree.Element("testsuites")
-    suites.append(outcome.junit())
-    ElementTree.indent(suites)
-    tree = ElementTree.ElementTree(suites)
+    """Write the outcome as JUnit XML: a test case for each setting or run with differences."""
+    by_setting = grouped(outcome.differences, lambda difference: difference.setting)
+    cases: dict[str, list[Difference]] = {f"{outcome.judged} runs": [], **by_setting}
+    failing = sum(any(d.counts for d in found) for found in cases.values())
+    root = ElementTree.Element("testsuites")
+    attributes = {"tests": str(len(cases)), "failures": str(failing or int(outcome.failed))}
+    suite = ElementTree.SubElement(root, "testsuite", attributes, name=f"check.{outcome.suite}")
+    for name, found in cases.items():
+        case = ElementTree.SubElement(suite, "testcase", classname=suite.attrib["name"], name=name)
+        table = f"\n{_table(found, len(found))}\n"
+        if any(difference.counts for difference in found):
+            ElementTree.SubElement(case, "failure", message=_counted(found)).text = table
+        elif any(difference.kind is Kind.NOT_JUDGED for difference in found):
+            ElementTree.SubElement(case, "skipped", message="other data or another start")
+        elif found:
+            ElementTree.SubElement(case, "system-out").text = table
+    if not outcome.judged:
+        ElementTree.SubElement(suite[0], "failure", message=outcome.line())
+    ElementTree.indent(root)
+    tree = ElementTree.ElementTree(root)
     write_atomically(path, lambda p: tree.write(p, encoding="utf-8", xml_declaration=True))
 
 
@@ -218,20 +188,17 @@ def check(root: Path, suite: str) -> Outcome:
     if "files" in baseline:
         found += _compare_derived(root / paths.results(suite), baseline, present, same)
     else:
-        notes.append("The baseline covers no derived files: it was accepted before it could.")
-    judged = count_judged(accepted, present)
-    return Outcome(suite, same, judged, in_order(found), tuple(notes))
+        notes.append("The baseline covers no derived files: it is of an earlier version.")
+    return Outcome(suite, same, count_judged(accepted, present), in_order(found), tuple(notes))
 
 
 def _compare_derived(
     results: Path, baseline: Mapping[str, Any], present: Sequence[Run], same_machine: bool
 ) -> list[Difference]:
-    """What is derived from the runs, as far as it has to be, or can be, the same here."""
+    """Derived files and verdicts that differ; other machines need not give the same files."""
+    counts = same_machine or not compare(baseline["runs"], present, same_machine=True)
+    verdicts = derived.changed_verdicts(baseline["verdicts"], derived.verdicts(results), counts)
     files = derived.changed_files(baseline["files"], derived.checksums(results))
-    same_runs = not compare(baseline["runs"], present, same_machine=True)
-    verdicts = derived.changed_verdicts(
-        baseline["verdicts"], derived.verdicts(results), counts=same_machine or same_runs
-    )
     return [*verdicts, *(files if same_machine else [])]
 
 

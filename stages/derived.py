@@ -1,4 +1,4 @@
-"""What the pipeline derives from the runs of a suite: files of numbers and words, and verdicts.
+"""Files and verdicts that the pipeline derives from the runs of a suite.
 
 Figures and the page are left out: they show the same numbers, and their bytes depend on the
 libraries that draw them.
@@ -7,17 +7,16 @@ libraries that draw them.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from ecqx.report.regression import Difference
+from ecqx.report.statistics import grouped
 
 CLAIMS = "claims.md"
 _ENDINGS = (".csv", ".json", ".md", ".tex")
 # The runs themselves, what they are judged by, and what made them.
 _NOT_DERIVED = ("metrics.json", "baseline.json", "provenance.json")
-_NOW = {True: "changed", False: "missing"}
 
 
 def checksums(results: Path) -> dict[str, str]:
@@ -30,19 +29,16 @@ def checksums(results: Path) -> dict[str, str]:
 
 
 def verdicts(results: Path) -> dict[str, str]:
-    """The verdicts that the results come to; empty where there is no ``claims.md`` yet."""
+    """Claim → verdict; empty where there is no ``claims.md`` yet."""
     path = results / CLAIMS
     return read_verdicts(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_verdicts(claims: str) -> dict[str, str]:
     """Claim → verdict, from the first table of ``claims.md``, whose last column has them."""
-    rows: list[list[str]] = []
-    for line in claims.splitlines():
-        if line.startswith("|"):
-            rows.append([cell.strip().strip("*") for cell in line.strip().strip("|").split("|")])
-        elif rows:
-            break
+    _, _, table = claims.partition("\n|")
+    lines = table.partition("\n\n")[0].splitlines()
+    rows = [[cell.strip().strip("*") for cell in line.strip("| ").split("|")] for line in lines]
     if not rows or rows[0][-1] != "verdict":
         return {}
     # The second row only separates the head from the body.
@@ -50,16 +46,13 @@ def read_verdicts(claims: str) -> dict[str, str]:
 
 
 def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    """One difference for each file, or folder of files, whose checksums are not the same."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in sorted({*old, *new}):
-        folders[name.split("/")[0]].append(name)
+    """One difference for each file, or folder of files, with other checksums."""
     found = []
-    for folder, names in folders.items():
+    for folder, names in grouped(sorted({*old, *new}), lambda name: name.split("/")[0]).items():
         changed = [name for name in names if old.get(name) != new.get(name)]
         if changed and names == [folder]:
-            states = ("present" if folder in old else "missing", _NOW[folder in new])
-            found.append(Difference(folder, "file", *states))
+            now = "changed" if folder in new else "missing"
+            found.append(Difference(folder, "file", "present" if folder in old else "missing", now))
         elif changed:
             found.append(Difference(folder, "files", len(names), f"{len(changed)} changed"))
     return found
@@ -68,11 +61,10 @@ def changed_files(old: Mapping[str, str], new: Mapping[str, str]) -> list[Differ
 def changed_verdicts(
     old: Mapping[str, str], new: Mapping[str, str], counts: bool
 ) -> list[Difference]:
-    """One difference for each claim whose verdict is not the same."""
+    """One difference for each claim with another verdict."""
+    states = {key: (old.get(key, "missing"), new.get(key, "missing")) for key in {**old, **new}}
     return [
-        Difference(
-            claim, "verdict", old.get(claim, "missing"), new.get(claim, "missing"), counts=counts
-        )
-        for claim in {**old, **new}
-        if old.get(claim) != new.get(claim)
+        Difference(claim, "verdict", *state, counts=counts)
+        for claim, state in states.items()
+        if state[0] != state[1]
     ]

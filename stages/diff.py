@@ -1,59 +1,37 @@
 """What changed in a suite's results against committed ones, in one table.
 
 Verdicts that changed; per setting the means over seeds of accuracy, sparsity, bytes and compression
-ratio that changed, and settings that only one side has; then what else did in metrics.json.
+ratio that changed, and settings that only one side has; then what else changed in metrics.json.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 from ecqx.errors import InputError
-from ecqx.report.naming import Names, setting_of
-from ecqx.report.regression import SETTINGS, Run, keys_apart
+from ecqx.report.formats import Column, to_terminal
+from ecqx.report.regression import SETTINGS, Names, Run, keys_apart, setting_of
+from ecqx.report.statistics import grouped
 from stages import derived, paths
-from stages.check import read_runs
+from stages.check import SHOWN_ROWS, read_runs
 from stages.command import command, run_command_line, suite_argument
 from stages.provenance import git
 
-SHOWN_ROWS = 40
 _HEADERS = ("setting", "quantity", "old", "new", "difference")
 _ALIGNMENT = ("left", "left", "right", "right", "right")
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    """A key of the records, how it is called here, its unit and its digits."""
-
-    key: str
-    title: str
-    unit: float
-    digits: int
-
-    def mean(self, runs: Sequence[Run]) -> float | None:
-        """Mean over the runs that have a number there."""
-        known = [run[self.key] for run in runs if run.get(self.key) is not None]
-        return self.unit * fmean(known) if known else None
-
-    def text(self, value: float | None) -> str:
-        """A mean in words."""
-        return "–" if value is None else f"{value:.{self.digits}f}"
-
-
+# Keys of the records whose means are shown.
 _QUANTITIES = (
-    _Quantity("accuracy", "accuracy (%)", 100, 2),
-    _Quantity("sparsity", "sparsity (%)", 100, 2),
-    _Quantity("bytes", "bytes", 1, 0),
-    _Quantity("compression_ratio", "ratio", 1, 2),
+    Column("accuracy", "accuracy (%)", "number", 2, 100),
+    Column("sparsity", "sparsity (%)", "number", 2, 100),
+    Column("bytes", "bytes", "number"),
+    Column("compression_ratio", "ratio", "number", 2),
 )
 
 
@@ -81,7 +59,13 @@ def difference(root: Path, suite: str, rev: str = "HEAD") -> str:
     claims = derived.read_verdicts(_at(root, rev, folder / derived.CLAIMS) or "")
     verdicts = derived.changed_verdicts(claims, derived.verdicts(root / folder), counts=False)
     rows = [*((d.setting, d.quantity, d.old, d.new, "") for d in verdicts), *_rows(old, new)]
-    parts = [_table(rows), *_other_values(old, new)]
+    # A setting stands once, beside the first of its rows.
+    settings = [None, *(row[0] for row in rows)]
+    shown = [
+        ("" if row[0] == before else row[0], *row[1:])
+        for before, row in zip(settings, rows, strict=False)
+    ]
+    parts = [to_terminal(_HEADERS, shown, _ALIGNMENT, SHOWN_ROWS), *_other_values(old, new)]
     return "\n".join(part for part in parts if part) or (
         f"{suite}: the results are those of {rev}."
     )
@@ -96,30 +80,15 @@ def _at(root: Path, rev: str, path: Path) -> str | None:
     return git(root, "show", f"{rev}:{name}")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    more = len(rows) - SHOWN_ROWS
-    # A setting stands once, beside the first of its rows.
-    shown = [
-        (setting if not at or rows[at - 1][0] != setting else "", *others)
-        for at, (setting, *others) in enumerate(rows[:SHOWN_ROWS])
-    ]
-    table = tabulate(shown, _HEADERS, "simple", disable_numparse=True, colalign=_ALIGNMENT)
-    return f"{table}\n… and {more} more" if more > 0 else table
-
-
 def _rows(old: Sequence[Run], new: Sequence[Run]) -> Iterator[tuple[str, ...]]:
     """One row for each mean or number of runs that changed, ordered by task and method."""
-    # Results of an earlier form lack some keys: settings are matched by those of both.
+    # Results of an earlier version lack some keys: settings are matched by those of both.
     apart = {key for keys in keys_apart(old, new) for key in keys}
     keys = [key for key in SETTINGS if key not in apart]
     names = Names([*old, *new], keys)
-    settings: dict[str, tuple[list[Run], list[Run]]] = defaultdict(lambda: ([], []))
-    for side, runs in enumerate((old, new)):
-        for run in runs:
-            settings[setting_of(run, keys)][side].append(run)
-    for was, now in sorted(settings.values(), key=lambda sides: _order((sides[0] or sides[1])[0])):
+    sides = [grouped(runs, lambda run: setting_of(run, keys)) for runs in (old, new)]
+    settings = [(sides[0].get(key, []), sides[1].get(key, [])) for key in {**sides[0], **sides[1]}]
+    for was, now in sorted(settings, key=lambda runs: _order((runs[0] or runs[1])[0])):
         name = names.setting((now or was)[0])
         if len(was) != len(now):
             yield name, "runs", str(len(was) or "–"), str(len(now) or "–"), ""
@@ -128,21 +97,23 @@ def _rows(old: Sequence[Run], new: Sequence[Run]) -> Iterator[tuple[str, ...]]:
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    numbers = [run.get(key) for key in ("bits", "lam")]
-    return (
-        str(run.get("task")),
-        str(run.get("method")),
-        *(-1.0 if number is None else number for number in numbers),
-        setting_of(run, SETTINGS),
-    )
+    numbers = [-1.0 if run.get(key) is None else run[key] for key in ("bits", "lam")]
+    return (str(run.get("task")), str(run.get("method")), *numbers, setting_of(run, SETTINGS))
 
 
 def _changed_means(name: str, was: Sequence[Run], now: Sequence[Run]) -> Iterator[tuple[str, ...]]:
     for quantity in _QUANTITIES:
-        old, new = quantity.mean(was), quantity.mean(now)
+        old, new = (_mean(runs, quantity.key) for runs in (was, now))
         if old != new:
-            change = "" if old is None or new is None else f"{new - old:+.3g}"
-            yield name, quantity.title, quantity.text(old), quantity.text(new), change
+            change = ""
+            if old is not None and new is not None:
+                change = f"{quantity.scale * (new - old):+.3g}"
+            yield name, quantity.header, quantity.text(old), quantity.text(new), change
+
+
+def _mean(runs: Sequence[Run], key: str) -> float | None:
+    known = [run[key] for run in runs if run.get(key) is not None]
+    return fmean(known) if known else None
 
 
 def _other_values(old: Sequence[Run], new: Sequence[Run]) -> Iterator[str]:
@@ -150,13 +121,11 @@ def _other_values(old: Sequence[Run], new: Sequence[Run]) -> Iterator[str]:
     for title, keys in zip(("no longer", "new"), keys_apart(old, new), strict=True):
         if keys:
             yield f"{title} in metrics.json: {', '.join(keys)}"
-    present: dict[Any, Mapping[str, Any]] = {run.get("run_id"): run for run in new}
+    present: dict[Any, Run] = {run.get("run_id"): run for run in new}
     shown = {quantity.key for quantity in _QUANTITIES}
+    pairs = [(run, present.get(run.get("run_id"), {})) for run in old]
     changed = Counter(
-        key
-        for run in old
-        for key in {*run} & {*present.get(run.get("run_id"), ())} - shown
-        if run[key] != present[run.get("run_id")][key]
+        key for was, now in pairs for key in {*was} & {*now} - shown if was[key] != now[key]
     )
     if changed:
         counts = ", ".join(f"{key} in {count} runs" for key, count in sorted(changed.items()))

@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 from ecqx.errors import InputError
 from ecqx.progress import sign
 from ecqx.report.build import build
-from ecqx.report.comparison import Fairness, Rules
 from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
 from stages import paths, suites
 from stages.command import command, run_command_line, suite_argument
 from stages.settings.base import load
-from stages.settings.report import Comparison, ReportSettings
+from stages.settings.report import ReportSettings
 
 # What the page shows of the settings; the stage depends on these sections.
 SECTIONS = ("seeds", "device", "data", "tasks", "pretrain", "quantize", "evaluate", "report")
@@ -37,6 +36,7 @@ def main(suite: str) -> None:
     settings = load(suite, ReportSettings)
     out = paths.results(suite)
     records = json.loads((out / "metrics.json").read_text())
+    layers = json.loads((out / "layers.json").read_text())
     relevance, _ = _read(paths.relevance(suite))
     samples, metadata = _read(paths.samples(suite))
     build(
@@ -44,10 +44,10 @@ def main(suite: str) -> None:
         out,
         suite,
         tasks=settings.report.titles,
-        rules=_rules(settings.report.comparison),
+        rules=settings.report.comparison,
         published=[setup.model_dump() for setup in settings.report.published],
         yardsticks=[yardstick.model_dump() for yardstick in settings.report.yardsticks],
-        layers=_read_layers(out / "layers.json", settings.evaluate.layers.seed),
+        layers=[{**layer, "seed": settings.evaluate.layers.seed} for layer in layers],
         relevance=_by_task(relevance, ""),
         decoded=_by_task(relevance, "decoded "),
         samples=samples,
@@ -56,34 +56,18 @@ def main(suite: str) -> None:
     )
 
 
-def _rules(comparison: Comparison | None) -> Rules | None:
-    """What the methods are compared by."""
-    if comparison is None:
-        return None
-    tasks = {
-        name: Fairness((task.ratios[0], task.ratios[1]), task.trials)
-        for name, task in comparison.tasks.items()
-    }
-    return Rules(comparison.loss, tasks)
-
-
 def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:
-    """What the results were made from: settings as they stand in the file, and data."""
+    """What the results were made from: the settings of params.yaml, and checksums of the data."""
     content = suites.read_params(suites.params_path(suite))
     shown = {name: content[name] for name in SECTIONS if name in content}
     data = content.get("data")
     if isinstance(data, dict):
-        # Where data lie is no part of a result.
+        # The folder of the data is no part of a result.
         shown["data"] = {"sets": data.get("sets")}
     return Origin(
         settings=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
         data={record["dataset"]: record["data_checksum"] for record in records},
     )
-
-
-def _read_layers(path: Path, seed: int) -> list[dict[str, Any]]:
-    """Records of the layers that are shown, with the seed of their run."""
-    return [{**layer, "seed": seed} for layer in json.loads(path.read_text())]
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

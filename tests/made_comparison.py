@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from made_runs import make_run
 
-from ecqx.report.comparison import Fairness, Rules
 from ecqx.report.records import FAMILY, METHODS
+from ecqx.report.rules import Fairness, Rules
 
 TITLES = {"mlp": "MLP_GSC", "resnet20": "ResNet20", "vgg": "slim VGG16"}
 PARAMETERS = {"mlp": 710_924, "resnet20": 271_098, "vgg": 531_490}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from scipy import stats
 from ecqx.errors import InputError
 from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
-from ecqx.report.comparison import Comparison, Fairness, Rules
+from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within
 from ecqx.report.comparison_figure import STYLES
 from ecqx.report.comparison_tables import WIDTHS, build_comparison_tables
@@ -32,6 +32,7 @@ from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.records import FAMILY, METHODS, Record, Setting, read_records
+from ecqx.report.rules import Fairness, Rules
 from ecqx.report.selection import front
 from ecqx.report.verdicts import Verdict, judge_against
 
@@ -472,9 +473,17 @@ def test_captions_name_the_range_of_each_task() -> None:
     assert words == "from 8 to 64 (MLP_GSC), 4 to 16 (slim VGG16)"
 
 
-def test_ratios_must_ascend() -> None:
-    with pytest.raises(InputError, match="ratios"):
-        Fairness((64, 8), 8)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Fairness((64.0, 8.0), 8), "ratios must be"),
+        (lambda: Fairness((8.0, 64.0), 0), "trials must be 1 or more"),
+        (lambda: Rules(2.0, {}), "loss must be a fraction"),
+    ],
+)
+def test_rules_that_cannot_be_kept_are_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 # Figure, page and files

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,18 @@ from scipy import stats
 from ecqx.errors import InputError
 from ecqx.report.build import build
 from ecqx.report.claims import build_claims
-from ecqx.report.correlations import Correlation, correlate
+from ecqx.report.correlations import Correlation, correlate, rank_correlation
 from ecqx.report.evidence import Evidence
-from ecqx.report.formats import Column, Table, to_csv, to_latex, to_markdown
+from ecqx.report.formats import FLOAT_ROWS, Column, Table, to_csv, to_latex, to_markdown
 from ecqx.report.records import read_records
 from ecqx.report.selection import front, most_accurate, smallest_file
 from ecqx.report.statistics import (
     Estimate,
     estimate,
-    group_means,
     interpolate_at_equal_sparsity,
     paired_difference,
     pareto_front,
-    pearson,
     sample_stride,
-    spearman,
-    spearman_interval,
     with_pooled_spread,
 )
 from ecqx.report.style import COLOURS, LINES, MARKERS, stretched_axis
@@ -99,12 +96,6 @@ def test_an_interval_needs_a_spread() -> None:
     assert with_pooled_spread([equal, equal, estimate([0.7])]) == [equal, equal, estimate([0.7])]
 
 
-def test_group_means_keep_the_order_of_groups() -> None:
-    found = group_means([("b", 1.0), ("a", 5.0), ("b", 3.0)])
-    assert list(found) == ["b", "a"]
-    assert (found["b"].mean, found["b"].sd) == (2.0, pytest.approx(np.sqrt(2)))
-
-
 def test_paired_difference_is_the_paired_t_test_of_scipy() -> None:
     first = {0: 0.91, 1: 0.95, 2: 0.93, 3: 0.99, 9: 0.1}
     second = {3: 0.97, 2: 0.94, 1: 0.92, 0: 0.90, 7: 0.2}
@@ -123,8 +114,7 @@ def test_equal_sparsity_by_hand() -> None:
     # the line's mean is its value at 0.7, which is 0.8.
     found = interpolate_at_equal_sparsity([(0.8, 0.9), (0.6, 0.9)], [(0.5, 0.9), (0.9, 0.7)])
     assert found is not None
-    assert found.difference == pytest.approx(0.1)
-    assert (found.low, found.high) == (0.6, 0.8)
+    assert found == pytest.approx((0.1, 0.6, 0.8))
 
 
 def test_equal_sparsity_against_a_dense_mean() -> None:
@@ -138,7 +128,7 @@ def test_equal_sparsity_against_a_dense_mean() -> None:
         assert found is not None
         x = np.linspace(low, high, 200_001)
         gap = np.interp(x, *first) - np.interp(x, *second)
-        assert found.difference == pytest.approx(gap.mean(), abs=1e-5)
+        assert found[0] == pytest.approx(gap.mean(), abs=1e-5)
 
 
 def test_equal_sparsity_averages_points_at_the_same_sparsity() -> None:
@@ -146,7 +136,7 @@ def test_equal_sparsity_averages_points_at_the_same_sparsity() -> None:
         [(0.0, 0.4), (0.0, 0.6), (1.0, 0.5)], [(0.0, 0.0), (1.0, 0.0)]
     )
     assert found is not None
-    assert found.difference == pytest.approx(0.5)
+    assert found[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -171,16 +161,19 @@ def test_correlations_are_those_of_scipy() -> None:
     noise = np.random.default_rng(2)
     x = noise.normal(size=(30, 10)).astype(np.float32)
     y = np.round(x + noise.normal(size=(30, 10)), 1)
-    assert pearson(x, y) == pytest.approx(stats.pearsonr(x.ravel(), y.ravel())[0])
-    assert spearman(x, y) == pytest.approx(stats.spearmanr(x.ravel(), y.ravel())[0])
+    (found,) = correlate({"mlp": {"layer": (x, y)}}, ["mlp"])
+    pair = (np.abs(x).ravel(), np.abs(y).ravel())
+    assert found.pearson == pytest.approx(stats.pearsonr(*pair)[0])
+    assert found.spearman.mean == pytest.approx(stats.spearmanr(*pair)[0])
+    assert (found.weights, found.without_relevance) == (300, (y == 0).mean())
 
 
 def test_rank_correlation_interval() -> None:
     noise = np.random.default_rng(3)
     x = noise.normal(size=5000)
     y = x + noise.normal(size=5000)
-    found = spearman_interval(x, y)
-    assert found == spearman_interval(x, y)
+    found = rank_correlation(x, y)
+    assert found == rank_correlation(x, y)
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.mean < found.high
@@ -190,7 +183,7 @@ def test_rank_correlation_interval() -> None:
 
 
 def test_rank_correlation_of_a_constant_is_undefined() -> None:
-    found = spearman_interval(np.full(10, 0.1, np.float32), np.arange(10.0))
+    found = rank_correlation(np.full(10, 0.1, np.float32), np.arange(10.0))
     assert np.isnan(found.mean)
     assert found.low is None
 
@@ -424,16 +417,44 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-").replace("$-$", "-"))
 
 
+def rows_of_latex(table: Table) -> list[str]:
+    """The rows of all floats, without headings."""
+    lines = [line for line in to_latex(table).splitlines() if line.endswith(r"\\")]
+    header = next(line for line in lines)
+    return [line for line in lines if line != header and "multicolumn" not in line]
+
+
 def test_three_formats_hold_the_same_numbers(tables: list[Table]) -> None:
     for table in tables:
         markdown = [line for line in to_markdown(table).splitlines() if line.startswith("|")][2:]
-        latex = [line for line in to_latex(table).splitlines() if line.endswith(r"\\")][2:]
+        latex = rows_of_latex(table)
         header, *rows = csv.reader(io.StringIO(to_csv(table)))
         assert len(markdown) == len(latex) == len(rows) == len(table.rows)
         width = sum(len(column.names()) for column in table.columns)
+        in_print = [c.paper == "column" for c in table.columns[1:]]
         for md, tex, row in zip(markdown, latex, rows, strict=True):
             assert len(row) == len(header)
-            assert numbers(md) == numbers(tex) == numbers(" ".join(row[:width]))
+            assert numbers(md) == numbers(" ".join(row[:width]))
+            # In print a table has fewer columns, and the task stands above its rows.
+            cells = compress(md.split("|")[2:-1], in_print)
+            assert numbers(" ".join(cells)) == numbers(" ".join(tex.split("&")[-sum(in_print) :]))
+
+
+def test_latex_fits_a_page_of_two_columns(tables: list[Table]) -> None:
+    """Wide tables span both columns, long ones are several floats; no run is named."""
+    by_name = {table.name: table for table in tables}
+    assert r"\begin{table}[tbp]" in to_latex(by_name["settings"])
+    wide = to_latex(by_name["grid"])
+    floats = -(-len(by_name["grid"].rows) // FLOAT_ROWS)
+    assert wide.count(r"\begin{table*}") == wide.count(r"\end{table*}") == floats > 1
+    assert wide.count(r"\label") == 1
+    assert "Alpha: 0.1" in to_latex(by_name["settings"])
+    best = by_name["best_files"]
+    assert best.rows[0].cells[-1] in to_markdown(best)
+    assert best.rows[0].cells[-1] not in to_latex(best)
+    for table in tables:
+        assert "start: stage" not in to_latex(table)
+        assert not set("±Λ−–×") & set(to_latex(table))
 
 
 def test_every_table_says_what_it_was_measured_on(tables: list[Table]) -> None:
@@ -462,7 +483,7 @@ def test_results_show_the_means_of_the_runs(tables: list[Table]) -> None:
     assert float(row["accuracy_percent_sd"]) == pytest.approx(np.std(accuracy, ddof=1), abs=0.0051)
     assert float(row["drop_points"]) == pytest.approx(np.mean(drop), abs=0.0051)
     assert float(row["size_kb"]) == pytest.approx(
-        np.mean([r["bytes"] for r in runs]) / 1000, abs=0.0051
+        np.mean([r["bytes"] for r in runs]) / 1000, abs=0.051
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ecqx.files import write_atomically
 from ecqx.report.charts import chart_of
 from ecqx.report.claims import build_claims
-from ecqx.report.comparison import Comparison, Rules
+from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_figure import comparison_figure
 from ecqx.report.comparison_tables import build_comparison_tables
 from ecqx.report.comparison_verdict import (
@@ -32,6 +32,7 @@ from ecqx.report.page import Content, Contest, Origin, Section, render_page
 from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED
 from ecqx.report.relevance_charts import build_relevance_charts
 from ecqx.report.relevance_figure import build_relevance_figures
+from ecqx.report.rules import Rules
 from ecqx.report.size_figures import build_size_figures
 from ecqx.report.style import Picture, house_style
 from ecqx.report.tables import build_tables

@@ -11,26 +11,21 @@ from ecqx.report.columns import (
     BITS,
     FULL_PRECISION,
     GAIN,
-    LAMBDA,
+    LABEL,
     METHOD,
     RATIO,
     SHARED_RANGE,
     gain_cells,
     row,
+    settings_table,
     table,
 )
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
-from ecqx.report.formats import Cell, Column, Row, Table
+from ecqx.report.formats import Cell, Column, Row
 from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
-from ecqx.report.selection import (
-    flat,
-    gain_at_equal_sparsity,
-    most_accurate,
-    over_seeds,
-    smallest_file,
-)
-from ecqx.report.statistics import Estimate, with_pooled_spread
+from ecqx.report.selection import flat, gain_at_equal_sparsity, most_accurate, smallest_file
+from ecqx.report.statistics import Estimate, grouped, with_pooled_spread
 from ecqx.report.tables import relevance_and_magnitude
 from ecqx.report.verdicts import (
     MARGIN_TEXT,
@@ -41,6 +36,7 @@ from ecqx.report.verdicts import (
     Verdict,
     by_task,
     combine,
+    extreme,
     in_points,
     judge_below,
     judge_drop,
@@ -53,6 +49,7 @@ PAPER_BITS = range(2, 6)
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
+EVIDENCE = ("Evidence", "")
 
 DROP_TEXT = (
     "The drop is the accuracy (the task's metric) of the same checkpoint trained as long in full "
@@ -68,10 +65,6 @@ def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> lis
         equal_sparsity(evidence),
         not_magnitude(evidence, correlations),
     ]
-
-
-def _table(evidence: Evidence, name: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
-    return table(evidence, name, "Evidence", "", columns, rows)
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ def file_size(evidence: Evidence) -> Claim:
         for row in _ratio_rows([one for one in judged[task] if one.setting.method == method])
     ]
     columns = (
-        *(METHOD, Column("chosen", "setting"), BITS, LAMBDA, RATIO, DROP),
+        *(METHOD, Column("chosen", "setting"), BITS, LABEL[-1], RATIO, DROP),
         Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
@@ -123,12 +116,11 @@ def file_size(evidence: Evidence) -> Claim:
             f"{MARGIN_TEXT}. {DROP_TEXT} {NO_SPREAD_TEXT} The claim holds if an ECQx setting with "
             f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
             "ECQx setting has the interval of its ratio wholly below that or the interval of its "
-            "drop wholly above the margin. The largest of many ratios is picked in view of the "
-            "test accuracy; the rows by validation show what a choice without it gives. The ratio "
-            "depends on the size of the network: names, step sizes, biases and BatchNorm do not "
-            "shrink with the weights."
+            "drop wholly above the margin. The largest ratio is chosen by test accuracy; the rows "
+            "by validation show a choice without it. The ratio depends on the size of the "
+            "network: names, step sizes, biases and BatchNorm do not shrink with the weights."
         ),
-        table=_table(evidence, "claim_file_size", columns, rows),
+        table=table(evidence, "claim_file_size", *EVIDENCE, columns, rows),
     )
 
 
@@ -153,46 +145,38 @@ def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[
     if not settings:
         yield "No ECQx runs were measured."
         return
-    for words, chosen in (
-        ("with the accuracy kept", _kept(settings)),
-        ("at any accuracy", settings),
-    ):
-        best = _largest(chosen)
-        if best is None:
-            yield f"No ECQx setting is certain to keep the accuracy within {MARGIN_TEXT}."
-        else:
-            text = _ratio_text(best, f"{evidence.name(best.setting.task)}, ")
-            yield f"Largest ratio of ECQx {words}: {text}"
-    tasks = list(dict.fromkeys(one.setting.task for one in settings))
-    for task in tasks if len(tasks) > 1 else ():
-        best = _largest([one for one in _kept(settings) if one.setting.task == task])
-        text = _ratio_text(best, "") if best else "none."
-        yield f"{evidence.name(task)}: largest ratio of ECQx with the accuracy kept: {text}"
+    kept = "Largest ratio of ECQx with the accuracy kept"
+    tasks = grouped(settings, lambda one: one.setting.task)
+    yield f"{kept}: {_ratio_text(evidence, _kept(settings))}"
+    yield f"Largest ratio of ECQx at any accuracy: {_ratio_text(evidence, settings)}"
+    for task, own in tasks.items() if len(tasks) > 1 else ():
+        yield f"{kept}, {evidence.tasks[task]}: {_ratio_text(evidence, _kept(own))}"
 
 
-def _ratio_text(one: Judged, where: str) -> str:
-    where += f"{one.setting.bits} bit, Λ {one.setting.lam:g}"
-    return f"{RATIO.text(one.ratio)} ({where}), drop {in_points(one.drop)}."
+def _ratio_text(evidence: Evidence, settings: Sequence[Judged]) -> str:
+    best = _largest(settings)
+    if best is None:
+        return f"no setting is certain to lose less than {MARGIN_TEXT}."
+    where = f"{evidence.name(best.setting.task)}, {best.setting.bits} bit, Λ {best.setting.lam:g}"
+    return f"{RATIO.text(best.ratio)} ({where}), drop {in_points(best.drop)}."
 
 
-def _ratio_rows(settings: Sequence[Judged]) -> list[Row]:
+def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
     if not settings:
-        return []
+        return
     smallest = smallest_file([one.setting for one in settings])
-    choices = (
-        ("largest ratio, accuracy kept", _largest(_kept(settings))),
-        ("smallest file by validation", next(o for o in settings if o.setting is smallest)),
-        ("largest ratio, any accuracy", _largest(settings)),
-    )
+    choices = {
+        "largest ratio, accuracy kept": _largest(_kept(settings)),
+        "smallest file by validation": next(o for o in settings if o.setting is smallest),
+        "largest ratio, any accuracy": _largest(settings),
+    }
     records = flat(one.setting for one in settings)
-    rows = []
-    for words, one in choices:
+    for words, one in choices.items():
         numbers: tuple[Cell, ...] = ("none", None, None, None, None)
         if one is not None:
             label = (one.setting.bits, one.setting.lam_in_words)
             numbers = (*label, one.ratio, one.drop, _overhead(one.setting))
-        rows.append(row(records, smallest.method, words, *numbers))
-    return rows
+        yield row(records, smallest.method, words, *numbers)
 
 
 def _overhead(setting: Setting) -> float:
@@ -205,39 +189,33 @@ def low_bit_width(evidence: Evidence) -> Claim:
     rows, parts = [], []
     for task in evidence.tasks:
         judged = _judged(evidence, task)
-        for bits in (bits for bits in evidence.bits(task) if bits in PAPER_BITS):
-            for method in GRID_METHODS:
-                settings = evidence.of(task, GRID, method, bits)
-                if not settings:
-                    continue
-                best = most_accurate(settings)
-                drop = next(one.drop for one in judged if one.setting is best)
-                part = Part(evidence.name(task), f"{bits} bit", drop, judge_drop(drop))
+        of_kind = grouped(judged, lambda one: (one.setting.bits, one.setting.method))
+        for (bits, method), own in of_kind.items():
+            if bits in PAPER_BITS:
+                chosen = most_accurate([one.setting for one in own])
+                best = next(one for one in own if one.setting is chosen)
+                rows.append((chosen, {DROP.key: best.drop, VERDICT.key: best.verdict.value}))
                 if method == PAPER_METHOD:
-                    parts.append(part)
-                cells = (over_seeds(best.records, "accuracy_fp32"), best.mean("accuracy"), drop)
-                label = (bits, method, best.lam_in_words)
-                rows.append(row(best.records, *label, *cells, part.verdict.value))
-    columns = (BITS, METHOD, LAMBDA, FULL_PRECISION, ACCURACY, DROP, VERDICT)
-    findings = [tally(parts, "tasks and bit widths with ECQx")]
-    if parts:
-        worst = max(parts, key=lambda part: part.value.mean if part.value else 0.0)
-        if worst.value:
-            findings.append(f"Largest drop of ECQx: {in_points(worst.value)} ({worst.name}).")
-    findings += by_task(parts, "Drop of ECQx")
+                    case = f"{bits} bit"
+                    parts.append(Part(evidence.name(task), case, best.drop, best.verdict))
+    columns = (*LABEL, FULL_PRECISION, ACCURACY, DROP, VERDICT)
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
         verdict=combine(parts),
-        findings=tuple(findings),
+        findings=(
+            tally(parts, "tasks and bit widths with ECQx"),
+            *extreme(parts, max, "Largest drop of ECQx", in_points),
+            *by_task(parts, "Drop of ECQx"),
+        ),
         rule=(
             "Per task, bit width and method the setting of highest mean validation accuracy is "
             "taken. The row holds if the 95 % interval of its drop lies below "
             f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} "
-            f"{NO_SPREAD_TEXT} The claim goes by the rows of ECQx: it holds if all of them do, and "
+            f"{NO_SPREAD_TEXT} Only the rows of ECQx count: the claim holds if all of them do, and "
             "does not hold if one does not."
         ),
-        table=_table(evidence, "claim_bit_width", columns, rows),
+        table=settings_table(evidence, "claim_bit_width", *EVIDENCE, columns, rows),
     )
 
 
@@ -256,9 +234,9 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         for bits, gain, difference in zip(pairs, gains, differences, strict=True):
             verdict = judge_gain(difference)
             parts.append(Part(evidence.name(task), f"{bits} bit", difference, verdict))
-            seeds = f"{gain.compared} of {gain.seeds}"
-            shown = gain_cells(replace(gain, difference=difference))
-            rows.append(row(flat(chain(*pairs[bits])), bits, *shown, seeds, verdict.value))
+            shown = gain_cells(replace(gain, difference=difference)).values()
+            compared = f"{gain.compared} of {gain.seeds}"
+            rows.append(row(flat(chain(*pairs[bits])), bits, *shown, compared, verdict.value))
     columns = (BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
     return Claim(
         key="equal-sparsity",
@@ -274,18 +252,14 @@ def equal_sparsity(evidence: Evidence) -> Claim:
             "task’s bit widths, pooled; where none of them has any, or with one seed only, the row "
             "is inconclusive. The claim holds if all rows do, and does not hold if one does not."
         ),
-        table=_table(evidence, "claim_equal_sparsity", columns, rows),
+        table=table(evidence, "claim_equal_sparsity", *EVIDENCE, columns, rows),
     )
 
 
 def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
     yield tally(parts, "tasks and bit widths")
-    known = [(part.value.mean, part) for part in parts if part.value]
-    if known:
-        for words, choose in (("Smallest", min), ("Largest", max)):
-            _, part = choose(known, key=lambda item: item[0])
-            if part.value:
-                yield f"{words} difference ECQx − ECQ: {in_points(part.value)} ({part.name})."
+    yield from extreme(parts, min, "Smallest difference ECQx − ECQ", in_points)
+    yield from extreme(parts, max, "Largest difference ECQx − ECQ", in_points)
     better = [part for part in parts if part.value and part.value.lies_above(0.0)]
     if parts:
         yield f"ECQx is more accurate, with an interval above 0, in {len(better)} of {len(parts)}."
@@ -297,39 +271,27 @@ def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
 
 def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Claim:
     """Claim 4: relevance ranks weights otherwise than magnitude does."""
-    parts = [
-        Part(
-            evidence.name(found.task),
-            found.layer,
-            found.spearman,
-            judge_below(found.spearman, RANK_BOUND),
-        )
-        for found in correlations
-    ]
+    ranks = [(evidence.name(found.task), found.layer, found.spearman) for found in correlations]
+    parts = [Part(*rank, judge_below(rank[-1], RANK_BOUND)) for rank in ranks]
     shown = relevance_and_magnitude(evidence, correlations)
     rows = [
         Row(one.task, (*one.cells[1:], part.verdict.value), one.source)
         for one, part in zip(shown.rows, parts, strict=True)
     ]
+    known = [part for part in parts if part.value and part.value.high is not None]
+    highest = extreme(known, max, "Highest rank correlation", Column("", "", "interval", 3).text)
     return Claim(
         key="relevance-is-not-magnitude",
         title="The relevance of a weight is not its magnitude.",
         verdict=combine(parts),
-        findings=tuple(_rank_findings(parts)),
+        findings=(tally(parts, "layers"), *highest),
         rule=(
             "Rank correlation of |w| and |r| in the first and the last layer of each network, with "
             "a 95 % bootstrap interval over weights. A layer holds if the upper end stays below "
             f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
             "layers do, and does not hold if one does not."
         ),
-        table=_table(evidence, "claim_not_magnitude", (*shown.columns[1:], VERDICT), rows),
+        table=table(
+            evidence, "claim_not_magnitude", *EVIDENCE, (*shown.columns[1:], VERDICT), rows
+        ),
     )
-
-
-def _rank_findings(parts: Sequence[Part]) -> Iterator[str]:
-    yield tally(parts, "layers")
-    known = [(part.value.mean, part) for part in parts if part.value and part.value.high]
-    if known:
-        _, part = max(known, key=lambda item: item[0])
-        text = Column("", "", "interval", 3).text(part.value)
-        yield f"Highest rank correlation: {text} ({part.name})."

@@ -1,4 +1,4 @@
-"""The rules by which all methods are compared, and the records that keep to them."""
+"""The records of all methods, compared on each task by the same rules."""
 
 from __future__ import annotations
 
@@ -8,63 +8,14 @@ from dataclasses import dataclass
 from ecqx.errors import InputError
 from ecqx.report.evidence import Evidence
 from ecqx.report.records import COMPARISON, FIXED, METHODS, Record, Setting
+from ecqx.report.rules import Fairness, Rules
 from ecqx.report.selection import flat
 from ecqx.report.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Fairness:
-    """What all methods are compared by on one task.
-
-    Attributes
-    ----------
-    ratios : (float, float)
-        Range of compression ratios that the area under the curve is taken over.
-    trials : int
-        Trials of every method that has something to choose.
-    """
-
-    ratios: tuple[float, float]
-    trials: int
-
-    def __post_init__(self) -> None:
-        low, high = self.ratios
-        if not 0 < low < high:
-            raise InputError(f"ratios must be positive and ascending, not {low:g} and {high:g}")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What all methods are compared by.
-
-    Attributes
-    ----------
-    loss : float
-        How far the validation accuracy of a file may lie below that of full precision, a fraction
-        of one.
-    tasks : mapping of str to Fairness
-        What holds for each task.
-    """
-
-    loss: float
-    tasks: Mapping[str, Fairness]
-
-    @property
-    def loss_in_words(self) -> str:
-        """The loss that is allowed, in points."""
-        return f"{100 * self.loss:g} points"
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """The records of sweep "comparison" and their rules; a setting is a trial of its method.
-
-    Attributes
-    ----------
-    evidence : Evidence
-        Of that sweep alone.
-    rules : Rules
-    """
+    """The records of sweep "comparison" and their rules; a setting is a trial of its method."""
 
     evidence: Evidence
     rules: Rules
@@ -113,7 +64,7 @@ class Comparison:
         return self.of(task)[0].mean("accuracy_fp32")
 
     def ranges_in_words(self) -> str:
-        """Over which compression ratios each task's area is taken."""
+        """The range of compression ratios that each task's area is taken over."""
         ranges = (self.fairness(task).ratios for task in self.tasks)
         return f"from {self._each(f'{low:g} to {high:g}' for low, high in ranges)}"
 
@@ -122,14 +73,13 @@ class Comparison:
         return f"{self._each(str(self.fairness(task).trials) for task in self.tasks)} trials"
 
     def _each(self, words: Iterable[str]) -> str:
-        """What holds for the tasks, in their order; said once where it is the same for all."""
-        said = list(words)
-        if len(set(said)) == 1:
-            return said[0]
-        return ", ".join(f"{w} ({t})" for w, t in zip(said, self.tasks.values(), strict=True))
+        """One text for each task; a single one where all are equal."""
+        texts = list(words)
+        if len(set(texts)) == 1:
+            return texts[0]
+        return ", ".join(f"{w} ({t})" for w, t in zip(texts, self.tasks.values(), strict=True))
 
     def _check(self, task: str) -> None:
-        """Whether the files of a task can be compared."""
         if task not in self.rules.tasks:
             raise InputError(f"task {task}: report.comparison names no ratios and trials for it")
         sizes = sorted({record.parameters for record in self.records(task)})

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ecqx.report.columns import (
     ACCURACY,
     BITS,
     DROP,
+    LABEL,
     LAMBDA,
     METHOD,
     RATIO,
     SEEDS,
     SIZE,
     SPARSITY,
-    measures,
+    VARIANT,
     other_columns,
-    other_measures,
     reading,
     row,
+    settings_table,
     table,
 )
 from ecqx.report.comparison import Comparison
@@ -28,8 +30,7 @@ from ecqx.report.records import GRID_METHODS, Setting
 from ecqx.report.selection import flat, front
 from ecqx.report.statistics import estimate
 
-VARIANT = Column("variant", "other settings")
-COST = Column("cost", "cost of a step (times)", "number", 2)
+COST = Column("cost", "cost of a step (times)", "number", 2, value=lambda s: cost([s]))
 MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO)
 # Bit width → the methods of that width whose values are trained, to stand beside ECQ's grid.
 WIDTHS = {2: ("EC2T", "EC2Tx"), 4: ("FantastIC4", "FantastIC4x")}
@@ -57,28 +58,27 @@ def methods(comparison: Comparison) -> Table:
     """One row for each task and method."""
     loss = comparison.rules.loss_in_words
     caption = (
-        f"Every method had {comparison.trials_in_words()}, those without anything to choose one. "
-        "Area: at each file size the file of highest validation accuracy that fits is taken; the "
-        "area is the mean of the test accuracies of these files over all sizes that a compression "
-        f"ratio {comparison.ranges_in_words()} allows, "
-        "evenly over the logarithm of the ratio, and 0 is counted where no file fits. Within "
+        f"Every method had {comparison.trials_in_words()}, those without a setting to choose one. "
+        "Area: mean test accuracy over file sizes, weighted evenly on a logarithmic scale, at "
+        f"compression ratios {comparison.ranges_in_words()}; at each size the file of highest "
+        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits. Within "
         f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
-        "that of full precision; where some seed has none, the seeds that have one are counted and "
-        "nothing is averaged. On the front: trials that no trial of any method dominates in mean "
-        "size and mean validation accuracy. Largest ratio: that of the method’s smallest trial, at "
-        f"whatever accuracy. {reading(comparison.evidence)} {COST_IN_WORDS}"
+        "that of full precision; averaged only where every seed has one. On the front: trials that "
+        "are Pareto-optimal among all methods in mean size and mean validation accuracy. Largest "
+        "ratio: that of the method’s smallest trial, at whatever accuracy. "
+        f"{reading(comparison.evidence)} {COST_IN_WORDS}"
     )
     columns = (
-        *(METHOD, Column("trials", "trials", "number")),
+        *(METHOD, Column("trials", "trials", "number", paper="no")),
         Column("area_percent", "area (%)", "spread", 2, 100),
         Column("seeds_within", f"seeds within {loss}"),
-        Column("size_within_kb", "size there (kB)", "spread", 2, 1e-3),
-        Column("ratio_within", "ratio there", "spread", 1),
-        Column("drop_within_points", "drop there (points)", "spread", 2, 100),
+        replace(SIZE, key="size_within_kb", header="size there (kB)"),
+        replace(RATIO, key="ratio_within", header="ratio there"),
+        replace(DROP, key="drop_within_points", header="drop there (points)"),
         Column("on_front", "on the front", "number"),
-        Column("largest_ratio", "largest ratio", "spread", 1),
-        Column("accuracy_at_largest_percent", "accuracy at it (%)", "spread", 2, 100),
-        *(COST, Column("chosen", "chosen within the loss")),
+        replace(RATIO, key="largest_ratio", header="largest ratio"),
+        replace(ACCURACY, key="accuracy_at_largest_percent", header="accuracy at it (%)"),
+        *(COST, Column("chosen", "chosen within the loss", paper="no")),
     )
     rows = [row for task in comparison.tasks for row in _methods(comparison, task)]
     title = "Methods compared"
@@ -106,56 +106,55 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
 
 def trials(comparison: Comparison) -> Table:
     """Every trial of every method."""
-    evidence = comparison.evidence
-    rows = []
-    for task in comparison.tasks:
-        best = front(comparison.of(task))
-        for method in comparison.methods(task):
-            own = comparison.of(task, method)
-            best_of_method = front(own)
-            for trial in own:
-                place = ON_ALL if trial in best else ON_OWN if trial in best_of_method else None
-                cells = (
-                    *(method, trial.bits, trial.lam_in_words, trial.variant),
-                    *(trial.mean("accuracy_validation"), *measures(trial, MEASURES)),
-                    *(*other_measures(evidence, trial), place, cost([trial]), len(trial.records)),
-                )
-                rows.append(row(trial.records, *cells))
     caption = (
-        "All trials of all methods. On the front of the method are those that no other trial of "
-        "the same method dominates in mean size and mean validation accuracy, on the front of all "
-        "those that none of any method does; these are on the front of their method, too. "
-        f"{reading(comparison.evidence)} Sparsity is the share of zeros among the weights. "
-        f"{COST_IN_WORDS}"
+        "On the front: trials that are Pareto-optimal in mean size and mean validation accuracy, "
+        f"among those of all methods or of the same method. {reading(comparison.evidence)} "
+        f"Sparsity is the share of zeros among the weights. {COST_IN_WORDS}"
     )
     columns = (
         *(METHOD, BITS, LAMBDA, VARIANT),
-        Column("validation_percent", "validation (%)", "spread", 2, 100),
-        *(*MEASURES, *other_columns(evidence)),
-        *(Column("front", "on the front"), COST, SEEDS),
+        Column(
+            *("validation_percent", "validation (%)", "spread", 2, 100),
+            value=lambda trial: trial.mean("accuracy_validation"),
+        ),
+        *(replace(column, paper="no") if column is DROP else column for column in MEASURES),
+        *other_columns(comparison.evidence),
+        *(Column("front", "on the front"), replace(COST, paper="no"), SEEDS),
     )
-    return table(evidence, "trials", "All trials of all methods", caption, columns, rows)
+    title = "All trials of all methods"
+    rows = (row for task in comparison.tasks for row in _trials(comparison, task))
+    return settings_table(comparison.evidence, "trials", title, caption, columns, rows)
+
+
+def _trials(comparison: Comparison, task: str) -> Iterator[tuple[Setting, Mapping[str, Cell]]]:
+    best = front(comparison.of(task))
+    for method in comparison.methods(task):
+        own = comparison.of(task, method)
+        best_of_method = front(own)
+        for trial in own:
+            place = ON_ALL if trial in best else ON_OWN if trial in best_of_method else None
+            yield trial, {"front": place}
 
 
 def family(comparison: Comparison) -> Table:
     """EC2T beside ECQ of 2 bit and FantastIC4 beside ECQ of 4 bit, each without and with LRP."""
-    rows = []
-    for task in comparison.tasks:
-        present = comparison.methods(task)
-        for bits, others in WIDTHS.items():
-            if not set(others) & set(present):
-                continue
-            grid = [t for m in GRID_METHODS for t in comparison.of(task, m) if t.bits == bits]
-            for trial in grid + [t for method in others for t in comparison.of(task, method)]:
-                label = (bits, trial.method, trial.lam_in_words, trial.variant)
-                rows.append(row(trial.records, *label, *measures(trial, MEASURES)))
+    rows = [
+        trial
+        for task in comparison.tasks
+        for bits, others in WIDTHS.items()
+        if set(others) & set(comparison.methods(task))
+        for method in (*GRID_METHODS, *others)
+        for trial in comparison.of(task, method)
+        if method in others or trial.bits == bits
+    ]
     caption = (
-        "Quantizers of one bit width side by side: EC2T, whose values are zero and two trained "
-        "ones, and ECQ with its grid of 2 bit; FantastIC4, whose values are the sums of four "
-        "trained ones, and ECQ with its grid of 4 bit; an x marks the methods with relevance. Each "
-        "method has a scale of Λ of its own, so rows of equal Λ are no pairs: compare accuracies "
-        f"at like sizes. {reading(comparison.evidence)}"
+        "Quantizers of one bit width side by side: EC2T (zero and two trained centroids) and ECQ "
+        "with a grid of 2 bit; FantastIC4 (all sums of four trained numbers) and ECQ with a grid "
+        "of 4 bit; an x marks the methods with relevance. Λ means something else in each method: "
+        f"compare accuracies at similar sizes, not at equal Λ. {reading(comparison.evidence)}"
     )
-    columns = (BITS, METHOD, LAMBDA, VARIANT, *MEASURES)
-    title = "The family of quantizers"
-    return table(comparison.evidence, "family", title, caption, columns, rows)
+    return settings_table(
+        *(comparison.evidence, "family", "The family of quantizers", caption),
+        columns=(*LABEL, VARIANT, *MEASURES),
+        rows=((trial, {}) for trial in rows),
+    )

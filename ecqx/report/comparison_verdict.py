@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ecqx.report.columns import row, table
-from ecqx.report.comparison import Comparison, Rules
+from ecqx.report.columns import RATIO, SIZE, row, table
+from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
 from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import PAPER_METHOD, Record
+from ecqx.report.rules import Rules
 from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
 from ecqx.report.verdicts import Verdict, judge_against
 
@@ -35,20 +36,18 @@ SIZES = {
 class Duel:
     """ECQx against one other method.
 
+    Where all seeds agree, intervals have the pooled deviation of the task's duels.
+
     Attributes
     ----------
-    rival : str
     area : Estimate or None
         Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
-        Its interval, like those below, has the pooled deviation of the task's duels where all
-        seeds agree.
     common : Estimate or None
         The same over the part of the range where both have a file with every seed; None where
         there is no such part.
     factor : Estimate or None
-        Smallest file within the loss of the other over that of ECQx: the geometric mean over seeds
-        with its interval, above one where ECQx is smaller. None where some seed of either has no
-        such file.
+        Smallest file within the loss of the other over that of ECQx: geometric mean over seeds,
+        above one where ECQx is smaller. None where some seed of either has no such file.
     coverage : str
         How many of the seeds have such a file of both.
     """
@@ -76,13 +75,8 @@ class Duel:
 class Judgement:
     """The verdict on one task.
 
-    Attributes
-    ----------
-    task, title : str
-    duels : tuple of Duel
-        In the order of the methods; empty where ECQx, or anything else, was not measured.
-    smallest : str
-        The methods of the smallest files within the loss, in words.
+    ``duels`` is empty where ECQx, or anything else, was not measured; ``smallest`` names the
+    methods of the smallest files within the loss.
     """
 
     task: str
@@ -99,17 +93,21 @@ class Judgement:
         """The verdict in one line."""
         if not self.duels:
             return f"{self.title}: there is nothing to compare {PAPER_METHOD} with."
-        parts = [
-            f"{words} {', '.join(r)}" for v, words in RELATIONS.items() if (r := self.rivals(v))
-        ]
-        return f"{self.title}: {PAPER_METHOD} {'; '.join(parts)}."
+        verdicts = {duel.rival: duel.verdict for duel in self.duels}
+        return f"{self.title}: {PAPER_METHOD} {_relations(RELATIONS, verdicts)}."
 
     @property
     def size_sentence(self) -> str:
         """The same about the files within the loss; empty where there is nothing to compare."""
-        rivals = {v: [d.rival for d in self.duels if d.size_verdict is v] for v in SIZES}
-        parts = [f"{SIZES[v]} {', '.join(named)}" for v, named in rivals.items() if named]
-        return f"{PAPER_METHOD}’s files there are {'; '.join(parts)}." if parts else ""
+        verdicts = {duel.rival: duel.size_verdict for duel in self.duels}
+        words = _relations(SIZES, verdicts)
+        return f"{PAPER_METHOD}’s files there are {words}." if words else ""
+
+
+def _relations(words: Mapping[Verdict, str], verdicts: Mapping[str, Verdict]) -> str:
+    """Each verdict that occurs, in words, with the methods that have it."""
+    named = {v: [rival for rival, own in verdicts.items() if own is v] for v in words}
+    return "; ".join(f"{words[v]} {', '.join(rivals)}" for v, rivals in named.items() if rivals)
 
 
 def judge(comparison: Comparison) -> list[Judgement]:
@@ -121,25 +119,21 @@ def judge(comparison: Comparison) -> list[Judgement]:
 
 
 def _duels(comparison: Comparison, task: str) -> tuple[Duel, ...]:
-    methods = comparison.methods(task)
-    if PAPER_METHOD not in methods:
+    files = {method: comparison.records(task, method) for method in comparison.methods(task)}
+    own = files.pop(PAPER_METHOD, None)
+    if not own:
         return ()
-    rivals = [method for method in methods if method != PAPER_METHOD]
     loss, ratios = comparison.rules.loss, comparison.fairness(task).ratios
-    own, *theirs = (comparison.records(task, method) for method in (PAPER_METHOD, *rivals))
-    ours, *others = (kept(files, loss) for files in (own, *theirs))
-    differences = with_pooled_spread([_difference(own, files, ratios) for files in theirs])
-    common = with_pooled_spread([_common_difference(own, files, ratios) for files in theirs])
+    ours, others = kept(own, loss), [kept(theirs, loss) for theirs in files.values()]
+    whole = with_pooled_spread([_difference(own, f, ratios) for f in files.values()])
+    common = with_pooled_spread([_common_difference(own, f, ratios) for f in files.values()])
     factors = with_pooled_spread([_log_factor(ours, other) for other in others])
+    counts = [len(ours.files.keys() & other.files.keys()) for other in others]
     return tuple(
-        Duel(
-            rival=rival,
-            area=differences[i],
-            common=common[i],
-            factor=_exponential(factors[i]),
-            coverage=f"{len(ours.files.keys() & others[i].files.keys())} of {ours.seeds}",
+        Duel(rival, area, part, _exponential(factor), f"{count} of {ours.seeds}")
+        for rival, area, part, factor, count in zip(
+            files, whole, common, factors, counts, strict=True
         )
-        for i, rival in enumerate(rivals)
     )
 
 
@@ -153,14 +147,13 @@ def _common_difference(
     own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
 ) -> Estimate | None:
     """Difference of areas where both have files: up to the ratio that both reach with any seed."""
-    low, high = ratios
     reached = [
         max(file.compression_ratio for file in files)
         for method in (own, theirs)
         for files in by_seed(method).values()
     ]
-    common = (low, min(high, *reached))
-    return _difference(own, theirs, common) if common[1] > low else None
+    common = (ratios[0], min(ratios[1], *reached))
+    return _difference(own, theirs, common) if common[1] > common[0] else None
 
 
 def _log_factor(ours: Kept, other: Kept) -> Estimate | None:
@@ -194,37 +187,31 @@ def _smallest_in_words(comparison: Comparison, task: str) -> str:
     return "; then ".join(words for _, words in sorted(sizes, key=lambda pair: pair[0])[:2])
 
 
-SIZE = Column("size_kb", "size (kB)", "spread", 1, 1e-3)
-RATIO = Column("ratio", "ratio", "spread", 1)
-
-
 def rule(comparison: Comparison) -> str:
     """How the verdict follows from the numbers."""
     return (
-        "Each method is judged by the area under its curve: at every file size that a compression "
-        f"ratio {comparison.ranges_in_words()} allows, the file of highest validation accuracy "
-        "that fits is taken, and the test accuracies of these files are averaged, evenly over the "
-        "logarithm of the ratio. Where none fits, accuracy counts as 0: how small its files get "
-        "counts for a method, too, and one whose files are all larger has an area of 0. "
-        f"{PAPER_METHOD} wins where the 95 % "
-        "interval of the difference of areas, paired per seed (Student’s t), lies above 0, loses "
-        "where it lies below, and ties otherwise. Where the same difference, taken only up to the "
-        "ratio that both methods reach with every seed, points the other way, the verdict is that "
-        "it depends on the size. Where all seeds agree exactly, the deviation of the differences "
-        "is that of the task’s other methods, pooled; where none has any, or with one seed, the "
-        "comparison is inconclusive. Every interval stands for its own comparison; none is widened "
-        "for there being many, so some of the many may miss the truth by chance. A tie means that "
-        "these seeds show no difference, not that the methods are equal."
+        "Each method is judged by the area under its curve of test accuracy over file size, at "
+        f"compression ratios {comparison.ranges_in_words()}. At each size the file of highest "
+        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits; sizes "
+        f"are weighted evenly on a logarithmic scale. {PAPER_METHOD} wins where the 95 % interval "
+        "of the difference of areas, paired per seed (Student’s t), lies above 0, loses where it "
+        "lies below, and ties otherwise. The verdict is that it depends on the size where the "
+        "same difference, over the ratios that both methods reach with every seed, points the "
+        "other way. Where all seeds agree exactly, the deviation is pooled over the task’s other "
+        "methods; where none has any, or with one seed, the comparison is inconclusive. The "
+        "intervals are not corrected for multiple comparisons. A tie means that these seeds show "
+        "no difference, not that the methods are equal."
     )
 
 
 def smallest_rule(rules: Rules) -> str:
     """What the smallest files are."""
+    loss = rules.loss_in_words
     return (
-        f"Smallest within {rules.loss_in_words}: the smallest file of each seed whose validation "
-        f"accuracy is at most {rules.loss_in_words} below that of the same checkpoint trained as "
-        "long in full precision, of the methods that have one with every seed. They are compared "
-        "by the 95 % interval of the mean logarithm of the two sizes’ ratio."
+        f"Smallest within {loss}: the smallest file of each seed whose validation accuracy is at "
+        f"most {loss} below that of the same checkpoint trained as long in full precision, of the "
+        "methods that have such a file with every seed. They are compared by the 95 % interval of "
+        "the mean logarithm of the two sizes’ ratio."
     )
 
 
@@ -249,9 +236,9 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     ]
     caption = (
         f"Area of {PAPER_METHOD} minus that of the other method, over the whole range and over the "
-        "part of it where both have files with every seed, and the size of the other’s smallest "
-        f"file within {loss} of full precision over ours (above 1: ours is smaller), as means with "
-        "95 % intervals over seeds."
+        "part where both have files with every seed, and the size of the other’s smallest file "
+        f"within {loss} of full precision over ours (above 1: ours is smaller); means with 95 % "
+        "intervals over seeds."
     )
     title = f"{PAPER_METHOD} against each other method"
     return table(comparison.evidence, "verdict", title, caption, columns, rows)

@@ -1,4 +1,4 @@
-"""All that was measured, with the words to label it."""
+"""The records of a suite, or of some of its sweeps, with titles and labels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,15 @@ from ecqx.report.records import GRID, Record, Setting, group_settings, read_reco
 from ecqx.report.selection import widths
 from ecqx.report.sources import describe, source_of
 
-# Labels of data longer than this lose what they have in brackets where there is little room.
+# Longer labels of data are shortened by what they have in brackets.
 LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured, or some sweeps of it, with the words to label it.
+    """The sorted records of a suite, or of some of its sweeps, and the same as settings.
 
-    Attributes
-    ----------
-    suite : str
-        Name of the suite.
-    tasks : dict of str to str
-        Titles of the tasks that have records, in the order in which they are shown.
-    records : list of Record
-        Sorted.
-    settings : list of Setting
-        The same records, grouped over seeds.
+    ``tasks`` has the titles of the tasks that have records, in the order in which they are shown.
     """
 
     suite: str
@@ -39,7 +30,7 @@ class Evidence:
     def collect(
         cls, suite: str, tasks: Mapping[str, str], entries: Iterable[Mapping[str, Any]]
     ) -> Evidence:
-        """Read the entries; a task without a title goes by its key, after those with one."""
+        """Read entries of ``metrics.json``; tasks without a title are shown by their key, last."""
         return cls._of(suite, tasks, read_records(entries))
 
     @classmethod
@@ -70,7 +61,7 @@ class Evidence:
         return widths(self.of(task, sweep))
 
     def reference_bits(self, task: str) -> int | None:
-        """The bit width that stands for a task where only one is shown: 4, or else the largest."""
+        """The bit width to show where only one is shown: 4, or else the largest."""
         bits = self.bits(task)
         return None if not bits else 4 if 4 in bits else bits[-1]
 
@@ -79,17 +70,15 @@ class Evidence:
         return [record for record in self.records if record.task == task]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Tasks without and with BatchNorm that belong together: X and X_bn."""
+        """Pairs of tasks without and with BatchNorm: X and X_bn."""
         return [(task, f"{task}_bn") for task in self.tasks if f"{task}_bn" in self.tasks]
 
-    # -- words -------------------------------------------------------------------------------------
-
     def metric(self, task: str) -> str:
-        """What the task's accuracy is."""
+        """Name of the metric that is the task's accuracy."""
         return self.of_task(task)[0].metric
 
     def metric_of_all(self, tasks: Iterable[str]) -> str:
-        """What the accuracies of some tasks are together: "accuracy" for each kind of it."""
+        """One name for the metrics of some tasks: "accuracy" for every kind of accuracy."""
         metrics = {self.metric(task) for task in tasks}
         if all(metric.endswith("accuracy") for metric in metrics):
             return "accuracy"
@@ -104,12 +93,12 @@ class Evidence:
         return self.of_task(task)[0].dataset
 
     def data_in_short(self, task: str) -> str:
-        """The same without what a long label has in brackets."""
+        """The same; of a long label, without what it has in brackets."""
         data = self.data(task)
         return data if len(data) <= LABEL_LENGTH else data.split(" (")[0]
 
     def common_data(self, tasks: Iterable[str]) -> str | None:
-        """The data of some tasks if it is the same for all of them, in short."""
+        """The data of some tasks, shortened, if it is the same for all of them."""
         labels = {self.data_in_short(task) for task in tasks}
         return labels.pop() if len(labels) == 1 else None
 
@@ -123,5 +112,5 @@ class Evidence:
         return sorted({len(setting.records) for setting in self.settings})
 
     def notes(self, tasks: Iterable[str]) -> str:
-        """What some tasks were measured on, in sentences."""
+        """What some tasks were measured on, one sentence for all that were measured alike."""
         return " ".join(describe((self.tasks[t], source_of(self.of_task(t))) for t in tasks))

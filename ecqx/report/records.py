@@ -1,4 +1,4 @@
-"""The measured runs of every method, typed: one record, and one setting over its seeds."""
+"""The measured runs of every method: one record a run, one setting for the runs of all seeds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.report.statistics import Estimate, estimate
+from ecqx.report.statistics import Estimate, estimate, grouped
 
 MISSING = "–"
 
-# All methods in the order in which they are shown: those that the paper compares, those whose
-# centroids are trained, what a user would pick instead, and what leaves nothing to choose.
+# All methods in the order in which they are shown: the paper's, those with trained centroids,
+# what a user would pick instead, and those without any setting.
 PAPER_METHOD = "ECQx"
 GRID_METHODS = ("ECQ", PAPER_METHOD)
 TRAINED_METHODS = ("EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
@@ -46,10 +46,9 @@ SHOWN_CHECKSUM = 8
 class Record:
     """One measured run, an entry of ``metrics.json``.
 
-    Accuracies, which are what the task's metric gives, other metrics and sparsity are fractions
-    of one; ``accuracy`` and ``accuracy_validation`` are those of the model decoded from its file.
-    What a method does not have is None. ``configuration`` holds the values of `CONFIGURATION`, in
-    that order.
+    Accuracies (values of the task's metric), other metrics and sparsity are fractions of one;
+    ``accuracy`` and ``accuracy_validation`` are those of the model decoded from its file. What
+    does not apply to a method is None. ``configuration`` holds the values of `CONFIGURATION`.
     """
 
     run_id: str
@@ -97,12 +96,12 @@ class Record:
 
     @property
     def samples_seen(self) -> int:
-        """Training samples that the run can have seen at most, each counted once."""
+        """Upper bound of the distinct training samples that the run has seen."""
         return min(self.steps * self.batch_size, self.train_samples)
 
     @property
     def start_in_words(self) -> str:
-        """What the stage that makes the starting checkpoint began with."""
+        """What stage pretrain started from."""
         _, is_given, checksum = self.start.partition(GIVEN_START)
         return f"checkpoint {checksum[:SHOWN_CHECKSUM]}" if is_given else "random weights"
 
@@ -116,9 +115,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Setting:
-    """The records of one setting, which differ in their seed only, by ascending seed.
+    """The records of one setting, one for each seed, by ascending seed.
 
-    ``lam`` is NaN where the method has none, which only sweep "comparison" allows.
+    ``lam`` is NaN for methods without Λ, which only sweep "comparison" allows.
     """
 
     task: str
@@ -132,7 +131,7 @@ class Setting:
 
     @property
     def first(self) -> Record:
-        """The record that stands for what all of them have in common."""
+        """The record to read what all records share from."""
         return self.records[0]
 
     @property
@@ -156,22 +155,13 @@ class Setting:
 
 
 def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
-    """Check and sort the records, so that nothing depends on the order in which they come.
-
-    Parameters
-    ----------
-    entries : iterable of mapping
-        Entries of ``metrics.json``. Those of unknown sweeps are left out, unknown keys ignored.
-
-    Returns
-    -------
-    list of Record
+    """Check and sort entries of ``metrics.json``; unknown sweeps and keys are ignored.
 
     Raises
     ------
     InputError
-        If a key is missing, a method is none of its sweep's, or two records share a setting and a
-        seed.
+        If there are no runs, a key is missing, a method does not belong to its sweep, or two
+        records share a setting and a seed.
     """
     known = (entry for entry in entries if entry.get("sweep", GRID) in METHODS_OF_SWEEP)
     read = sorted(map(_read, known), key=_order)
@@ -215,20 +205,18 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _natural(text: str) -> tuple[Any, ...]:
-    """Key that sorts texts that differ only in their numbers by these numbers."""
+    """Sort key: texts that differ only in their numbers are sorted by these numbers."""
     number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
     return (re.sub(number, "", text), [float(found) for found in re.findall(number, text)], text)
 
 
-# What the records of a setting share.
-_Shared = tuple[str, str, str, int | None, str | None, float | None, float]
-
-
 def group_settings(records: Iterable[Record]) -> list[Setting]:
     """Settings in the order of their records, each with its records by ascending seed."""
-    groups: dict[_Shared, list[Record]] = {}
-    for record in records:
-        lam = math.nan if record.lam is None else record.lam
-        key = (record.task, record.sweep, record.method, record.bits, record.variant, record.p, lam)
-        groups.setdefault(key, []).append(record)
-    return [Setting(*key, tuple(group)) for key, group in groups.items()]
+
+    def shared(
+        run: Record,
+    ) -> tuple[str, str, str, int | None, str | None, float | None, float]:
+        lam = math.nan if run.lam is None else run.lam
+        return (run.task, run.sweep, run.method, run.bits, run.variant, run.p, lam)
+
+    return [Setting(*key, tuple(own)) for key, own in grouped(records, shared).items()]

@@ -1,81 +1,63 @@
 """The regression gate: are these runs worse than those that were accepted?
 
-Every difference is worse, better or different; what makes `make check` fail is said apart from that
-(`Difference.counts`).
-
-On the machine and packages of the accepted runs any difference counts. A value that has a good
-direction (accuracy up, bytes down) is worse or better, any other is different.
+Every difference is worse, better or different; `Difference.counts` says whether the check fails
+because of it. On the machine and packages of the accepted runs every difference counts.
 
 Elsewhere the last digits differ, and training amplifies them. There the means over seeds are
-compared, per setting. They are worse if ``accuracy`` or ``sparsity`` is lower, or ``bytes`` larger,
-by more than a tolerance, and better if it is the other way round; only worse ones count:
+compared, per setting, and only worse ones count: a mean of ``accuracy`` or ``sparsity`` that is
+lower, or of ``bytes`` that is larger, by more than a tolerance
 
-    tolerance = t · s · √(1/n + 1/n)
+    t · s · √(1/n + 1/n)
 
 - n: seeds of the setting that both sides have.
 - s: standard deviation (n − 1) over the accepted runs' seeds, of this setting or pooled over all
-  settings of its task, whichever is larger. Three seeds that happen to agree thus do not make a
-  tolerance of nothing, and new runs that scatter do not widen it. Bytes are taken relative to
-  their mean.
+  settings of its task, whichever is larger: three seeds that happen to agree do not make a
+  tolerance of zero, and new runs that scatter do not widen it. Bytes are relative to their mean.
 - t: one-sided quantile of Student's distribution at 1 − 0.01/m, with the pooled deviation's degrees
-  of freedom; m is the number of means compared. All of them together thus raise a false alarm in
-  at most one of a hundred checks, if the new runs are as good.
+  of freedom; m is the number of means compared. If the new runs are as good, at most one check in
+  a hundred raises a false alarm.
 
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
 points of accuracy or sparsity and 2 % of the bytes. Bytes outside the coded integers must be equal
-everywhere. A run that is missing is worse, on any machine; one that is new is different.
+everywhere. A missing run is worse on any machine; a new one is different.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, variance
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy import stats
 
 from ecqx.errors import InputError
-from ecqx.report.naming import ALWAYS_NAMED, Names, setting_of
+from ecqx.report.records import CONFIGURATION
+from ecqx.report.statistics import grouped
 
 Run = Mapping[str, Any]
+Pair = tuple[Run, Run]
 
-# The configuration of a run's quantizer and relevance, beside bits, Λ and p.
-CONFIGURATION = (
-    "sparsity_band",
-    "alpha",
-    "gradient",
-    "composite",
-    "canonizer",
-    "weight_rule",
-    "lrp_output",
-    "relevance_of",
-    "pmf",
-    "lambda_max",
-)
+ALWAYS_NAMED = ("task", "method", "bits", "lam")
 # What the runs of a setting share; they differ in the seed only.
 SETTINGS = (
-    *ALWAYS_NAMED,
-    *("sweep", "variant", "p"),
-    *CONFIGURATION,
-    *("relevance_every", "relevance_samples", "floats", "settings"),
+    *(*ALWAYS_NAMED, "sweep", "variant", "p", *CONFIGURATION, "settings"),
     *("lr", "batch_size", "epochs", "dataset", "model", "metric"),
 )
-# Runs on other data, or from another start, say nothing about each other.
+# Runs on other data, or from another start, cannot be compared.
 SOURCE = ("dataset", "data_checksum", "start")
 # The quantities that have a good direction: up, or down.
-UP, DOWN = 1, -1
 GOOD = {
-    **dict.fromkeys(("accuracy", "accuracy_validation", "sparsity", "compression_ratio"), UP),
-    **dict.fromkeys(("bytes", "bytes_integers", "bytes_other"), DOWN),
+    **dict.fromkeys(("accuracy", "accuracy_validation", "sparsity", "compression_ratio"), 1),
+    **dict.fromkeys(("bytes", "bytes_integers", "bytes_other"), -1),
 }
-# Those whose means are compared, and that of each run that must be equal on any machine.
+# Quantities whose means are compared, and the one that must be equal on any machine.
 MEANS = ("accuracy", "sparsity", "bytes")
 EXACT = "bytes_other"
-RELATIVE = ("bytes",)
 FALSE_ALARMS = 0.01
 UNKNOWN_SPREAD_TOLERANCE = 0.02
 
@@ -91,7 +73,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was.
+    """One difference from the accepted results.
 
     Attributes
     ----------
@@ -100,14 +82,14 @@ class Difference:
     quantity : str
         Key of the record that differs; ``run`` for a run that only one side has.
     old, new : object
-        Accepted and present value, means where several seeds were compared.
+        Accepted and present value; means where several seeds were compared.
     kind : Kind
     counts : bool
         Whether the check fails because of it.
     difference, tolerance : float or None
-        New minus old and what is allowed; None where the value is no number.
+        New minus old, and what is allowed; None where the value is no number.
     severity : float
-        The larger, the more of its kind.
+        Orders the differences of a kind, the largest first.
     """
 
     setting: str
@@ -119,6 +101,54 @@ class Difference:
     difference: float | None = None
     tolerance: float | None = None
     severity: float = math.inf
+
+
+def setting_of(run: Run, keys: Iterable[str]) -> str:
+    """What identifies the setting of a run: the values of these keys."""
+    return json.dumps([run.get(key) for key in keys], sort_keys=True)
+
+
+class Names:
+    """Settings in words: task, method, bits and Λ, and as few other keys as tell them apart.
+
+    Parameters
+    ----------
+    runs : sequence of mapping
+        All runs that are to be told apart.
+    keys : sequence of str
+        What the runs of a setting share.
+    """
+
+    def __init__(self, runs: Sequence[Run], keys: Sequence[str]) -> None:
+        groups = grouped(runs, lambda run: setting_of(run, ALWAYS_NAMED))
+        self._apart = {base: _telling_keys(group, keys) for base, group in groups.items()}
+
+    def setting(self, run: Run) -> str:
+        """The setting of a run."""
+        task, method, bits, lam = (run.get(key) for key in ALWAYS_NAMED)
+        words = [f"{task} {method}"]
+        # Not every method has a bit width, or a Λ.
+        words += [f"{bits} bit"] if bits is not None else []
+        words += [f"Λ {lam}"] if lam is not None else []
+        apart = self._apart[setting_of(run, ALWAYS_NAMED)]
+        words += [f"{key} {run[key]}" for key in apart if run.get(key) is not None]
+        return " ".join(words)
+
+    def run(self, run: Run) -> str:
+        """One run of a setting."""
+        return f"{self.setting(run)} seed {run.get('seed')}"
+
+
+def _telling_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Keys that tell the settings of the runs apart, each only if those before it do not."""
+    chosen: list[str] = []
+    known = 1
+    for key in keys:
+        count = len({setting_of(run, [*chosen, key]) for run in runs})
+        if count > known:
+            chosen.append(key)
+            known = count
+    return chosen
 
 
 def compare(
@@ -139,7 +169,7 @@ def compare(
     Returns
     -------
     list of Difference
-        By `in_order`; empty if there is nothing to say.
+        By `in_order`.
 
     Raises
     ------
@@ -149,13 +179,16 @@ def compare(
     old, new = _by_id(old_runs), _by_id(new_runs)
     names = Names([*old.values(), *new.values()], SETTINGS)
     gone, _ = keys_apart(old.values(), new.values())
-    found = _unmatched(old, new, names, same_machine)
-    found += [_vanished(key, same_machine) for key in gone]
     pairs = [(old[key], new[key]) for key in old if key in new]
-    found += [_not_judged(*pair, names) for pair in pairs if not _comparable(*pair)]
-    judged = [pair for pair in pairs if _comparable(*pair)]
     judge = _all_fields if same_machine else _means
-    return in_order([*found, *judge(judged, names, gone)])
+    return in_order(
+        [
+            *_unmatched(old, new, names, same_machine),
+            *(_vanished(key, same_machine) for key in gone),
+            *(_not_judged(pair, names) for pair in pairs if not _comparable(pair)),
+            *judge([pair for pair in pairs if _comparable(pair)], names, gone),
+        ]
+    )
 
 
 def in_order(differences: Iterable[Difference]) -> list[Difference]:
@@ -167,36 +200,15 @@ def in_order(differences: Iterable[Difference]) -> list[Difference]:
 
 
 def keys_apart(old_runs: Iterable[Run], new_runs: Iterable[Run]) -> tuple[list[str], list[str]]:
-    """Keys of only the accepted runs, and keys of only the present ones.
-
-    Parameters
-    ----------
-    old_runs, new_runs : iterable of mapping
-        As for `compare`.
-
-    Returns
-    -------
-    tuple of list of str
-        Sorted; empty where one side has no runs.
-    """
+    """Sorted keys of only the accepted, and of only the present runs; none if a side is empty."""
     old, new = ({key for run in runs for key in run} for runs in (old_runs, new_runs))
     return (sorted(old - new), sorted(new - old)) if old and new else ([], [])
 
 
 def count_judged(old_runs: Iterable[Run], new_runs: Iterable[Run]) -> int:
-    """Number of runs that both sides have, made with the same data and start.
-
-    Parameters
-    ----------
-    old_runs, new_runs : iterable of mapping
-        As for `compare`.
-
-    Returns
-    -------
-    int
-    """
+    """Number of runs that both sides have, made with the same data and start."""
     old, new = _by_id(old_runs), _by_id(new_runs)
-    return sum(_comparable(old[key], new[key]) for key in old if key in new)
+    return sum(_comparable((old[key], new[key])) for key in old if key in new)
 
 
 def _by_id(runs: Iterable[Run]) -> dict[str, Run]:
@@ -214,38 +226,27 @@ def _source(run: Run) -> tuple[Any, ...]:
     return tuple(run.get(key) for key in SOURCE)
 
 
-def _comparable(old: Run, new: Run) -> bool:
-    return _source(old) == _source(new)
+def _comparable(pair: Pair) -> bool:
+    return _source(pair[0]) == _source(pair[1])
 
 
 def _unmatched(
     old: Mapping[str, Run], new: Mapping[str, Run], names: Names, same_machine: bool
-) -> list[Difference]:
-    """Runs that only one side has; not judged where their task has another source on each side."""
-    there, here = _sources(old.values()), _sources(new.values())
-    elsewhere = {task for task in {*there} & {*here} if there[task].isdisjoint(here[task])}
-
-    def found(run: Run, was: str, now: str, kind: Kind) -> Difference:
-        label = names.run(run)
-        if run.get("task") in elsewhere:
-            return Difference(label, "run", was, now, Kind.NOT_JUDGED, counts=False)
-        counts = same_machine or kind is Kind.WORSE
-        return Difference(label, "run", was, now, kind, counts)
-
-    lost = [run for key, run in old.items() if key not in new]
-    added = [run for key, run in new.items() if key not in old]
-    return [
-        *(found(run, "present", "missing", Kind.WORSE) for run in lost),
-        *(found(run, "missing", "present", Kind.DIFFERENT) for run in added),
-    ]
-
-
-def _sources(runs: Iterable[Run]) -> dict[Any, set[tuple[Any, ...]]]:
-    """What each task's runs were measured on."""
-    sources: dict[Any, set[tuple[Any, ...]]] = defaultdict(set)
-    for run in runs:
-        sources[run.get("task")].add(_source(run))
-    return sources
+) -> Iterator[Difference]:
+    """Runs that only one side has; not judged if the task has no source that both sides have."""
+    sources = [{(run.get("task"), _source(run)) for run in runs.values()} for runs in (old, new)]
+    tasks = [{task for task, _ in side} for side in sources]
+    elsewhere = tasks[0] & tasks[1] - {task for task, _ in sources[0] & sources[1]}
+    for runs, others, states, kind in (
+        (old, new, ("present", "missing"), Kind.WORSE),
+        (new, old, ("missing", "present"), Kind.DIFFERENT),
+    ):
+        for run in (run for key, run in runs.items() if key not in others):
+            if run.get("task") in elsewhere:
+                yield Difference(names.run(run), "run", *states, Kind.NOT_JUDGED, counts=False)
+            else:
+                counts = same_machine or kind is Kind.WORSE
+                yield Difference(names.run(run), "run", *states, kind, counts)
 
 
 def _vanished(key: str, same_machine: bool) -> Difference:
@@ -253,38 +254,31 @@ def _vanished(key: str, same_machine: bool) -> Difference:
     return Difference("every run", key, "present", "missing", counts=counts)
 
 
-def _not_judged(old: Run, new: Run, names: Names) -> Difference:
+def _not_judged(pair: Pair, names: Names) -> Difference:
+    old, new = pair
     key = next(key for key in SOURCE if old.get(key) != new.get(key))
-    return Difference(
-        names.run(old), key, old.get(key), new.get(key), Kind.NOT_JUDGED, counts=False
-    )
+    name = names.run(old)
+    return Difference(name, key, old.get(key), new.get(key), Kind.NOT_JUDGED, counts=False)
 
 
-def _all_fields(
-    pairs: Iterable[tuple[Run, Run]], names: Names, gone: Sequence[str]
-) -> list[Difference]:
-    """Every field that is not the same, of those that both sides know."""
-    pairs = list(pairs)
-    known = {key for old, _ in pairs for key in old} - {*gone}
-    return [
-        _exact(names.run(old), key, old.get(key), new.get(key))
-        for old, new in pairs
-        for key in sorted(known)
-        if not _same(old.get(key), new.get(key))
-    ]
+def _all_fields(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
+    """Every field that differs, of those that both sides have."""
+    known = sorted({key for old, _ in pairs for key in old} - {*gone})
+    return (found for pair in pairs for key in known for found in _exact(pair, key, names))
 
 
-def _same(old: Any, new: Any) -> bool:
-    return bool(old == new or (old != old and new != new))
-
-
-def _exact(label: str, quantity: str, old: Any, new: Any) -> Difference:
-    difference = _number(new) - _number(old)
-    kind = _kind(quantity, _number(old), _number(new))
-    if math.isnan(difference):
-        return Difference(label, quantity, old, new, kind)
-    severity = abs(difference) / max(abs(old), abs(new))
-    return Difference(label, quantity, old, new, kind, True, difference, 0.0, severity)
+def _exact(pair: Pair, quantity: str, names: Names) -> Iterator[Difference]:
+    """The difference of a field, if there is one."""
+    old, new = (run.get(quantity) for run in pair)
+    if old == new or (old != old and new != new):
+        return
+    was, now = _number(old), _number(new)
+    kind, change = _kind(quantity, was, now), now - was
+    if math.isnan(change):
+        yield Difference(names.run(pair[0]), quantity, old, new, kind)
+    else:
+        severity = abs(change) / max(abs(was), abs(now))
+        yield Difference(names.run(pair[0]), quantity, old, new, kind, True, change, 0.0, severity)
 
 
 def _kind(quantity: str, old: float, new: float, tolerance: float = 0.0) -> Kind:
@@ -301,26 +295,26 @@ def _number(value: Any) -> float:
     return float(value) if known else math.nan
 
 
-def _means(pairs: Iterable[tuple[Run, Run]], names: Names, gone: Sequence[str]) -> list[Difference]:
-    """Settings whose mean moved by more than the tolerance, and bytes that have to be equal."""
-    settings: dict[str, list[tuple[Run, Run]]] = defaultdict(list)
-    found = []
-    for old, new in pairs:
-        settings[setting_of(old, SETTINGS)].append((old, new))
-        if EXACT not in gone and not _same(old.get(EXACT), new.get(EXACT)):
-            found.append(_exact(names.run(old), EXACT, old.get(EXACT), new.get(EXACT)))
+def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
+    """Settings whose mean changed by more than the tolerance, and bytes that have to be equal."""
+    if EXACT not in gone:
+        for pair in pairs:
+            yield from _exact(pair, EXACT, names)
+    settings = grouped(pairs, lambda pair: setting_of(pair[0], SETTINGS)).values()
     means = [
-        _Mean.of(names.setting(group[0][0]), quantity, known)
+        _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
         for quantity in MEANS
         if quantity not in gone
-        for group in settings.values()
-        # What a method does not have is no number in its accepted runs.
-        if (known := [pair for pair in group if not math.isnan(_number(pair[0].get(quantity)))])
+        for own in settings
+        # What does not apply to a method is no number in its accepted runs.
+        if (known := [pair for pair in own if not math.isnan(_number(pair[0].get(quantity)))])
     ]
     confidence = 1 - FALSE_ALARMS / max(1, len(means))
-    pooled = _pooled(means)
-    judged = [mean.judged(pooled[mean.task, mean.quantity], confidence) for mean in means]
-    return [*found, *(difference for difference in judged if difference is not None)]
+    for alike in grouped(means, lambda mean: (mean.task, mean.quantity)).values():
+        freedom = sum(len(mean.pairs) - 1 for mean in alike)
+        squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
+        for mean in alike:
+            yield from mean.judged(squares / max(1, freedom), freedom, confidence)
 
 
 @dataclass(frozen=True)
@@ -330,51 +324,35 @@ class _Mean:
     setting: str
     task: str
     quantity: str
-    n: int
-    old: float
-    new: float
-    scale: float
-    variance: float
+    pairs: Sequence[Pair]
 
-    @classmethod
-    def of(cls, setting: str, quantity: str, pairs: Sequence[tuple[Run, Run]]) -> _Mean:
-        old = [_number(run.get(quantity)) for run, _ in pairs]
-        new = [_number(run.get(quantity)) for _, run in pairs]
-        scale = abs(fmean(old)) if quantity in RELATIVE else 1.0
-        spread = variance([value / scale for value in old]) if scale and len(old) > 1 else 0.0
-        task = pairs[0][0].get("task", "")
-        return cls(setting, task, quantity, len(old), fmean(old), fmean(new), scale, spread)
+    def _values(self, side: int) -> list[float]:
+        return [_number(pair[side].get(self.quantity)) for pair in self.pairs]
 
-    def judged(self, pooled: tuple[float, int], confidence: float) -> Difference | None:
-        """The change of the mean, where it is more than chance allows."""
-        mean_variance, freedom = pooled
-        deviation = math.sqrt(max(self.variance, mean_variance))
+    @property
+    def scale(self) -> float:
+        """Unit of deviations and tolerances."""
+        return abs(fmean(self._values(0))) if self.quantity == "bytes" else 1.0
+
+    @property
+    def variance(self) -> float:
+        """Variance over the accepted runs' seeds, in units of the scale."""
+        known = self.scale and len(self.pairs) > 1
+        return variance(value / self.scale for value in self._values(0)) if known else 0.0
+
+    def judged(self, pooled: float, freedom: int, confidence: float) -> Iterator[Difference]:
+        """The change of the mean, if it is more than chance allows."""
+        deviation = math.sqrt(max(self.variance, pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
         if deviation > 0:
-            allowed = float(stdtrit(freedom, confidence)) * deviation * math.sqrt(2 / self.n)
+            quantile = float(stats.t.ppf(confidence, freedom))
+            allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
-        change = self.new - self.old
-        kind = _kind(self.quantity, self.old, self.new, tolerance)
-        if kind is Kind.DIFFERENT:
-            return None
-        return Difference(
-            self.setting,
-            self.quantity,
-            self.old,
-            self.new,
-            kind,
-            kind is Kind.WORSE,
-            change,
-            tolerance,
-            abs(change) / tolerance if math.isfinite(change) and tolerance else math.inf,
-        )
-
-
-def _pooled(means: Iterable[_Mean]) -> dict[tuple[str, str], tuple[float, int]]:
-    """Pooled variance of each task's settings by quantity, and its degrees of freedom."""
-    squares: dict[tuple[str, str], float] = defaultdict(float)
-    freedom: dict[tuple[str, str], int] = defaultdict(int)
-    for mean in means:
-        squares[mean.task, mean.quantity] += mean.variance * (mean.n - 1)
-        freedom[mean.task, mean.quantity] += mean.n - 1
-    return {key: (squares[key] / max(1, free), free) for key, free in freedom.items()}
+        old, new = fmean(self._values(0)), fmean(self._values(1))
+        kind = _kind(self.quantity, old, new, tolerance)
+        if kind is not Kind.DIFFERENT:
+            change, counts = new - old, kind is Kind.WORSE
+            known = math.isfinite(change) and tolerance
+            severity = abs(change) / tolerance if known else math.inf
+            where = (self.setting, self.quantity)
+            yield Difference(*where, old, new, kind, counts, change, tolerance, severity)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from ecqx.report.records import Record, Setting
 from ecqx.report.statistics import (
     Curve,
     Estimate,
     estimate,
-    group_means,
+    grouped,
     interpolate_at_equal_sparsity,
     pareto_front,
 )
@@ -32,8 +33,8 @@ def widths(settings: Iterable[Setting]) -> list[int]:
 
 def over_seeds(records: Iterable[Record], name: str) -> Estimate:
     """Estimate over seeds of a number that belongs to the seed, such as ``accuracy_fp32``."""
-    per_seed = group_means((record.seed, getattr(record, name)) for record in records)
-    return estimate(seed.mean for seed in per_seed.values())
+    seeds = grouped(records, lambda record: record.seed)
+    return estimate(fmean(getattr(record, name) for record in own) for own in seeds.values())
 
 
 def most_accurate(settings: Sequence[Setting]) -> Setting:
@@ -55,16 +56,17 @@ def _validation(setting: Setting) -> float:
 
 def curves(settings: Iterable[Setting]) -> dict[int, Curve]:
     """Accuracy over sparsity along Λ, per seed."""
-    points: dict[int, list[tuple[float, float]]] = {}
-    for setting in settings:
-        for record in setting.records:
-            points.setdefault(record.seed, []).append((record.sparsity, record.accuracy))
-    return dict(points)
+    seeds = grouped(flat(settings), lambda record: record.seed)
+    return {seed: [(run.sparsity, run.accuracy) for run in own] for seed, own in seeds.items()}
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much more accurate one method is at equal sparsity, over the seeds of both."""
+    """How much more accurate one method is than another at equal sparsity.
+
+    Of the ``seeds`` of both methods those are ``compared`` whose curves have a range of sparsity in
+    common; ``low`` and ``high`` are the mean ends of that range. None without such a seed.
+    """
 
     difference: Estimate | None
     low: float
@@ -74,40 +76,21 @@ class Gain:
 
 
 def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:
-    """Accuracy of the first settings minus that of the second ones at equal sparsity.
-
-    Returns
-    -------
-    Gain
-        Its difference is None where no seed has a range of sparsity in common; ``low`` and
-        ``high`` are the ends of that range, averaged over the ``compared`` seeds that have one,
-        out of the ``seeds`` that both were run with.
-    """
+    """Accuracy of the first settings minus that of the second ones at equal sparsity."""
     from_first, from_second = curves(first), curves(second)
     seeds = [seed for seed in from_first if seed in from_second]
-    met = {
-        seed: equal
-        for seed in seeds
-        if (equal := interpolate_at_equal_sparsity(from_first[seed], from_second[seed]))
-    }
+    found = (interpolate_at_equal_sparsity(from_first[s], from_second[s]) for s in seeds)
+    met = [equal for equal in found if equal]
     if not met:
         return Gain(None, math.nan, math.nan, len(seeds), 0)
-    difference = estimate(equal.difference for equal in met.values())
-    low = estimate(equal.low for equal in met.values()).mean
-    high = estimate(equal.high for equal in met.values()).mean
-    return Gain(difference, low, high, len(seeds), len(met))
+    difference, low, high = zip(*met, strict=True)
+    return Gain(estimate(difference), fmean(low), fmean(high), len(seeds), len(met))
 
 
 def front(settings: Sequence[Setting]) -> list[Setting]:
-    """Settings that no other one dominates in mean file size and mean validation accuracy.
+    """Pareto-optimal settings by mean file size and mean validation accuracy, smallest first.
 
-    A setting dominates another if it is no worse in both and better in one, so equal ones stay
-    together.
-
-    Returns
-    -------
-    list of Setting
-        By ascending size.
+    Settings that are equal in both stay together.
     """
     points = [(s.mean("bytes").mean, _validation(s)) for s in settings]
     best = {points[index] for index in pareto_front(points)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from ecqx.report.records import MISSING, Record
+from ecqx.report.statistics import grouped
 
 # What a number was measured on, as columns of CSV.
 LABELS = ("data", "metric", "train_samples", "samples_seen", "epochs", "seeds", "start")
-# More values than this are given as a range.
+# More numbers than this are given as a range.
 LISTED = 5
 
 
@@ -24,7 +27,7 @@ class Source:
     train_samples : frozenset of int
         Size of the training split.
     seen, epochs, seeds : frozenset of int
-        Samples that a run was trained on, its epochs and seed; empty where they do not apply.
+        Samples that a run was trained on, its epochs and seed; empty where nothing was trained.
     """
 
     dataset: frozenset[str]
@@ -48,8 +51,8 @@ class Source:
         words = "at most " if partial and max(self.epochs) > 1 else ""
         return f"{words}{join(self.seen)} of {join(self.train_samples)}"
 
-    def text(self) -> str:
-        """All of it, in words."""
+    def text(self, with_start: bool = True) -> str:
+        """All of it in words; the start, which may be named by a checksum, if asked for."""
         parts = [f"{join(self.metric)} on {join(self.dataset)}"]
         if self.seen:
             epochs = f"{join(self.epochs)} epoch" + ("" if self.epochs == {1} else "s")
@@ -58,7 +61,8 @@ class Source:
             parts.append(f"{join(self.train_samples)} training samples")
         if self.seeds:
             parts.append(f"seed{'s' if len(self.seeds) > 1 else ''} {join(self.seeds)}")
-        return "; ".join([*parts, f"start: stage pretrain, from {join(self.start)}"])
+        start = [f"start: stage pretrain, from {join(self.start)}"] if with_start else []
+        return "; ".join([*parts, *start])
 
     def record(self) -> dict[str, str]:
         """The same by `LABELS`."""
@@ -67,53 +71,45 @@ class Source:
 
 
 def source_of(records: Iterable[Record], trained: bool = True) -> Source:
-    """What records of one task were measured on; not ``trained`` is their start.
-
-    Steps and epochs are those of the runs that trained at all.
-    """
+    """What records of one task were measured on, or, if not ``trained``, their start was."""
     listed = list(records)
+    # Not every method trains.
+    steps = [record for record in listed if record.steps > 0]
 
     def values(name: str, of: Iterable[Record] = listed) -> frozenset[Any]:
         return frozenset(getattr(record, name) for record in of)
 
-    known = Source(
-        values("dataset"), values("metric"), values("start_in_words"), values("train_samples")
+    start = (
+        *(values("dataset"), values("metric")),
+        *(values("start_in_words"), values("train_samples")),
     )
     if not trained:
-        return known
-    steps = [record for record in listed if record.steps > 0]
-    return replace(
-        known,
-        seen=values("samples_seen", steps),
-        epochs=values("epochs", steps),
-        seeds=values("seed"),
-    )
+        return Source(*start)
+    return Source(*start, values("samples_seen", steps), values("epochs", steps), values("seed"))
 
 
 def join(values: Iterable[Any]) -> str:
-    """Distinct values, ascending, numbers by their range where they are many; a dash for none."""
+    """Distinct values, ascending; many numbers as their range; a dash for none."""
     known = sorted({value for value in values if value is not None})
     if len(known) > LISTED and not isinstance(known[0], str):
         return f"{known[0]} to {known[-1]}"
     return ", ".join(str(value) for value in known) or MISSING
 
 
-def describe(measured: Iterable[tuple[str, Source]]) -> list[str]:
-    """What tasks were measured on, a sentence each; tasks measured alike stand together.
+def describe(measured: Iterable[tuple[str, Source]], with_start: bool = True) -> list[str]:
+    """What tasks were measured on, one sentence for all tasks that were measured alike.
 
     Parameters
     ----------
     measured : iterable of (str, Source)
-        Title of a task and what some numbers of it were measured on; titles may come again.
-
-    Returns
-    -------
-    list of str
+        Title of a task and what some of its numbers were measured on; titles may repeat.
+    with_start : bool
+        Whether to name what stage pretrain started from.
     """
-    by_title: dict[str, Source] = {}
-    for title, source in measured:
-        by_title[title] = by_title[title] | source if title in by_title else source
-    by_text: dict[str, list[str]] = {}
-    for title, source in by_title.items():
-        by_text.setdefault(source.text(), []).append(title)
+    by_title = grouped(measured, lambda pair: pair[0])
+    texts = {
+        title: reduce(or_, (source for _, source in pairs)).text(with_start)
+        for title, pairs in by_title.items()
+    }
+    by_text = grouped(texts, texts.__getitem__)
     return [f"{', '.join(titles)}: {text}." for text, titles in by_text.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ecqx.errors import InputError
@@ -10,8 +11,10 @@ from ecqx.report.columns import (
     ACCURACY,
     BITS,
     DROP,
+    ENTROPY,
     EPOCHS,
     FULL_PRECISION,
+    LABEL,
     LAMBDA,
     MEASURES,
     METHOD,
@@ -21,20 +24,20 @@ from ecqx.report.columns import (
     SIZE,
     SPARSITY,
     P,
-    measures,
     other_columns,
-    other_measures,
     reading,
     row,
+    settings_table,
     spread_in_words,
     table,
 )
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
-from ecqx.report.formats import Column, Row, Table
-from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Record, Setting
+from ecqx.report.formats import Cell, Column, Row, Table
+from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Setting
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
 from ecqx.report.sources import join, source_of
+from ecqx.report.statistics import grouped
 from ecqx.report.sweeps import (
     ablation,
     influence_of_batchnorm,
@@ -72,30 +75,28 @@ def build_tables(
 
 def best_files(evidence: Evidence) -> Table:
     """The file that validation chooses for each task, among all methods and bit widths."""
-    rows = []
-    for task in evidence.tasks:
-        settings = evidence.of(task)
-        if not settings:
-            continue
-        best = smallest_file(settings)
-        run = max(best.records, key=lambda run: run.accuracy_validation)
-        cells = (
-            *(best.method, best.bits, best.lam_in_words),
-            *(over_seeds(best.records, "bytes_fp32"), best.mean("bytes")),
-            *(best.mean("compression_ratio"), best.mean("accuracy"), best.drop()),
-            *(best.mean("sparsity"), run.run_id),
-        )
-        rows.append(row(best.records, *cells))
+
+    def file(setting: Setting) -> str:
+        return max(setting.records, key=lambda run: run.accuracy_validation).run_id
+
     caption = (
         "The smallest file of each task whose mean validation accuracy is at most 1 point below "
         "the best one. The file is that of the seed of highest validation accuracy, named by run. "
     )
     columns = (
-        *(METHOD, BITS, LAMBDA, Column("full_kb", "in 32 bit (kB)", "number", 0, 1e-3)),
-        *(SIZE, RATIO, ACCURACY, DROP, SPARSITY, Column("file", "file")),
+        *(METHOD, BITS, LAMBDA),
+        Column(
+            *("full_kb", "in 32 bit (kB)", "number", 0, 1e-3),
+            value=lambda s: over_seeds(s.records, "bytes_fp32"),
+        ),
+        *(SIZE, RATIO, ACCURACY, DROP, SPARSITY),
+        Column("file", "file", value=file, paper="no"),
     )
-    title = "Best file of each task"
-    return table(evidence, "best_files", title, caption + reading(evidence), columns, rows)
+    chosen = [smallest_file(own) for task in evidence.tasks if (own := evidence.of(task))]
+    title, caption = "Best file of each task", caption + reading(evidence)
+    return settings_table(
+        evidence, "best_files", title, caption, columns, ((setting, {}) for setting in chosen)
+    )
 
 
 def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> Table:
@@ -106,13 +107,16 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
     InputError
         If a published setup was not measured.
     """
+    setups = [setting for setup in published for setting in _measured(evidence, setup)]
     chosen = [
         choice
         for task in evidence.tasks
         for bits in evidence.bits(task)
-        for choice in (*_chosen(evidence, task, bits), *_setups(evidence, task, bits, published))
+        for choice in (
+            *_chosen(evidence, task, bits),
+            *((s, PUBLISHED) for s in setups if (s.task, s.bits) == (task, bits)),
+        )
     ]
-    _check_all_measured(published, [setting for setting, _ in chosen])
     caption = (
         "Per task, bit width and method: the setting of highest mean validation accuracy (most "
         "accurate) and the smallest file whose mean validation accuracy is at most 1 point below "
@@ -120,16 +124,23 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
     )
     if published:
         caption += (
-            f"Rows of the {PUBLISHED} have the bit width and Λ that the published code has for "
-            "this task, whatever comes of it. "
+            f"Rows of the {PUBLISHED} have the bit width and Λ of the published code for this "
+            "task, whatever their result. "
         )
     columns = (
-        *(METRIC, BITS, METHOD, Column("chosen", "chosen as"), LAMBDA),
+        *(METRIC, *LABEL[:2], Column("chosen", "chosen as"), *LABEL[2:]),
         *(*MEASURES, *other_columns(evidence)),
-        *(Column("trained_on", "trained on (samples per run)"), EPOCHS, SEEDS),
+        Column("trained_on", "trained on (samples per run)", paper="no"),
+        *(EPOCHS, SEEDS),
     )
-    rows = [_result(evidence, setting, words) for setting, words in chosen]
-    return table(evidence, "results", "Results", caption + reading(evidence), columns, rows)
+    rows = ((setting, _result(setting, words)) for setting, words in chosen)
+    caption += reading(evidence)
+    return settings_table(evidence, "results", "Results", caption, columns, rows)
+
+
+def _result(setting: Setting, words: str) -> dict[str, Cell]:
+    source = source_of(setting.records)
+    return {"chosen": words, "trained_on": source.coverage, "epochs": join(source.epochs)}
 
 
 def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting, str]]:
@@ -144,59 +155,35 @@ def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting,
             yield small, "smallest"
 
 
-def _setups(
-    evidence: Evidence, task: str, bits: int, published: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Setting, str]]:
-    """The published setups of one bit width, ECQ beside ECQx."""
-    for setup in published:
-        if (setup["task"], setup["bits"]) == (task, bits):
-            at = [s for s in evidence.of(task, GRID, bits=bits) if s.lam == setup["lam"]]
-            yield from ((setting, PUBLISHED) for setting in at)
-
-
-def _check_all_measured(published: Sequence[Mapping[str, Any]], shown: Sequence[Setting]) -> None:
-    measured = {(s.task, s.bits, s.lam) for s in shown}
-    for setup in published:
-        if (setup["task"], setup["bits"], setup["lam"]) not in measured:
-            raise InputError(
-                f"report.published: task {setup['task']}, {setup['bits']} bit, Λ {setup['lam']:g} "
-                "was not measured; it must be one of the settings in quantize.tasks"
-            )
-
-
-def _result(evidence: Evidence, setting: Setting, words: str) -> Row:
-    source = source_of(setting.records)
-    cells = (
-        *(evidence.metric(setting.task), setting.bits, setting.method, words),
-        setting.lam_in_words,
-        *(*measures(setting), *other_measures(evidence, setting)),
-        *(source.coverage, join(source.epochs), len(setting.records)),
-    )
-    return Row(setting.task, cells, source)
+def _measured(evidence: Evidence, setup: Mapping[str, Any]) -> list[Setting]:
+    """A published setup, ECQ beside ECQx."""
+    task, bits, lam = setup["task"], setup["bits"], setup["lam"]
+    found = [setting for setting in evidence.of(task, bits=bits) if setting.lam == lam]
+    if not found:
+        raise InputError(
+            f"report.published: task {task}, {bits} bit, Λ {lam:g} was not measured; it must be "
+            "one of the settings in quantize.tasks"
+        )
+    return found
 
 
 def grid(evidence: Evidence) -> Table:
     """Every setting of the grid."""
-    rows = []
-    for task in evidence.tasks:
-        for setting in evidence.of(task):
-            label = (setting.bits, setting.method, setting.lam_in_words)
-            cells = (*label, *measures(setting), *other_measures(evidence, setting))
-            rows.append(row(setting.records, *cells, len(setting.records)))
-    columns = (BITS, METHOD, LAMBDA, *MEASURES, *other_columns(evidence), SEEDS)
-    title = "All settings of the grid"
-    return table(evidence, "grid", title, reading(evidence), columns, rows)
+    columns = (*LABEL, *MEASURES, *other_columns(evidence), SEEDS)
+    settings = [setting for task in evidence.tasks for setting in evidence.of(task)]
+    title, caption = "All settings of the grid", reading(evidence)
+    return settings_table(
+        evidence, "grid", title, caption, columns, ((setting, {}) for setting in settings)
+    )
 
 
 def relevance_and_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Table:
     """Correlation of relevance and magnitude of weights, layer by layer."""
     rows = []
     for found in correlations:
-        cells = (
-            *(found.layer, found.weights),
-            *(found.pearson, found.spearman, found.without_relevance),
-        )
-        rows.append(Row(found.task, cells, source_of(evidence.of_task(found.task), trained=False)))
+        numbers = (found.pearson, found.spearman, found.without_relevance)
+        source = source_of(evidence.of_task(found.task), trained=False)
+        rows.append(Row(found.task, (found.layer, found.weights, *numbers), source))
     caption = (
         "Correlation of magnitude |w| and relevance |r| over the weights of the first and the last "
         "layer of the full-precision checkpoint, before quantization. The interval is a 95 % "
@@ -228,18 +215,18 @@ def networks(evidence: Evidence) -> Table:
         )
         rows.append(Row(task, cells, source))
     caption = (
-        "Start is the test accuracy of the checkpoint that quantized training starts from, which "
-        "stage pretrain makes from what stands before it; full precision that of the same "
-        f"checkpoint trained as long without quantization. {spread_in_words(evidence)}. Samples "
-        "seen are those that one run was trained on at most, each counted once."
+        "Start is the test accuracy of the checkpoint that stage pretrain makes and quantized "
+        "training starts from; full precision is that of the same checkpoint trained as long "
+        f"without quantization. {spread_in_words(evidence)}. Samples seen is the most that one run "
+        "was trained on, each sample counted once."
     )
     columns = (
-        *(Column("model", "network"), Column("data", "data")),
+        *(Column("model", "network"), Column("data", "data", paper="no")),
         *(Column("parameters", "parameters"), Column("fp32_kb", "size (kB)", "number", 1, 1e-3)),
         Column("train_samples", "training samples"),
         Column("samples_seen", "samples seen"),
-        *(EPOCHS, Column("steps", "steps"), Column("seeds", "seeds"), METRIC),
-        Column("start", "pretrain from"),
+        *(EPOCHS, Column("steps", "steps"), Column("seeds", "seeds", paper="no"), METRIC),
+        Column("start", "pretrain from", paper="no"),
         *(Column("start_percent", "start (%)", "spread", 2, 100), FULL_PRECISION),
     )
     return table(evidence, "networks", "Networks and data", caption, columns, rows)
@@ -249,15 +236,15 @@ def configurations(evidence: Evidence) -> Table:
     """The settings that do not vary along Λ."""
     rows = []
     for task in evidence.tasks:
-        groups: dict[tuple[str, ...], list[Record]] = {}
-        for run in evidence.of_task(task):
-            words = (in_words(value) for value in (run.p, *run.configuration))
-            groups.setdefault((run.sweep, run.method, *words), []).append(run)
-        for key, runs in groups.items():
-            rows.append(row(runs, *key))
+        groups = grouped(
+            evidence.of_task(task),
+            lambda run: (run.sweep, run.method, *map(in_words, (run.p, *run.configuration))),
+        )
+        rows += [row(runs, *key) for key, runs in groups.items()]
+    others = (Column(key, key.replace("_", " "), paper="caption") for key in CONFIGURATION[1:])
     columns = (
         *(Column("sweep", "sweep"), METHOD, P),
-        *(Column(key, key.replace("_", " ")) for key in CONFIGURATION),
+        *(Column(CONFIGURATION[0], CONFIGURATION[0].replace("_", " ")), *others),
     )
     caption = "What the runs of a task and sweep have in common; a dash where it plays no part."
     return table(evidence, "settings", "Settings", caption, columns, rows)
@@ -279,20 +266,17 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
         for layer in (record for record in layers if record["task"] == task):
             runs = [r for r in evidence.of_task(task) if (r.sweep, r.seed) == (GRID, layer["seed"])]
             cells = (
-                *(int(layer["bits"]), str(layer["method"])),
-                *(f"{layer['lam']:g}", str(layer["layer"]), int(layer["elements"])),
-                *(float(layer["sparsity"]), float(layer["entropy_bits_per_weight"])),
-                int(layer["bytes"]),
+                *(int(layer["bits"]), str(layer["method"]), f"{layer['lam']:g}"),
+                *(str(layer["layer"]), int(layer["elements"]), float(layer["sparsity"])),
+                *(float(layer["entropy_bits_per_weight"]), int(layer["bytes"])),
             )
             rows.append(Row(task, cells, source_of(runs)))
     caption = (
         "One run per task and method; entropy is of first order, size that of the coded integers."
     )
     columns = (
-        *(BITS, METHOD, LAMBDA, Column("layer", "layer")),
-        Column("weights", "weights", "number"),
-        Column("sparsity_percent", "sparsity (%)", "number", 1, 100),
-        Column("entropy_bits_per_weight", "entropy (bit/weight)", "number", 2),
+        *(*LABEL, Column("layer", "layer"), Column("weights", "weights", "number")),
+        *(replace(SPARSITY, kind="number"), replace(ENTROPY, kind="number")),
         Column("bytes", "size (bytes)", "number"),
     )
     return table(evidence, "layers", "Layer by layer", caption, columns, rows)

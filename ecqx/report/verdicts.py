@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,7 @@ NO_SPREAD_TEXT = (
     "none of them has any, or with one seed only, the row is inconclusive."
 )
 RANK_BOUND = 0.9
+POINTS = Column("", "", "interval", 2, 100)
 
 
 class Verdict(StrEnum):
@@ -32,17 +33,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One case that a claim is judged by.
+    """One case that a claim is judged by: a bit width, or a layer, of a task.
 
-    Attributes
-    ----------
-    task : str
-        Title of the task, with its data.
-    case : str
-        What of the task: a bit width, or a layer.
-    value : Estimate or None
-        What the verdict goes by.
-    verdict : Verdict
+    The verdict is based on ``value``, which is None where nothing could be compared.
     """
 
     task: str
@@ -58,21 +51,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its verdict and the numbers behind it.
+    """A claim with its verdict, the numbers behind it in sentences, and how the one follows.
 
-    Attributes
-    ----------
-    key : str
-        Short name, also the anchor on the page.
-    title : str
-        What the paper claims.
-    verdict : Verdict
-    findings : tuple of str
-        The numbers, in sentences.
-    rule : str
-        How the verdict follows from the numbers.
-    table : Table
-        The parts that the claim was judged by; without rows where nothing was measured.
+    ``key`` is its anchor on the page; ``table`` has the parts that it was judged by.
     """
 
     key: str
@@ -84,12 +65,12 @@ class Claim:
 
     @property
     def where(self) -> str:
-        """The data that the verdict was found on, to follow it; empty where nothing was judged."""
+        """The data of the verdict, to be put after it; empty where nothing was judged."""
         return f", on {self.table.data()}" if self.table.rows else ""
 
 
 def judge_below(value: Estimate | None, bound: float) -> Verdict:
-    """Verdict that a value lies below a bound, by its whole interval; open without interval."""
+    """Verdict that a value lies below a bound, by its whole interval."""
     if value is None:
         return Verdict.OPEN
     if value.lies_below(bound):
@@ -103,7 +84,7 @@ def judge_drop(drop: Estimate) -> Verdict:
 
 
 def judge_gain(gain: Estimate | None) -> Verdict:
-    """Whether a method is at least as accurate: what it loses lies below the margin."""
+    """Whether a method is at least as accurate: it does not lose more than the margin."""
     return judge_below(None if gain is None else gain.negated(), MARGIN)
 
 
@@ -134,22 +115,29 @@ def tally(parts: Sequence[Part], what: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def extreme(
+    parts: Sequence[Part], choose: Callable[..., Part], what: str, words: Callable[[Estimate], str]
+) -> Iterator[str]:
+    """The smallest or largest value, by ``choose`` (min or max), in words, where there is one."""
+    known = [part for part in parts if part.value]
+    if known:
+        part = choose(known, key=lambda part: part.value.mean if part.value else 0.0)
+        yield f"{what}: {words(part.value) if part.value else ''} ({part.name})."
+
+
 def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
     """Verdict and values of each task, in words; ``what`` names the value."""
     for task in dict.fromkeys(part.task for part in parts):
         own = [part for part in parts if part.task == task]
-        values = ", ".join(f"{part.case} {_points(part.value)}" for part in own)
+        values = ", ".join(f"{part.case} {POINTS.text(part.value)}" for part in own)
         yield f"{task}: {combine(own).value}. {what} (points): {values}."
-
-
-def _points(value: Estimate | None) -> str:
-    return Column("", "", "interval", 2, 100).text(value)
 
 
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
     without = "one seed" if value.n == 1 else "equal in all seeds"
-    return f"{_points(value)} points" + (f" ({without}, no interval)" if value.low is None else "")
+    note = f" ({without}, no interval)" if value.low is None else ""
+    return f"{POINTS.text(value)} points{note}"
 
 
 def claims_markdown(claims: Sequence[Claim], suite: str) -> str:

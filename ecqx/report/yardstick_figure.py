@@ -33,7 +33,7 @@ from ecqx.report.style import (
     legend_below,
     panels,
 )
-from ecqx.report.yardstick import VERDICTS, Counterpart, Yardstick
+from ecqx.report.yardstick import Counterpart, Yardstick
 
 STAR: Style = {"marker": "*", "linestyle": "none", "markersize": 13, "markeredgewidth": 1.4}
 
@@ -60,7 +60,7 @@ def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) ->
     legend_below(figure, [*handles, star, full_precision_handle(shown)])
     words = "; ".join(
         f"{evidence.name(c.yardstick.task)}, {c.yardstick.method}, Λ {c.yardstick.lam:g} "
-        f"({c.ours}): {VERDICTS[c.best.grade]}"
+        f"({c.ours}): {c.verdict.value}"
         for c in counterparts
     )
     metric = evidence.metric_of_all(tasks)

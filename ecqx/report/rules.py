@@ -1,0 +1,54 @@
+"""The rules by which all methods are compared. Imports nothing that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """What all methods are compared by on one task.
+
+    Attributes
+    ----------
+    ratios : (float, float)
+        Range of compression ratios that the area under the curve is taken over.
+    trials : int
+        Trials of every method that has a setting to choose.
+    """
+
+    ratios: tuple[float, float]
+    trials: int
+
+    def __post_init__(self) -> None:
+        low, high = self.ratios
+        if not 0 < low < high:
+            raise ValueError(f"ratios must be [low, high], 0 < low < high, not [{low:g}, {high:g}]")
+        if self.trials < 1:
+            raise ValueError(f"trials must be 1 or more, not {self.trials}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all methods are compared by.
+
+    Attributes
+    ----------
+    loss : float
+        How far the validation accuracy of a file may lie below that of full precision, a fraction
+        of one.
+    tasks : mapping of str to Fairness
+    """
+
+    loss: float
+    tasks: Mapping[str, Fairness]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.loss <= 1:
+            raise ValueError(f"loss must be a fraction from 0 to 1, not {self.loss}")
+
+    @property
+    def loss_in_words(self) -> str:
+        """The loss that is allowed, in points."""
+        return f"{100 * self.loss:g} points"
