@@ -15,7 +15,7 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS, PUBLISHED, SHADES
 
@@ -53,7 +53,7 @@ class Axis:
 
     def encode(self, channel: type[alt.X] | type[alt.Y], field: str) -> Any:
         """The axis as a channel of a chart."""
-        scale: dict[str, Any] = {"domain": list(self.domain), "zero": False, "nice": False}
+        scale: dict[str, Any] = {"domain": list(self.domain), "nice": False}
         axis: dict[str, Any] = {"title": self.title}
         axis |= {"values": list(self.ticks)} if self.ticks else {"tickCount": 5}
         if self.scale == "symlog":
@@ -117,30 +117,30 @@ def curves(
         ]
     if "front" in kinds:
         front = both.transform_filter("datum.kind == 'front'").encode(order="order:Q")
-        band = {"strokeWidth": 6, "opacity": 0.4, "strokeCap": "round", "strokeJoin": "round"}
-        layers.append(front.mark_line(color=LOOKS[FRONT].colour, clip=True, **band))
+        round_ends = {"strokeCap": "round", "strokeJoin": "round", "opacity": 0.4, "clip": True}
+        layers.append(front.mark_line(style="band", color=LOOKS[FRONT].colour, **round_ends))
     points = coloured.transform_filter("datum.kind == 'point'")
-    spread = points.transform_filter(_unless(SPREAD)).mark_rule(strokeWidth=0.8, clip=True)
+    spread = points.transform_filter(_unless(SPREAD)).mark_rule(style="spread", clip=True)
     layers += [
         spread.encode(x=across, y=y.encode(alt.Y, "y0"), y2="y1:Q"),
         spread.encode(x=x.encode(alt.X, "x0"), x2="x1:Q", y=up),
     ]
     line = _pareto_optimal(points) if fronts else points.encode(order="order:Q")
-    layers.append(line.mark_line(strokeWidth=1.3, clip=True))
+    layers.append(line.mark_line(style="curve", clip=True))
     if "run" in kinds:
         runs = coloured.transform_filter(f"datum.kind == 'run' && {_unless(RUNS)}")
-        marks = runs.mark_point(filled=True, size=8, opacity=0.6, clip=True)
+        marks = runs.mark_point(style="run", filled=True, opacity=0.6, clip=True)
         layers.append(marks.encode(shape=shape, tooltip=_tooltips(labels)))
-    marks = points.mark_point(filled=True, size=26, opacity=1, clip=True)
+    marks = points.mark_point(style="mean", filled=True, opacity=1, clip=True)
     marks = marks.encode(shape=shape, tooltip=_tooltips(labels))
     if len(widths) > 1:
-        sizes = alt.Scale(domain=list(widths), range=[12 + 15 * i for i in range(len(widths))])
+        sizes = alt.Scale(domain=list(widths))
         legend = alt.Legend(symbolFillColor="#808080", symbolStrokeWidth=0)
-        marks = marks.encode(size=alt.Size("width:N", scale=sizes, title=None, legend=legend))
+        marks = marks.encode(size=alt.Size("width:O", scale=sizes, title=None, legend=legend))
     layers.append(marks)
     if "published" in kinds:
-        theirs = coloured.transform_filter("datum.kind == 'published'")
-        stars = theirs.mark_point(filled=True, size=90, opacity=1, stroke="white", clip=True)
+        theirs = coloured.transform_filter(f"datum.kind == 'published' && {_unless(PUBLISHED)}")
+        stars = theirs.mark_point(style="star", filled=True, opacity=1, stroke="white", clip=True)
         path = alt.value(LOOKS[PUBLISHED].path)
         layers.append(stars.encode(shape=path, tooltip=_tooltips(labels)))
     return _switched(alt.layer(*layers, data=alt.Data(values=list(rows))), hidden)
@@ -180,7 +180,7 @@ def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> 
     scale = alt.Scale(type="log", domain=[1, max(most, 2)], range=list(SHADES))
     chart = alt.Chart(alt.Data(values=list(rows)), view=alt.ViewConfig(fill="white"))
     legend = alt.Legend(
-        title="weights", format="~r", gradientLength=120, gradientThickness=7, titleOrient="left"
+        title="weights", format="~r", gradientLength=120, gradientThickness=7
     )
     return chart.mark_rect(clip=True, aria=False).encode(
         x=x.encode(alt.X, "x"),
@@ -200,7 +200,9 @@ def scatter(rows: Sequence[Row], x: Axis, y: Axis, labels: Labels) -> Chart:
     boxes = both.transform_filter("isValid(datum.x2)").encode(x2="x2:Q", y2="y2:Q")
     return alt.layer(
         boxes.mark_rect(color=SHADES[0], clip=True, aria=False),
-        dots.mark_circle(color=SHADES[2], size=3, opacity=1, clip=True, aria=False).encode(
+        dots.mark_circle(
+            style="dot", color=SHADES[2], opacity=1, clip=True, aria=False
+        ).encode(
             tooltip=_tooltips(labels)
         ),
         data=data,
@@ -264,6 +266,8 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     factor = max(1, -(-SHARP // max(pixels.shape[:2])))
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    # White pictures would have no edge.
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="#808080")
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
@@ -274,7 +278,9 @@ def _scale(series: Sequence[str], what: str) -> alt.Scale:
 
 
 def _squares() -> alt.Legend:
-    return alt.Legend(symbolType="square", symbolOpacity=1, symbolStrokeWidth=0)
+    return alt.Legend(
+        symbolType="square", symbolOpacity=1, symbolStrokeWidth=0.5, symbolStrokeColor="#808080"
+    )
 
 
 def _colour(series: Sequence[str], path: str | None = None) -> alt.Color:

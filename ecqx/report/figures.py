@@ -286,7 +286,8 @@ def _figure(
     series += [FULL_PRECISION] if relative else []
     series += [FRONT] if any(case.front for case in cases) else []
     series += [PUBLISHED] if any(case.published for case in cases) else []
-    hidden = (RUNS,) if fronts else ()
+    runs = any(row["kind"] == "run" for rows in all_rows for row in rows)
+    hidden = (RUNS,) if runs else ()
     panels = []
     for case, rows, window in zip(cases, all_rows, windows, strict=True):
         metric = evidence.metric(case.settings[0].task)
@@ -302,7 +303,7 @@ def _figure(
             **{"widths": bits, "fronts": fronts, "hidden": hidden},
         )
         panels.append(Panel(case.title, chart))
-    marks = [SPREAD, *([FRONTS, RUNS] if fronts else [])]
+    marks = [SPREAD, *([FRONTS] if fronts else []), *hidden]
     switches = {"Series": series, "Bit widths": bits if len(bits) > 1 else [], "Show": marks}
     tasks = _tasks(cases)
     notes = [_subtitle(evidence, shown), caption, evidence.notes(tasks)]
@@ -332,7 +333,7 @@ def _rows(case: Case, x: Quantity, y: Quantity, fronts: bool) -> list[Row]:
     rows = [_point(setting, x, y) for setting in case.settings]
     rows += [_front_row(setting, x, y) for setting in case.front]
     rows += [_published_row(one) for one in case.published]
-    if fronts:
+    if fronts and not case.front:
         rows += [_run_row(setting, run) for setting in case.settings for run in setting.records]
     if y is CHANGE:
         rows.append({"kind": "reference", "series": FULL_PRECISION, "y": 0.0, "y0": 0.0, "y1": 0.0})
@@ -372,8 +373,7 @@ def _spread(axis: str, value: Estimate, top: float) -> Row:
 
 
 def _run_row(setting: Setting, run: Record) -> Row:
-    cells = (run.accuracy, run.drop, run.sparsity, run.bytes, run.compression_ratio)
-    cells = (*cells, run.entropy_bits_per_weight)
+    cells = {ACCURACY: run.accuracy, SPARSITY: run.sparsity, SIZE: run.bytes}
     return {
         "kind": "run",
         "series": setting.method,
@@ -381,7 +381,7 @@ def _run_row(setting: Setting, run: Record) -> Row:
         "x": short(run.bytes / 1000),
         "y": short(100 * run.accuracy),
         "setting": f"{_words(setting)}, run {run.run_id}",
-        **{c.key: c.text(cell) for c, cell in zip(MEASURES, cells, strict=True)},
+        **{column.key: column.text(cell) for column, cell in cells.items()},
         "seeds": str(run.seed),
     }
 

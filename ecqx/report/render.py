@@ -139,12 +139,12 @@ def page_chart(panel: Panel, description: str) -> dict[str, Any]:
 
 
 def _without_legends(spec: Any) -> None:
-    """Take the legends of series away; the page has switches in their place."""
+    """Take the legends of series and bit widths away; the page has switches in their place."""
     if isinstance(spec, list):
         for part in spec:
             _without_legends(part)
     elif isinstance(spec, dict):
-        if spec.get("field") == "series" and "scale" in spec:
+        if spec.get("field") in ("series", "width") and "scale" in spec:
             spec["legend"] = None
         for part in spec.values():
             _without_legends(part)

@@ -67,33 +67,43 @@ COLUMN, PAGE, GAP = 252, 516, 12
 # Letters of 8 points are about this wide.
 LETTER = 4.3
 
-_FONT = "Liberation Sans"
-
-
-def _config(text: str, size: float, legend: int) -> dict[str, Any]:
-    """Vega-Lite's settings for texts of a colour and size."""
+def _config(text: str, size: float, factor: float) -> dict[str, Any]:
+    """Vega-Lite's settings for texts of a colour and size, and marks larger by a factor."""
     words = {"labelFontSize": size, "titleFontSize": size, "titleFontWeight": "normal"}
     colours = {"labelColor": text, "titleColor": text}
-    axis = {"gridColor": "#808080", "gridOpacity": 0.22, "domainColor": "#808080"}
+    lines = {"gridColor": "#808080", "gridOpacity": 0.22, "domainColor": "#808080"}
+    axis = {**words, **colours, **lines, "tickColor": "#808080", "titlePadding": 4}
+    bottom = {"orient": "bottom", "labelLimit": 0, "symbolSize": 50}
     return {
         "background": None,
-        "axis": {**words, **colours, **axis, "tickColor": "#808080", "titlePadding": 4,
-            "labelSeparation": 4},
-        "axisY": {"minExtent": 24, "maxExtent": 24},
-        "legend": {**words, **colours, "orient": "bottom", "columns": legend, "labelLimit": 0,
-            "symbolSize": 50, "layout": {"bottom": {"anchor": "middle"}}},
+        "axis": {**axis, "labelSeparation": 4},
+        "axisY": {"minExtent": 3 * size, "maxExtent": 3 * size},
+        "legend": {**words, **colours, **bottom, "layout": {"bottom": {"anchor": "middle"}}},
         "title": {"fontSize": size, "color": text, "fontWeight": "normal", "offset": 4},
         "text": {"fontSize": size, "color": text},
         "view": {"stroke": None},
+        "scale": {"minSize": 12 * factor, "maxSize": 60 * factor},
+        "style": {
+            "mean": {"size": 26 * factor},
+            "run": {"size": 8 * factor},
+            "star": {"size": 90 * factor},
+            "dot": {"size": 3 * factor},
+            "curve": {"strokeWidth": 1.3 * factor**0.5},
+            "spread": {"strokeWidth": 0.8 * factor**0.5},
+            "band": {"strokeWidth": 6 * factor**0.5},
+        },
     }
 
 
 def print_config(legend_columns: int) -> dict[str, Any]:
     """Settings for PNG, SVG and PDF: black on white, 8 points."""
-    config = _config("black", 8, legend_columns)
-    return config | {"font": _FONT, "background": "white", "padding": 2, "concat": {"spacing": GAP}, "aria": False}
+    config = _config("black", 8, 1)
+    config["legend"]["columns"] = legend_columns
+    more = {"background": "white", "padding": 2, "concat": {"spacing": GAP}, "aria": False}
+    return config | {"font": "Liberation Sans"} | more
 
 
 def page_config() -> dict[str, Any]:
     """Settings for the page: text in the colour of its surroundings, light or dark."""
-    return _config("currentColor", 12, 4) | {"font": "inherit", "padding": 2}
+    padding = {"left": 2, "top": 6, "right": 12, "bottom": 2}
+    return _config("currentColor", 12, 2) | {"font": "inherit", "padding": padding}
