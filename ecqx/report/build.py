@@ -21,15 +21,10 @@ from ecqx.report.correlations import Relevance, correlate
 from ecqx.report.evidence import Evidence
 from ecqx.report.figures import build_curve_figures, comparison_figure
 from ecqx.report.formats import FORMATS
-from ecqx.report.networks import (
-    Samples,
-    build_input_figures,
-    build_layer_figures,
-    build_masks_figures,
-    build_relevance_figures,
-)
+from ecqx.report.networks import build_layer_figures, build_relevance_figures
 from ecqx.report.page import Content, Contest, Origin, Section, render_page
 from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED
+from ecqx.report.samples import Classes, Samples, build_input_figures, build_masks_figures
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import claims_markdown
 from ecqx.report.yardstick import counterparts_of, yardstick_table
@@ -51,7 +46,7 @@ def build(
     relevance: Relevance | None = None,
     decoded: Relevance | None = None,
     samples: Samples | None = None,
-    classes: Mapping[str, Sequence[str]] | None = None,
+    classes: Classes | None = None,
     origin: Origin | None = None,
 ) -> None:
     """Write tables, figures, claims and the page of a suite.

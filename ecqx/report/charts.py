@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS, PUBLISHED, SHADES
 
 Row = dict[str, Any]
-Chart = alt.Chart | alt.LayerChart
+# One of Altair's classes of charts; their methods' types are of little help.
+Chart = Any
 # Kinds of marks that can be hidden like a series.
 HIDDEN, SPREAD, RUNS, FRONTS = "hidden", "spread over seeds", "single runs", "Pareto fronts"
 # Names of rows' columns → their headings where a mark is pointed at.
@@ -54,7 +55,7 @@ class Axis:
     def encode(self, channel: type[alt.X] | type[alt.Y], field: str) -> Any:
         """The axis as a channel of a chart."""
         scale: dict[str, Any] = {"domain": list(self.domain), "nice": False}
-        axis: dict[str, Any] = {"title": self.title}
+        axis: dict[str, Any] = {"title": self.title, "labelSeparation": 5}
         axis |= {"values": list(self.ticks)} if self.ticks else {"tickCount": 5}
         if self.scale == "symlog":
             scale["constant"] = self.linear_below
@@ -110,14 +111,19 @@ def curves(
     layers = []
     if "reference" in kinds:
         full = alt.Chart().transform_filter("datum.kind == 'reference'")
-        grey = {"color": LOOKS[FULL_PRECISION].colour, "clip": True}
+        grey: Any = {"color": LOOKS[FULL_PRECISION].colour, "clip": True}
         layers += [
             full.mark_rect(opacity=0.15, **grey).encode(y=y.encode(alt.Y, "y0"), y2="y1:Q"),
             full.mark_rule(strokeDash=[2, 3], **grey).encode(y=up),
         ]
     if "front" in kinds:
         front = both.transform_filter("datum.kind == 'front'").encode(order="order:Q")
-        round_ends = {"strokeCap": "round", "strokeJoin": "round", "opacity": 0.4, "clip": True}
+        round_ends: Any = {
+            "strokeCap": "round",
+            "strokeJoin": "round",
+            "opacity": 0.4,
+            "clip": True,
+        }
         layers.append(front.mark_line(style="band", color=LOOKS[FRONT].colour, **round_ends))
     points = coloured.transform_filter("datum.kind == 'point'")
     spread = points.transform_filter(_unless(SPREAD)).mark_rule(style="spread", clip=True)
@@ -143,30 +149,30 @@ def curves(
         stars = theirs.mark_point(style="star", filled=True, opacity=1, stroke="white", clip=True)
         path = alt.value(LOOKS[PUBLISHED].path)
         layers.append(stars.encode(shape=path, tooltip=_tooltips(labels)))
-    return _switched(alt.layer(*layers, data=alt.Data(values=list(rows))), hidden)
+    return _switched(alt.layer(*layers, data=_data(rows)), hidden)
 
 
-def _pareto_optimal(points: alt.Chart) -> alt.Chart:
+def _pareto_optimal(points: Chart) -> Chart:
     """Only the points that no smaller point of the series equals in validation accuracy."""
     by_size = [alt.SortField("bytes"), alt.SortField("validation", order="descending")]
-    best = [alt.WindowFieldDef(op="max", field="validation", **{"as": "best"})]
-    before = [alt.WindowFieldDef(op="lag", field="best", **{"as": "before"})]
-    optimal = points.transform_window(window=best, sort=by_size, groupby=["series"])
-    optimal = optimal.transform_window(window=before, sort=by_size, groupby=["series"])
-    return optimal.transform_filter(
-        f"(datum.before == null || datum.validation > datum.before) && {_unless(FRONTS)}"
-    ).encode(order="bytes:Q")
+    order: Any = {"sort": by_size, "groupby": ["series"]}
+    best = points.transform_window(best="max(validation)", **order)
+    return (
+        best.transform_window(before="lag(best)", **order)
+        .transform_filter(
+            f"(datum.before == null || datum.validation > datum.before) && {_unless(FRONTS)}"
+        )
+        .encode(order="bytes:Q")
+    )
 
 
-def bars(
-    rows: Sequence[Row], names: Sequence[str], series: Sequence[str], labels: Labels
-) -> Chart:
+def bars(rows: Sequence[Row], names: Sequence[str], series: Sequence[str], labels: Labels) -> Chart:
     """Horizontal bars of ``value``, a group for each of ``name``, a bar for each series."""
     axis = alt.Axis(title=None, labelLimit=110, grid=False, minExtent=0, maxExtent=110)
-    chart = alt.Chart(alt.Data(values=list(rows))).mark_bar()
+    chart = alt.Chart(_data(rows)).mark_bar()
     return _switched(
         chart.encode(
-            x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=4)),
+            x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=4, labelSeparation=5)),
             y=alt.Y("name:N", sort=list(names), axis=axis),
             yOffset=alt.YOffset("series:N", sort=list(series)),
             color=_colour(series, path="square"),
@@ -178,10 +184,8 @@ def bars(
 def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> Chart:
     """A two-dimensional histogram: fields from ``x`` to ``x2`` and ``y`` to ``y2``, on white."""
     scale = alt.Scale(type="log", domain=[1, max(most, 2)], range=list(SHADES))
-    chart = alt.Chart(alt.Data(values=list(rows)), view=alt.ViewConfig(fill="white"))
-    legend = alt.Legend(
-        title="weights", format="~r", gradientLength=120, gradientThickness=7
-    )
+    chart = alt.Chart(_data(rows), view=alt.ViewConfig(fill="white"))
+    legend = alt.Legend(title="weights", format="~r", gradientLength=120, gradientThickness=7)
     return chart.mark_rect(clip=True, aria=False).encode(
         x=x.encode(alt.X, "x"),
         x2="x2:Q",
@@ -194,15 +198,13 @@ def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> 
 
 def scatter(rows: Sequence[Row], x: Axis, y: Axis, labels: Labels) -> Chart:
     """Small dots at ``x, y``, with the histograms of both axes: boxes to ``x2, y2`` at the rim."""
-    data = alt.Data(values=list(rows))
+    data = _data(rows)
     both = alt.Chart().encode(x=x.encode(alt.X, "x"), y=y.encode(alt.Y, "y"))
     dots = both.transform_filter("!isValid(datum.x2)")
     boxes = both.transform_filter("isValid(datum.x2)").encode(x2="x2:Q", y2="y2:Q")
     return alt.layer(
         boxes.mark_rect(color=SHADES[0], clip=True, aria=False),
-        dots.mark_circle(
-            style="dot", color=SHADES[2], opacity=1, clip=True, aria=False
-        ).encode(
+        dots.mark_circle(style="dot", color=SHADES[2], opacity=1, clip=True, aria=False).encode(
             tooltip=_tooltips(labels)
         ),
         data=data,
@@ -224,7 +226,7 @@ def pictures(images: Sequence[tuple[str, NDArray[np.uint8]]], width: float) -> C
     return alt.layer(
         image.encode(url="url:N", y=alt.value(LINE + tall / 2)),
         base.mark_text(baseline="top").encode(text="name:N", y=alt.value(0)),
-        data=alt.Data(values=rows),
+        data=_data(rows),
         width=width,
         height=LINE + tall,
     )
@@ -233,7 +235,7 @@ def pictures(images: Sequence[tuple[str, NDArray[np.uint8]]], width: float) -> C
 def with_legend(chart: Chart, names: Sequence[str], colours: Sequence[str]) -> Chart:
     """The chart with a legend of squares, for colours that no encoding explains."""
     scale = alt.Scale(domain=list(names), range=list(colours))
-    squares = alt.Chart(alt.Data(values=[{"series": name} for name in names]))
+    squares = alt.Chart(_data([{"series": name} for name in names]))
     squares = squares.mark_square(opacity=0).encode(
         color=alt.Color("series:N", scale=scale, title=None, legend=_squares())
     )
@@ -271,6 +273,10 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def _data(rows: Sequence[Row]) -> Any:
+    return {"values": list(rows)}
 
 
 def _scale(series: Sequence[str], what: str) -> alt.Scale:

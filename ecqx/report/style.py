@@ -67,6 +67,7 @@ COLUMN, PAGE, GAP = 252, 516, 12
 # Letters of 8 points are about this wide.
 LETTER = 4.3
 
+
 def _config(text: str, size: float, factor: float) -> dict[str, Any]:
     """Vega-Lite's settings for texts of a colour and size, and marks larger by a factor."""
     words = {"labelFontSize": size, "titleFontSize": size, "titleFontWeight": "normal"}
@@ -76,7 +77,7 @@ def _config(text: str, size: float, factor: float) -> dict[str, Any]:
     bottom = {"orient": "bottom", "labelLimit": 0, "symbolSize": 50}
     return {
         "background": None,
-        "axis": {**axis, "labelSeparation": 4},
+        "axis": axis,
         "axisY": {"minExtent": 3 * size, "maxExtent": 3 * size},
         "legend": {**words, **colours, **bottom, "layout": {"bottom": {"anchor": "middle"}}},
         "title": {"fontSize": size, "color": text, "fontWeight": "normal", "offset": 4},
