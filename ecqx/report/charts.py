@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,12 +20,14 @@ from PIL import Image, ImageDraw
 from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS, PUBLISHED, SHADES
 
 Row = dict[str, Any]
-# One of Altair's classes of charts; their methods' types are of little help.
-Chart = Any
+# A chart in the language of Vega-Lite.
+Spec = dict[str, Any]
 # Kinds of marks that can be hidden like a series.
 HIDDEN, SPREAD, RUNS, FRONTS = "hidden", "spread over seeds", "single runs", "Pareto fronts"
 # Names of rows' columns → their headings where a mark is pointed at.
 Labels = Mapping[str, str]
+# Only rows whose series and bit width are not hidden.
+SHOWN = f"indexof({HIDDEN}, datum.series) < 0 && indexof({HIDDEN}, datum.width) < 0"
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ def curves(
     *,
     widths: Sequence[str] = (),
     fronts: bool = False,
-    hidden: Sequence[str] = (),
-) -> Chart:
+) -> Spec:
     """Marks with spread, joined along ``order`` or along each series' Pareto front.
 
     Parameters
@@ -100,13 +101,13 @@ def curves(
     fronts : bool
         Whether lines join the Pareto-optimal points only: no other shown point of the series is as
         small and as accurate in validation.
-    hidden : sequence of str
-        What is hidden at first.
     """
     kinds = {row["kind"] for row in rows}
     across, up = x.encode(alt.X, "x"), y.encode(alt.Y, "y")
     both = alt.Chart().encode(x=across, y=up)
-    coloured = both.encode(color=_colour(series))
+    legend = alt.Legend(symbolOpacity=1)
+    colour = alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=legend)
+    coloured = both.encode(color=colour)
     shape = alt.Shape("series:N", scale=_scale(series, "path"), title=None)
     layers = []
     if "reference" in kinds:
@@ -149,10 +150,10 @@ def curves(
         stars = theirs.mark_point(style="star", filled=True, opacity=1, stroke="white", clip=True)
         path = alt.value(LOOKS[PUBLISHED].path)
         layers.append(stars.encode(shape=path, tooltip=_tooltips(labels)))
-    return _switched(alt.layer(*layers, data=_data(rows)), hidden)
+    return _spec(alt.layer(*layers).transform_filter(SHOWN), rows)
 
 
-def _pareto_optimal(points: Chart) -> Chart:
+def _pareto_optimal(points: alt.Chart) -> alt.Chart:
     """Only the points that no smaller point of the series equals in validation accuracy."""
     by_size = [alt.SortField("bytes"), alt.SortField("validation", order="descending")]
     order: Any = {"sort": by_size, "groupby": ["series"]}
@@ -166,27 +167,26 @@ def _pareto_optimal(points: Chart) -> Chart:
     )
 
 
-def bars(rows: Sequence[Row], names: Sequence[str], series: Sequence[str], labels: Labels) -> Chart:
+def bars(rows: Sequence[Row], names: Sequence[str], series: Sequence[str], labels: Labels) -> Spec:
     """Horizontal bars of ``value``, a group for each of ``name``, a bar for each series."""
     axis = alt.Axis(title=None, labelLimit=110, grid=False, minExtent=0, maxExtent=110)
-    chart = alt.Chart(_data(rows)).mark_bar()
-    return _switched(
-        chart.encode(
-            x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=4, labelSeparation=5)),
-            y=alt.Y("name:N", sort=list(names), axis=axis),
-            yOffset=alt.YOffset("series:N", sort=list(series)),
-            color=_colour(series, path="square"),
-            tooltip=_tooltips(labels),
-        )
+    chart = alt.Chart().transform_filter(SHOWN).mark_bar()
+    chart = chart.encode(
+        x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=4, labelSeparation=5)),
+        y=alt.Y("name:N", sort=list(names), axis=axis),
+        yOffset=alt.YOffset("series:N", sort=list(series)),
+        color=alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=_SQUARES),
+        tooltip=_tooltips(labels),
     )
+    return _spec(chart, rows)
 
 
-def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> Chart:
+def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> Spec:
     """A two-dimensional histogram: fields from ``x`` to ``x2`` and ``y`` to ``y2``, on white."""
     scale = alt.Scale(type="log", domain=[1, max(most, 2)], range=list(SHADES))
-    chart = alt.Chart(_data(rows), view=alt.ViewConfig(fill="white"))
     legend = alt.Legend(title="weights", format="~r", gradientLength=120, gradientThickness=7)
-    return chart.mark_rect(clip=True, aria=False).encode(
+    chart = alt.Chart(view=alt.ViewConfig(fill="white")).mark_rect(clip=True, aria=False)
+    chart = chart.encode(
         x=x.encode(alt.X, "x"),
         x2="x2:Q",
         y=y.encode(alt.Y, "y"),
@@ -194,52 +194,47 @@ def counts(rows: Sequence[Row], x: Axis, y: Axis, most: int, labels: Labels) -> 
         color=alt.Color("count:Q", scale=scale, legend=legend),
         tooltip=_tooltips(labels),
     )
+    return _spec(chart, rows)
 
 
-def scatter(rows: Sequence[Row], x: Axis, y: Axis, labels: Labels) -> Chart:
+def scatter(rows: Sequence[Row], x: Axis, y: Axis, labels: Labels) -> Spec:
     """Small dots at ``x, y``, with the histograms of both axes: boxes to ``x2, y2`` at the rim."""
-    data = _data(rows)
     both = alt.Chart().encode(x=x.encode(alt.X, "x"), y=y.encode(alt.Y, "y"))
-    dots = both.transform_filter("!isValid(datum.x2)")
+    dots = both.transform_filter("!isValid(datum.x2)").encode(tooltip=_tooltips(labels))
     boxes = both.transform_filter("isValid(datum.x2)").encode(x2="x2:Q", y2="y2:Q")
-    return alt.layer(
-        boxes.mark_rect(color=SHADES[0], clip=True, aria=False),
-        dots.mark_circle(style="dot", color=SHADES[2], opacity=1, clip=True, aria=False).encode(
-            tooltip=_tooltips(labels)
-        ),
-        data=data,
-        view=alt.ViewConfig(fill="white"),
+    quiet: Any = {"clip": True, "aria": False}
+    layers = (
+        boxes.mark_rect(color=SHADES[0], **quiet),
+        dots.mark_circle(style="dot", color=SHADES[2], opacity=1, **quiet),
     )
+    return _spec(alt.layer(*layers, view=alt.ViewConfig(fill="white")), rows)
 
 
-def pictures(images: Sequence[tuple[str, NDArray[np.uint8]]], width: float) -> Chart:
-    """Images of shape (H, W, 3) side by side, each under its name, with a size of their own."""
+def pictures(
+    images: Sequence[tuple[str, NDArray[np.uint8]]], width: float, key: Mapping[str, str]
+) -> Spec:
+    """Images of shape (H, W, 3) side by side, each under its name, with a size of their own.
+
+    A ``key`` of colours and their names is drawn as a legend.
+    """
     cell = width / len(images)
     tall = min(max(pixels.shape[0] / pixels.shape[1] for _, pixels in images) * cell, width / 2)
     rows = [
         {"x": (i + 0.5) * cell, "name": name, "url": _png(pixels)}
         for i, (name, pixels) in enumerate(images)
     ]
-    scale = alt.Scale(domain=[0, width], nice=False)
-    base = alt.Chart().encode(x=alt.X("x:Q", scale=scale, axis=None))
+    across = alt.Scale(domain=[0, width], nice=False)
+    base = alt.Chart().encode(x=alt.X("x:Q", scale=across, axis=None))
     image = base.mark_image(width=cell - 3, height=tall, aria=False)
-    return alt.layer(
+    layers = [
         image.encode(url="url:N", y=alt.value(LINE + tall / 2)),
         base.mark_text(baseline="top").encode(text="name:N", y=alt.value(0)),
-        data=_data(rows),
-        width=width,
-        height=LINE + tall,
-    )
-
-
-def with_legend(chart: Chart, names: Sequence[str], colours: Sequence[str]) -> Chart:
-    """The chart with a legend of squares, for colours that no encoding explains."""
-    scale = alt.Scale(domain=list(names), range=list(colours))
-    squares = alt.Chart(_data([{"series": name} for name in names]))
-    squares = squares.mark_square(opacity=0).encode(
-        color=alt.Color("series:N", scale=scale, title=None, legend=_squares())
-    )
-    return alt.layer(chart, squares)
+    ]
+    if key:
+        named = alt.Scale(domain=list(key), range=list(key.values()))
+        colour = alt.Color("series:N", scale=named, title=None, legend=_SQUARES)
+        layers.append(base.mark_square(opacity=0).encode(y=alt.value(0), color=colour))
+    return _spec(alt.layer(*layers, width=width, height=LINE + tall), rows)
 
 
 def shaded(shares: NDArray[np.float64], colours: Sequence[str]) -> NDArray[np.uint8]:
@@ -275,23 +270,19 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def _data(rows: Sequence[Row]) -> Any:
-    return {"values": list(rows)}
+def _spec(chart: alt.Chart | alt.LayerChart | alt.FacetChart, rows: Sequence[Row]) -> Spec:
+    """The chart as data; a test validates all of them."""
+    spec: Spec = chart.to_dict(validate=False)
+    return {key: spec[key] for key in spec if key != "config"} | {"data": {"values": list(rows)}}
 
 
 def _scale(series: Sequence[str], what: str) -> alt.Scale:
     return alt.Scale(domain=list(series), range=[getattr(LOOKS[name], what) for name in series])
 
 
-def _squares() -> alt.Legend:
-    return alt.Legend(
-        symbolType="square", symbolOpacity=1, symbolStrokeWidth=0.5, symbolStrokeColor="#808080"
-    )
-
-
-def _colour(series: Sequence[str], path: str | None = None) -> alt.Color:
-    legend = alt.Legend(symbolOpacity=1) if path is None else _squares()
-    return alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=legend)
+_SQUARES = alt.Legend(
+    symbolType="square", symbolOpacity=1, symbolStrokeWidth=0.5, symbolStrokeColor="#808080"
+)
 
 
 def _tooltips(labels: Labels) -> list[alt.Tooltip]:
@@ -300,10 +291,3 @@ def _tooltips(labels: Labels) -> list[alt.Tooltip]:
 
 def _unless(name: str) -> str:
     return f"indexof({HIDDEN}, '{name}') < 0"
-
-
-def _switched(chart: Chart, hidden: Iterable[str] = ()) -> Chart:
-    """The chart without the series and bit widths that the parameter names."""
-    shown = f"indexof({HIDDEN}, datum.series) < 0 && indexof({HIDDEN}, datum.width) < 0"
-    parameter = alt.param(name=HIDDEN, value=list(hidden))
-    return chart.transform_filter(shown).add_params(parameter)

@@ -95,7 +95,7 @@ def draw(cases: Sequence[Case], x: Quantity, y: Quantity, fronts: bool = False) 
         ]
         across = _axis(x, alike, window[0], case.settings)
         up = Axis(y.title.replace("metric", case.settings[0].first.metric), window, y.scale)
-        chart = curves(rows, across, up, series, LABELS, widths=bits, fronts=fronts, hidden=hidden)
+        chart = curves(rows, across, up, series, LABELS, widths=bits, fronts=fronts)
         panels.append(Panel(case.title, chart))
     switches = {
         "Series": series,

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ecqx.report.comparison_verdict import RELATIONS, Judgement
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
-from ecqx.report.render import FORMATS, VEGA_LITE, Figure, page_chart
+from ecqx.report.render import FORMATS, VEGA_LITE, Figure
 from ecqx.report.sources import describe, source_of
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import LOOKS, page_config
@@ -151,7 +151,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["sort_key"] = sort_key
-    environment.filters["specs"] = _specs
+    environment.filters["script_json"] = script_json
     environment.globals["inlined"] = _inlined
     return environment.get_template("report.html.j2")
 
@@ -170,12 +170,6 @@ def script_json(content: Any) -> Markup:
         content, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
     )
     return Markup(text.replace("<", "\\u003c"))
-
-
-def _specs(figure: Figure) -> Markup:
-    """The charts of a figure's panels, for a script element."""
-    charts = [page_chart(panel, f"{figure.title}: {panel.title}") for panel in figure.panels]
-    return script_json(charts)
 
 
 def _inlined(name: str) -> Markup:

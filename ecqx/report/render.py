@@ -6,19 +6,18 @@ fonts are those that vl_convert brings.
 
 from __future__ import annotations
 
+import copy
 import io
-import json
 import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-import altair as alt
 import pikepdf
 import vl_convert
 from PIL import Image
 
-from ecqx.report.charts import Chart
+from ecqx.report.charts import HIDDEN, Spec
 from ecqx.report.style import COLUMN, GAP, LETTER, PAGE, print_config
 
 VEGA_LITE = "6.4"
@@ -37,7 +36,7 @@ class Panel:
     Attributes
     ----------
     title : str
-    chart : Chart
+    chart : dict
     height : float or None
         In points; None is the usual height of a curve.
     margin : float
@@ -47,7 +46,7 @@ class Panel:
     """
 
     title: str
-    chart: Chart
+    chart: Spec
     height: float | None = None
     margin: float = MARGIN
     fixed: bool = False
@@ -88,54 +87,61 @@ class Figure:
 
     def files(self) -> dict[str, bytes]:
         """The figure in every format, by the name's ending."""
-        spec = json.dumps(self._printed())
-        options: dict[str, Any] = {"vl_version": VEGA_LITE}
-        scale = PIXELS_PER_INCH / 72
-        return {
-            "png": _with_few_colours(vl_convert.vegalite_to_png(spec, scale=scale, **options)),
-            "svg": vl_convert.vegalite_to_svg(spec, **options).encode(),
-            "pdf": _with_fixed_id(vl_convert.vegalite_to_pdf(spec, **options)),
-        }
-
-    def _printed(self) -> dict[str, Any]:
-        """All panels in one chart, as wide as one column of a page or as both."""
         columns = self.columns or {1: 1, 2: 2, 4: 2}.get(len(self.panels), 3)
         whole = COLUMN if columns == 1 else PAGE
-        spec = self._chart(columns, whole)
+        spec = self._printed(columns, whole)
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
         # Labels at the rims, which only the renderer can measure, take part of the width.
-        size = re.search(r'width="(\d+)"', vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
-        beyond = int(size[1]) - whole if size else 0
-        return self._chart(columns, whole - beyond) if abs(beyond) > 1 else spec
+        beyond = int(svg.split('width="', 1)[1].split('"', 1)[0]) - whole
+        if abs(beyond) > 1:
+            spec = self._printed(columns, whole - beyond)
+            svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+        scale = PIXELS_PER_INCH / 72
+        png = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale)
+        pdf = vl_convert.vegalite_to_pdf(spec, vl_version=VEGA_LITE)
+        return {
+            "png": _with_few_colours(png),
+            "svg": _with_own_ids(svg).encode(),
+            "pdf": _with_fixed_id(pdf),
+        }
 
-    def _chart(self, columns: int, whole: float) -> dict[str, Any]:
+    def _printed(self, columns: int, whole: float) -> Spec:
+        """All panels in one chart, about as wide as ``whole``."""
         width = (whole - GAP * (columns - 1)) / columns
-        charts = []
+        panels = []
         for panel in self.panels:
-            title = textwrap.wrap(panel.title, int(width / LETTER) - 4)
-            size: dict[str, Any] = {} if panel.fixed else {"width": width - panel.margin}
-            if not panel.fixed:
-                size["height"] = panel.height or min(0.55 * width, 130)
-            charts.append(panel.chart.properties(title=title, **size))
+            size = {"width": width - panel.margin, "height": panel.height or min(0.55 * width, 130)}
+            title = {"title": textwrap.wrap(panel.title, int(width / LETTER) - 4)}
+            panels.append(panel.chart | title | ({} if panel.fixed else size))
         names = [*self.key, *(name for names in self.switches.values() for name in names)]
-        longest = max(map(len, names), default=1)
-        spec: dict[str, Any] = alt.concat(*charts, columns=columns).to_dict()
-        return spec | {"config": print_config(max(1, int(whole / (LETTER * longest + 22))))}
+        legend = max(1, int(whole / (LETTER * max(map(len, names), default=1) + 22)))
+        return {
+            "concat": panels,
+            "columns": columns,
+            "params": self._params(),
+            "config": print_config(legend),
+        }
 
+    def page_charts(self) -> list[Spec]:
+        """The charts for the page, each as wide as its place, without a legend of series."""
+        return [self._page_chart(panel) for panel in self.panels]
 
-def page_chart(panel: Panel, description: str) -> dict[str, Any]:
-    """The chart of a panel for the page: as wide as its place, without a legend of series."""
-    spec: dict[str, Any] = panel.chart.properties(description=description).to_dict()
-    del spec["config"]
-    _without_legends(spec)
-    if not panel.fixed:
+    def _page_chart(self, panel: Panel) -> Spec:
+        spec = copy.deepcopy(panel.chart)
+        _without_legends(spec)
+        spec |= {"params": self._params(), "description": f"{self.title}: {panel.title}"}
+        if panel.fixed:
+            return spec
         spec |= {"width": "container", "height": 1.4 * (panel.height or 160)}
-    marks = spec["layer"][-1] if "layer" in spec else spec
-    if all("scale" in marks["encoding"].get(channel, {}) for channel in "xy"):
-        zoom = {"type": "interval", "zoom": "wheel![event.shiftKey]"}
-        marks["params"] = [{"name": ZOOM, "select": zoom, "bind": "scales"}]
-        if marks is spec:
-            marks["params"] += panel.chart.to_dict().get("params", [])
-    return spec
+        marks = spec["layer"][-1] if "layer" in spec else spec
+        if all("scale" in marks["encoding"][channel] for channel in "xy"):
+            select = {"type": "interval", "zoom": "wheel![event.shiftKey]"}
+            zoom = {"name": ZOOM, "select": select, "bind": "scales"}
+            marks["params"] = [*marks.get("params", []), zoom]
+        return spec
+
+    def _params(self) -> list[Spec]:
+        return [{"name": HIDDEN, "value": list(self.hidden)}]
 
 
 def _without_legends(spec: Any) -> None:
@@ -146,8 +152,17 @@ def _without_legends(spec: Any) -> None:
     elif isinstance(spec, dict):
         if spec.get("field") in ("series", "width") and "scale" in spec:
             spec["legend"] = None
-        for part in spec.values():
-            _without_legends(part)
+        for name, part in spec.items():
+            if name != "data":
+                _without_legends(part)
+
+
+def _with_own_ids(svg: str) -> str:
+    """The same SVG with ids that count from 0; the renderer counts through all that it draws."""
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(ids))}
+    parts = re.split(r'((?<=id=")[^"]+(?=")|(?<=url\(#)[^)]+(?=\)))', svg)
+    return "".join(f"id{numbers[p]}" if i % 2 else p for i, p in enumerate(parts))
 
 
 def _with_fixed_id(pdf: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecqx.errors import InputError
-from ecqx.report.charts import pictures, shaded, with_legend
+from ecqx.report.charts import pictures, shaded
 from ecqx.report.evidence import Evidence
 from ecqx.report.figures import suite_and_data
 from ecqx.report.render import Figure, Panel
@@ -136,12 +136,11 @@ def _masks(
         _class_name(task, label, classes): "#" + bytes(palette[label].tolist()).hex()
         for label in np.unique(np.concatenate([mask.ravel() for mask in masks.values()])).tolist()
     }
-    panels = []
+    panels: list[Panel] = []
     for i, image in enumerate(samples["image"]):
         shown = [(kind, palette[mask[i]]) for kind, mask in masks.items()]
-        panels.append(picture_row(f"image {i + 1}", [("image", image.transpose(1, 2, 0)), *shown]))
-    first, *rest = panels
-    legend = with_legend(first.chart, list(key), list(key.values()))
+        images = [("image", image.transpose(1, 2, 0)), *shown]
+        panels.append(picture_row(f"image {i + 1}", images, None if panels else key))
     agreement = 100 * float((masks[AFTER] == masks[BEFORE]).mean())
     count = "first test image" if len(panels) == 1 else f"first {len(panels)} test images"
     return Figure(
@@ -153,7 +152,7 @@ def _masks(
         f"White pixels have no label and do not count. Data: {evidence.data(task)}.",
         f"The {count} with true, full-precision and decoded masks side by side, showing "
         f"{', '.join(key)}.",
-        [Panel(first.title, legend, fixed=True), *rest],
+        panels,
         key=key,
         columns=1,
     )
@@ -194,8 +193,11 @@ def voc_palette() -> Bytes:
     return colours
 
 
-def picture_row(title: str, images: Sequence[tuple[str, Bytes]]) -> Panel:
-    return Panel(title, pictures(images, COLUMN - 4), fixed=True)
+def picture_row(
+    title: str, images: Sequence[tuple[str, Bytes]], key: Mapping[str, str] | None = None
+) -> Panel:
+    """A panel of pictures side by side, one column of a page wide."""
+    return Panel(title, pictures(images, COLUMN - 4, key or {}), fixed=True)
 
 
 def pool(values: NDArray[Any], cells: int = CELLS) -> Floats:

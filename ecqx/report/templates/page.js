@@ -13,7 +13,7 @@ const ecqx = (() => {
     const chart = charts.get(plot);
     chart.view ??= vegaEmbed(plot, chart.spec(), {
       mode: "vega-lite", renderer: "svg", actions: false, config, tooltip: { theme: "custom" },
-    }).then(({ view }) => (chart.hides ? view.signal("hidden", hidden(chart.figure)).runAsync() : view));
+    }).then(({ view }) => view.signal("hidden", hidden(chart.figure)).runAsync());
     return chart.view;
   }
 
@@ -34,16 +34,15 @@ const ecqx = (() => {
       const chart = { figure, view: null };
       chart.spec = () => {
         specs ??= JSON.parse(figure.querySelector(".spec").textContent);
-        chart.hides = (specs[i].params ?? []).some(({ name }) => name === "hidden");
         chart.zooms = JSON.stringify(specs[i]).includes('"bind":"scales"');
         return specs[i];
       };
       charts.set(plot, chart);
     }
-    const each = (act, key) => plots.forEach((plot) => drawn(plot).then((view) => charts.get(plot)[key] && act(view)));
-    figure.addEventListener("change", () => each((view) => view.signal("hidden", hidden(figure)).runAsync(), "hides"));
+    const each = (act) => plots.forEach((plot) => drawn(plot).then((view) => act(view, charts.get(plot))));
+    figure.addEventListener("change", () => each((view) => view.signal("hidden", hidden(figure)).runAsync()));
     for (const button of figure.querySelectorAll("[data-zoom]")) {
-      button.addEventListener("click", () => each((view) => zoom(view, Number(button.dataset.zoom)), "zooms"));
+      button.addEventListener("click", () => each((view, chart) => chart.zooms && zoom(view, Number(button.dataset.zoom))));
     }
   }
 
