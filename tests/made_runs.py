@@ -238,7 +238,7 @@ def scales(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     return [entry["scale"] for entry in found if "scale" in entry]
 
 
-def rows_of(chart: dict[str, Any]) -> list[dict[str, Any]]:
+def chart_rows(chart: dict[str, Any]) -> list[dict[str, Any]]:
     """The data of a chart."""
     return list(chart["data"]["values"])
 

@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from ecqx.report.curve_charts import by_method, curve_panel, hover
+from ecqx.report.curves import accuracy, size
+from ecqx.report.layer_charts import build_layer_charts
+from ecqx.report.masks_figure import KINDS
+from ecqx.report.relevance_charts import build_relevance_charts, pool
 from made_runs import (
     MIXED_TASKS,
     TASKS,
@@ -33,14 +38,9 @@ from plotly.offline import get_plotlyjs
 from ecqx.report.build import build
 from ecqx.report.charts import script_json
 from ecqx.report.columns import ACCURACY, SIZE
-from ecqx.report.curve_charts import by_method, curve_panel, hover
-from ecqx.report.curves import accuracy, size
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column
-from ecqx.report.layer_charts import build_layer_charts
-from ecqx.report.masks_figure import KINDS
 from ecqx.report.page import Origin, sort_key
-from ecqx.report.relevance_charts import build_relevance_charts, pool
 from ecqx.report.statistics import Estimate
 from ecqx.report.tables import best_files
 

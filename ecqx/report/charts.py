@@ -273,6 +273,9 @@ def _png(pixels: NDArray[np.uint8]) -> str:
 def _spec(chart: alt.Chart | alt.LayerChart | alt.FacetChart, rows: Sequence[Row]) -> Spec:
     """The chart as data; a test validates all of them."""
     spec: Spec = chart.to_dict(validate=False)
+    # Altair names the data that layers without any have; here they have those of the chart.
+    for layer in spec.get("layer", []):
+        del layer["data"]
     return {key: spec[key] for key in spec if key != "config"} | {"data": {"values": list(rows)}}
 
 
