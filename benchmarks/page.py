@@ -17,12 +17,14 @@ from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
+import altair as alt
 import torch
-from matplotlib.figure import Figure
+import vl_convert
 from tabulate import tabulate
 
 from ecqx.files import write_atomically, write_text
-from ecqx.report.style import COLOURS, NEUTRAL
+from ecqx.report.render import VEGA_LITE
+from ecqx.report.style import FULL_PRECISION, LOOKS, print_config
 
 PAGE, FIGURE = Path("docs/performance.md"), Path("docs/performance.png")
 
@@ -64,7 +66,10 @@ CURVES = {
     "bits": "bit width (a million weights)",
     "batch": "batch size (ResNet20)",
 }
-METHOD_COLOURS = {"plain": NEUTRAL, "ECQ": COLOURS["ECQ"], "ECQx": COLOURS["ECQx"]}
+METHOD_COLOURS = {
+    "plain": LOOKS[FULL_PRECISION].colour,
+    **{method: LOOKS[method].colour for method in ("ECQ", "ECQx")},
+}
 
 
 # How operators of torch's profiler are summed up; the first name that is part of theirs counts.
@@ -264,26 +269,33 @@ def _machine() -> str:
 
 
 def _draw(curves: list[Curve]) -> None:
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    all_axes = figure.subplots(1, len(CURVES))
-    for axes, (kind, label) in zip(all_axes, CURVES.items(), strict=True):
-        for curve in curves:
-            if curve.kind == kind:
-                axes.plot(
-                    curve.sizes,
-                    curve.seconds,
-                    "o-",
-                    label=curve.method,
-                    color=METHOD_COLOURS[curve.method],
-                )
-        if kind != "bits":
-            axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel(label)
-        axes.set_ylabel("seconds")
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend()
-    write_atomically(FIGURE, lambda path: figure.savefig(path, format="png", dpi=110))
+    """Write time against size, a panel for each kind of size."""
+    colour = alt.Color(
+        "method:N",
+        title=None,
+        scale=alt.Scale(domain=list(METHOD_COLOURS), range=list(METHOD_COLOURS.values())),
+    )
+    panels = []
+    for kind, label in CURVES.items():
+        rows = [
+            {"method": curve.method, "size": size, "seconds": seconds}
+            for curve in curves
+            if curve.kind == kind
+            for size, seconds in zip(curve.sizes, curve.seconds, strict=True)
+        ]
+        scale = alt.Scale(type="linear" if kind == "bits" else "log", zero=False)
+        panels.append(
+            alt.Chart({"values": rows}, width=230, height=180)
+            .mark_line(point=True)
+            .encode(
+                x=alt.X("size:Q", title=label, scale=scale),
+                y=alt.Y("seconds:Q", title="seconds", scale=alt.Scale(type="log")),
+                color=colour,
+            )
+        )
+    chart = alt.hconcat(*panels).to_dict() | {"config": print_config(len(METHOD_COLOURS))}
+    png = vl_convert.vegalite_to_png(chart, vl_version=VEGA_LITE, scale=1.6)
+    write_atomically(FIGURE, lambda path: path.write_bytes(png))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+import pytest
+
+from ecqx.report.build import build
+from ecqx.report.render import Figure
 
 TASKS = {
     "mlp": "MLP_GSC on digits",
@@ -215,42 +217,30 @@ def make_minimal_suite() -> dict[str, Any]:
     }
 
 
-def apart(boxes: list[Bbox]) -> bool:
-    """Whether no two boxes overlap."""
-    return not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+def draw(suite: dict[str, Any], out: Path) -> dict[str, Figure]:
+    """Build a suite without the files of its figures; return the figures by name."""
+    figures: dict[str, Figure] = {}
+
+    def files(self: Figure) -> dict[str, bytes]:
+        figures[self.name] = self
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "files", files)
+        build(out=out, **suite)
+    return figures
 
 
-def tick_labels(axis: Axis) -> list[Bbox]:
-    """Boxes of the labels of an axis that are in sight."""
-    low, high = sorted(axis.get_view_interval())
-    return [
-        label.get_window_extent()
-        for tick in axis.get_major_ticks()
-        for label in (tick.label1, tick.label2)
-        if low <= tick.get_loc() <= high and label.get_visible() and label.get_text()
-    ]
+def scales(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
+    """The scales of a channel in all layers of a chart."""
+    parts = chart.get("layer", [chart])
+    found = [part.get("encoding", {}).get(channel, {}) for part in parts]
+    return [entry["scale"] for entry in found if "scale" in entry]
 
 
-def assert_readable(figure: Figure) -> None:
-    """No panel without data, no label outside the figure or over its neighbour."""
-    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
-    boxes = [title.get_window_extent() for title in titles if title.get_text()]
-    assert apart(boxes)
-    boxes += [legend.get_window_extent() for legend in figure.legends]
-    for axes in figure.axes:
-        assert axes.has_data()
-        if not axes.axison:
-            continue
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = tick_labels(axis)
-            assert apart(labels)
-            boxes += [*labels, axis.label.get_window_extent()]
-    inside = figure.bbox.padded(1)
-    for box in boxes:
-        assert inside.x0 <= box.x0
-        assert box.x1 <= inside.x1
-        assert inside.y0 <= box.y0
-        assert box.y1 <= inside.y1
+def chart_rows(chart: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data of a chart."""
+    return list(chart["data"]["values"])
 
 
 SPEECH = "Speech Commands v0.02, test archive (split by speaker; silence by clip)"

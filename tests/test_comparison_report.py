@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import made_comparison
-import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_comparison import RULES, TITLES, record, records, resized, rules
-from made_runs import assert_readable, make_grid
-from matplotlib.figure import Figure
+from made_runs import chart_rows, draw, make_grid
 from scipy import stats
 
 from ecqx.errors import InputError
@@ -26,12 +23,12 @@ from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
 from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import area, areas, kept, smallest_within
-from ecqx.report.comparison_figure import STYLES
 from ecqx.report.comparison_tables import WIDTHS, build_comparison_tables
 from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Table, to_csv
-from ecqx.report.records import FAMILY, METHODS, Record, Setting, read_records
+from ecqx.report.records import FAMILY, METHODS, PAPER_METHOD, Record, Setting, read_records
+from ecqx.report.render import Figure
 from ecqx.report.rules import Fairness, Rules
 from ecqx.report.selection import front
 from ecqx.report.verdicts import Verdict, judge_against
@@ -489,13 +486,6 @@ def test_rules_that_cannot_be_kept_are_refused(make: Callable[[], object], words
 # Figure, page and files
 
 
-def test_methods_differ_in_marker_and_own_ones_are_solid() -> None:
-    assert tuple(STYLES) == METHODS
-    assert len({style["marker"] for style in STYLES.values()}) == len(STYLES)
-    assert len({matplotlib.colors.to_hex(s["color"]) for s in STYLES.values()}) >= 10
-    assert all((STYLES[method]["linestyle"] == "-") == (method in FAMILY) for method in METHODS)
-
-
 SMOKE = {"tasks": ("mlp",), "methods": ("ECQ", "ECQx"), "seeds": (0, 1), "trials": 2}
 
 
@@ -513,7 +503,7 @@ def test_the_comparison_adds_to_the_report_and_changes_nothing_else(tmp_path: Pa
     without = smoke(tmp_path / "without", rows, None)
     both = smoke(tmp_path / "with", rows, rules(2))
     assert both.keys() - without.keys() == {
-        *("figures/comparison.png", "figures/comparison.svg"),
+        *(f"figures/comparison.{ending}" for ending in ("pdf", "png", "svg")),
         *(f"tables/{n}.{e}" for n in ("comparison", "trials") for e in ("csv", "md", "tex")),
     }
     changed = {name for name in without if without[name] != both[name]}
@@ -526,24 +516,17 @@ def test_the_comparison_adds_to_the_report_and_changes_nothing_else(tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of three tasks and all methods, whose figure was looked at on the way."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Figure]:
+    """The page of three tasks and all methods, and its figure."""
     out = tmp_path_factory.mktemp("comparison")
-    save = Figure.savefig
-
-    def checked(figure: Figure, *args: Any, **options: Any) -> None:
-        if options["format"] == "png":
-            assert_readable(figure)
-        save(figure, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", checked)
-        build(records(), out, "made", TITLES, rules=RULES)
+    suite = {"records": records(), "suite": "made", "tasks": TITLES, "rules": RULES}
+    figures = draw(suite, out)
     assert (out / "tables" / "family.csv").exists()
-    return (out / "report.html").read_text(encoding="utf-8")
+    return (out / "report.html").read_text(encoding="utf-8"), figures["comparison"]
 
 
-def test_the_page_has_the_verdict_and_the_tables(page: str) -> None:
+def test_the_page_has_the_verdict_and_the_tables(drawn: tuple[str, Figure]) -> None:
+    page, _ = drawn
     section = page[page.index('<section id="comparison"') :]
     for name in ("comparison", "trials", "family"):
         assert f'id="table-{name}"' in section
@@ -554,11 +537,23 @@ def test_the_page_has_the_verdict_and_the_tables(page: str) -> None:
             assert duel.rival in section
 
 
-def test_the_caption_counts_the_points_out_of_sight(page: str) -> None:
+def test_every_trial_is_drawn_a_few_methods_a_panel(drawn: tuple[str, Figure]) -> None:
+    _, figure = drawn
     measured = measure(records())
-    (figure,) = re.findall(r'id="figure-comparison">(.*?)</figure>', page, re.S)
-    for task, title in measured.tasks.items():
-        drawn = [t for m in measured.methods(task) for t in front(measured.of(task, m))]
-        bound = measured.full_precision(task).mean - 0.1
-        below = sum(t.mean("accuracy").mean < bound for t in drawn)
-        assert f"{below} of {len(drawn)} ({title})" in figure
+    shown: dict[str, set[str]] = {}
+    for panel in figure.panels:
+        rows = chart_rows(panel.chart)
+        points = [row for row in rows if row["kind"] == "point"]
+        methods = {row["series"] for row in points}
+        assert PAPER_METHOD in methods
+        assert len(methods) <= 4
+        task = next(t for t, title in TITLES.items() if panel.title.startswith(title))
+        shown.setdefault(task, set()).update(methods)
+        assert len(points) == sum(len(measured.of(task, method)) for method in methods)
+        best = [(row["x"], row["y"]) for row in rows if row["kind"] == "front"]
+        expected = [
+            (trial.mean("bytes").mean / 1000, 100 * trial.mean("accuracy").mean)
+            for trial in front(measured.of(task))
+        ]
+        assert np.array(best) == pytest.approx(np.array(expected), rel=1e-5)
+    assert shown == {task: set(measured.methods(task)) for task in measured.tasks}

@@ -30,17 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages that take long to import, write files or open connections.
 HEAVY = (
     *("torchvision", "zennit", "numba", "nncodec", "deepCABAC", "torchmetrics", "tabulate"),
-    *(
-        "matplotlib",
-        "plotly",
-        "altair",
-        "requests",
-        "PIL",
-        "librosa",
-        "sklearn",
-        "scipy",
-        "pydantic",
-    ),
+    *("altair", "vl_convert", "pikepdf", "requests", "PIL", "librosa", "sklearn", "scipy"),
+    "pydantic",
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,26 @@ import pytest
 from made_runs import (
     CLASSES,
     MIXED_TASKS,
-    assert_readable,
+    chart_rows,
     make_layers,
     make_mixed_grid,
     make_samples,
+    scales,
 )
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.errors import InputError
 from ecqx.report.evidence import Evidence
-from ecqx.report.masks_figure import build_masks_figures, voc_palette
-from ecqx.report.style import Picture, house_style
+from ecqx.report.render import Figure
+from ecqx.report.samples import build_masks_figures, voc_palette
 
 REAL = Path("../shared/data/VOCdevkit/VOC2012/SegmentationClass")
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """Collects the figures that are written instead of writing them."""
-    figures: list[Figure] = []
-
-    def collect(self: Figure, *_: Any, **__: Any) -> None:
-        if self not in figures:
-            figures.append(self)
-
-    monkeypatch.setattr(Figure, "savefig", collect)
-    with house_style():
-        yield figures
-
-
-def make_pictures(
+def make_figures(
     samples: dict[str, Any], classes: list[str] = CLASSES, layers: Any = ()
-) -> list[Picture]:
+) -> list[Figure]:
     evidence = Evidence.collect("made", MIXED_TASKS, make_mixed_grid("deeplab"))
     return build_masks_figures(evidence, samples, {"deeplab": classes}, layers)
 
@@ -66,60 +53,53 @@ def test_palette_by_hand() -> None:
     assert len(np.unique(palette[:255], axis=0)) == 255
 
 
-def test_pictures_show_what_they_are_given(drawn: list[Figure]) -> None:
+def pixels_of(url: str) -> np.ndarray:
+    """The picture of a data URL without its frame; each cell is several pixels wide."""
+    png = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(png)))[1:-1, 1:-1]
+
+
+def test_pictures_show_what_they_are_given() -> None:
     samples = make_samples("deeplab")
-    made = make_pictures(samples, layers=make_layers("deeplab"))
-    assert [picture.name for picture in made] == ["masks_deeplab"]
-    shown = [np.asarray(axes.images[0].get_array()) for axes in drawn[0].axes]
-    assert [axes.get_title() for axes in drawn[0].axes[:5]] == [
-        *("image", "truth", "full precision", "decoded", ""),
-    ]
-    for row in range(3):
-        image, truth, *masks = shown[4 * row : 4 * row + 4]
-        assert (image == samples["deeplab/image"][row].transpose(1, 2, 0)).all()
-        unlabelled = samples["deeplab/truth"][row] == 255
-        assert (truth[unlabelled] == 255).all()
-        assert (truth[~unlabelled] == 255).all(axis=-1).sum() == 0
-        for mask, kind in zip(masks, ("full precision", "decoded"), strict=True):
-            assert (mask == voc_palette()[samples[f"deeplab/{kind}"][row]]).all()
+    (figure,) = make_figures(samples, layers=make_layers("deeplab"))
+    assert figure.name == "masks_deeplab"
+    assert len(figure.panels) == 3
+    for i, panel in enumerate(figure.panels):
+        rows = chart_rows(panel.chart)
+        assert [row["name"] for row in rows] == ["image", "truth", "full precision", "decoded"]
+        for row in rows:
+            own = samples[f"deeplab/{row['name']}"][i]
+            expected = own.transpose(1, 2, 0) if row["name"] == "image" else voc_palette()[own]
+            shown = pixels_of(row["url"])
+            factor = -(-shown.shape[0] // expected.shape[0])
+            large = expected.repeat(factor, 0).repeat(factor, 1)[1:-1, 1:-1]
+            assert (shown == large).all()
     agreeing = (samples["deeplab/full precision"] == samples["deeplab/decoded"]).mean()
-    assert f"agree in {100 * agreeing:.1f} % of the pixels" in made[0].caption
-    assert "(ECQx, 4 bit, Λ 0.1, seed 0)" in made[0].caption
-    assert "voc2012 segmentation (14 images)" in made[0].caption
+    assert f"agree in {100 * agreeing:.1f} % of the pixels" in figure.caption
+    assert "(ECQx, 4 bit, Λ 0.1, seed 0)" in figure.caption
+    assert "voc2012 segmentation (14 images)" in figure.caption
 
 
-def test_legend_names_the_classes_that_occur(drawn: list[Figure]) -> None:
-    make_pictures(make_samples("deeplab"))
-    (legend,) = drawn[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        *("background", "thing 3", "thing 7", "thing 11", "ignored"),
-    ]
-    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
-    assert np.allclose(np.array(colours) * 255, voc_palette()[[0, 3, 7, 11, 255]])
-
-
-def test_masks_of_many_classes_are_readable(drawn: list[Figure]) -> None:
-    samples = make_samples("deeplab", count=4, height=64, width=64)
-    samples["deeplab/decoded"] = np.arange(4 * 64 * 64).reshape(4, 64, 64).astype(np.uint8) % 21
-    make_pictures(samples, ["background", *(f"diningtable {i}" for i in range(20))])
-    assert_readable(drawn[0])
-    legend = drawn[0].legends[0].get_window_extent()
-    assert not any(legend.overlaps(axes.get_window_extent()) for axes in drawn[0].axes)
-    boxes = [axes.get_window_extent() for axes in drawn[0].axes]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+def test_the_key_names_the_classes_that_occur() -> None:
+    (figure,) = make_figures(make_samples("deeplab"))
+    assert list(figure.key) == ["background", "thing 3", "thing 7", "thing 11", "ignored"]
+    colours = [list(bytes.fromhex(colour[1:])) for colour in figure.key.values()]
+    assert colours == voc_palette()[[0, 3, 7, 11, 255]].tolist()
+    (legend,) = scales(figure.panels[0].chart, "color")
+    assert legend == {"domain": list(figure.key), "range": list(figure.key.values())}
 
 
 def test_tasks_without_samples_have_no_figure() -> None:
-    assert make_pictures({}) == []
+    assert make_figures({}) == []
 
 
 def test_bad_samples_are_named() -> None:
     samples = make_samples("deeplab")
     with pytest.raises(InputError, match="label 11 of task deeplab has no name"):
-        make_pictures(samples, CLASSES[:11])
+        make_figures(samples, CLASSES[:11])
     del samples["deeplab/decoded"]
     with pytest.raises(InputError, match="'deeplab/decoded' is missing"):
-        make_pictures(samples)
+        make_figures(samples)
 
 
 def test_a_file_without_samples_can_be_read(tmp_path: Path) -> None:

@@ -472,7 +472,7 @@ def test_results_are_there(finished: Copy) -> None:
     results = finished.root / "results" / "smoke"
     found = {path.suffix for path in (results / "tables").iterdir()}
     assert found == {".md", ".csv", ".tex"}
-    assert {path.suffix for path in (results / "figures").iterdir()} == {".png", ".svg"}
+    assert {path.suffix for path in (results / "figures").iterdir()} == {".pdf", ".png", ".svg"}
     for path in results.rglob("*"):
         assert path.is_dir() or path.stat().st_size > 0
     assert "<html" in (results / "report.html").read_text()

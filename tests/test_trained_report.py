@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import make_grid, make_minimal_suite, make_relevance, make_run, make_trained
+from made_runs import draw, make_grid, make_minimal_suite, make_relevance, make_run, make_trained
 
 from ecqx.methods.registry import METHODS
-from ecqx.report.build import build
 from ecqx.report.claims import build_claims
 from ecqx.report.correlations import correlate
 from ecqx.report.evidence import Evidence
+from ecqx.report.figures import build_curve_figures
 from ecqx.report.formats import Table, to_csv
 from ecqx.report.records import GRID_METHODS, TRAINED_METHODS
 from ecqx.report.regression import compare
 from ecqx.report.sweeps import trained_centroids
 from ecqx.report.tables import build_tables
-from ecqx.report.tradeoff import tradeoff
 from stages.evaluate import _curves, _means, _nested
 
 GRID = [*make_grid("mlp", bits=(2, 4), lambdas=(0.05, 0.2)), *make_grid("resnet20")]
@@ -85,14 +84,15 @@ def test_no_other_table_claim_or_curve_knows_of_them() -> None:
     assert {name for name in before if before[name] != after[name]} == {"settings"}
     assert set(before["settings"].splitlines()) < set(after["settings"].splitlines())
     assert build_claims(alone, correlations) == build_claims(both, correlations)
-    assert tradeoff(alone) == tradeoff(both)
+    assert build_curve_figures(alone, []) == build_curve_figures(both, [])
 
 
 def test_page_and_figures(tmp_path: Path) -> None:
     suite = make_minimal_suite()
     trained = make_trained("mlp", seeds=(0, 1))
-    build(out=tmp_path / "without", **suite)
-    build(out=tmp_path / "with", **suite | {"records": [*trained, *suite["records"]]})
+    without = draw(suite, tmp_path / "without")
+    both = draw(suite | {"records": [*trained, *suite["records"]]}, tmp_path / "with")
+    assert without == both
     pages = [(tmp_path / name / "report.html").read_text() for name in ("without", "with")]
     assert ["Trained centroids" in page for page in pages] == [False, True]
     section = re.search(r'<section id="trained".*?</section>', pages[1], re.S)

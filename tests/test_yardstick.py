@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import MIXED_TASKS, make_mixed_grid, make_run, make_yardsticks
-from matplotlib.figure import Figure
+from made_runs import MIXED_TASKS, draw, make_mixed_grid, make_run, make_yardsticks
 
 from ecqx.errors import InputError
-from ecqx.report.build import build
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import to_csv
 from ecqx.report.verdicts import Verdict
@@ -123,18 +121,10 @@ def test_bad_yardsticks_are_named() -> None:
 
 @pytest.mark.parametrize("yardsticks", [[], make_yardsticks()])
 def test_page_has_the_section_where_there_is_a_yardstick(
-    yardsticks: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    yardsticks: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
-    build(
-        records=make_mixed_grid("resnet20", lambdas=(0.05, 0.2)),
-        relevance={},
-        out=tmp_path,
-        suite="made",
-        tasks=MIXED_TASKS,
-        layers=[],
-        yardsticks=yardsticks,
-    )
+    suite = {"records": make_mixed_grid("resnet20", lambdas=(0.05, 0.2)), "suite": "made"}
+    draw(suite | {"tasks": MIXED_TASKS, "yardsticks": yardsticks}, tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     expected = bool(yardsticks)
     assert ('href="#yardstick"' in text) == ('id="yardstick"' in text) == expected

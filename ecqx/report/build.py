@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ecqx.files import write_atomically
-from ecqx.report.charts import chart_of
 from ecqx.report.claims import build_claims
 from ecqx.report.comparison import Comparison
-from ecqx.report.comparison_figure import comparison_figure
 from ecqx.report.comparison_tables import build_comparison_tables
 from ecqx.report.comparison_verdict import (
     comparison_markdown,
@@ -20,25 +17,18 @@ from ecqx.report.comparison_verdict import (
     rule,
     smallest_rule,
 )
-from ecqx.report.correlations import Correlation, Relevance, correlate
-from ecqx.report.curve_charts import build_curve_charts
+from ecqx.report.correlations import Relevance, correlate
 from ecqx.report.evidence import Evidence
-from ecqx.report.figures import build_figures
-from ecqx.report.formats import FORMATS, Table
-from ecqx.report.layer_charts import build_layer_charts
-from ecqx.report.mask_charts import build_mask_charts
-from ecqx.report.masks_figure import Samples, build_masks_figures
+from ecqx.report.figures import build_curve_figures, comparison_figure
+from ecqx.report.formats import FORMATS
+from ecqx.report.networks import build_layer_figures, build_relevance_figures
 from ecqx.report.page import Content, Contest, Origin, Section, render_page
 from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED
-from ecqx.report.relevance_charts import build_relevance_charts
-from ecqx.report.relevance_figure import build_relevance_figures
 from ecqx.report.rules import Rules
-from ecqx.report.size_figures import build_size_figures
-from ecqx.report.style import Picture, house_style
+from ecqx.report.samples import Classes, Samples, build_input_figures, build_masks_figures
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import claims_markdown
-from ecqx.report.yardstick import Counterpart, counterparts_of, yardstick_table
-from ecqx.report.yardstick_figure import yardstick_figure
+from ecqx.report.yardstick import counterparts_of, yardstick_table
 
 # What the paper's tables, figures and claims are made of.
 PAPER = (GRID, P_SWEEP, ABLATION, TRAINED)
@@ -57,7 +47,7 @@ def build(
     relevance: Relevance | None = None,
     decoded: Relevance | None = None,
     samples: Samples | None = None,
-    classes: Mapping[str, Sequence[str]] | None = None,
+    classes: Classes | None = None,
     origin: Origin | None = None,
 ) -> None:
     """Write tables, figures, claims and the page of a suite.
@@ -95,7 +85,8 @@ def build(
     samples : mapping of str to ndarray, optional
         Images and masks of segmentation tasks: ``TASK/image``, uint8 of shape (N, 3, H, W), and
         ``TASK/truth``, ``TASK/full precision``, ``TASK/decoded``, uint8 of shape (N, H, W).
-        Test samples with the relevance of their inputs: see `build_relevance_charts`.
+        Test samples with the relevance of their inputs: ``TASK/input``, ``TASK/relevance KIND``,
+        ``TASK/label`` and ``TASK/label KIND``, where KIND is "full precision" or "decoded".
     classes : mapping of str to sequence of str, optional
         Names of those tasks' classes, in the order of the labels.
     origin : Origin, optional
@@ -111,64 +102,48 @@ def build(
     paper = every.sweeps(*PAPER)
     correlations = correlate(relevance or {}, paper.tasks)
     claims = build_claims(paper, correlations)
-    exhibits = _Exhibits(relevance or {}, decoded or {}, samples or {}, classes or {}, layers)
     counterparts = counterparts_of(paper, yardsticks)
     tables = build_tables(paper, correlations, layers, published)
     beside = [yardstick_table(paper, counterparts)] if counterparts else []
     comparison = None if rules is None else Comparison.collect(every, rules)
-    with house_style():
-        pictures = _pictures(paper, exhibits, correlations, counterparts)
-        contest = None if comparison is None else _contest(comparison)
+    contest = None if comparison is None else _contest(comparison)
     text = claims_markdown(claims, suite)
     if comparison and contest:
         text += f"\n{comparison_markdown(comparison, contest.judgements)}"
+
+    samples, classes = samples or {}, classes or {}
+    curves = build_curve_figures(paper, counterparts)
+    first = [figure for figure in curves if figure.name == "accuracy_size"]
+    published_figure = [figure for figure in curves if figure.name == "yardstick"]
     own = {name: [t for t in tables if t.name == name] for name in PLACED}
-    sections = _sections(paper, exhibits, counterparts, pictures, own | {"yardstick": beside})
-    sections.append(Section("tables", "Tables", (), [t for t in tables if t.name not in own]))
-    centre = next((chart_of(p) for p in pictures if p.name == "accuracy_size"), None)
+    relevances = build_relevance_figures(paper, relevance or {}, decoded or {}, correlations)
+    relevances += build_input_figures(paper, samples, classes)
+    sections = [
+        Section("yardstick", "Published algorithm", published_figure, beside),
+        Section("figures", "Curves", [f for f in curves if f not in (*first, *published_figure)]),
+        Section("relevance", "Relevance", relevances, own["relevance_magnitude"]),
+        Section("layers", "Layers", build_layer_figures(paper, layers), own["layers"]),
+        Section("masks", "Masks", build_masks_figures(paper, samples, classes, layers)),
+        Section("trained", "Trained centroids", (), own["trained_centroids"]),
+        Section("tables", "Tables", (), [t for t in tables if t.name not in own]),
+    ]
+    centre = [Section("tradeoff", "Accuracy and size", first)]
     content = Content(claims, own["best_files"], centre, sections, contest, origin)
     shown = every.sweeps(*PAPER, *([COMPARISON] if comparison else []))
     files = {"claims.md": text.encode(), "report.html": render_page(shown, content).encode()}
     for table in (*tables, *beside, *(contest.tables if contest else ())):
         for ending, write in FORMATS.items():
             files[f"tables/{table.name}.{ending}"] = write(table).encode()
-    for picture in (*pictures, *([contest.picture] if contest else ())):
-        files[f"figures/{picture.name}.png"] = picture.png
-        files[f"figures/{picture.name}.svg"] = picture.svg
+    figures = [figure for section in (*centre, *sections) for figure in section.figures]
+    for figure in (*figures, *([contest.figure] if contest else ())):
+        for ending, picture in figure.files().items():
+            files[f"figures/{figure.name}.{ending}"] = picture
     for name, content_of_file in files.items():
         _write(out / name, content_of_file)
 
 
 # Tables that have a place of their own on the page.
 PLACED = ("best_files", "relevance_magnitude", "layers", "trained_centroids")
-
-
-@dataclass(frozen=True)
-class _Exhibits:
-    """What is shown beside the records, as `build` takes it."""
-
-    relevance: Relevance
-    decoded: Relevance
-    samples: Samples
-    classes: Mapping[str, Sequence[str]]
-    layers: Sequence[Mapping[str, Any]]
-
-
-def _pictures(
-    paper: Evidence,
-    shown: _Exhibits,
-    correlations: Sequence[Correlation],
-    counterparts: Sequence[Counterpart],
-) -> list[Picture]:
-    """All static figures but that of the comparison."""
-    beside = yardstick_figure(paper, counterparts)
-    return [
-        *build_figures(paper),
-        *build_size_figures(paper),
-        *build_relevance_figures(paper, shown.relevance, correlations),
-        *build_masks_figures(paper, shown.samples, shown.classes, shown.layers),
-        *([beside] if beside else []),
-    ]
 
 
 def _contest(comparison: Comparison) -> Contest:
@@ -179,34 +154,9 @@ def _contest(comparison: Comparison) -> Contest:
         loss=comparison.rules.loss_in_words,
         rules=(rule(comparison), smallest_rule(comparison.rules)),
         duels=duel_table(comparison, judgements),
-        picture=comparison_figure(comparison),
+        figure=comparison_figure(comparison),
         tables=build_comparison_tables(comparison),
     )
-
-
-def _sections(
-    paper: Evidence,
-    shown: _Exhibits,
-    counterparts: Sequence[Counterpart],
-    pictures: Sequence[Picture],
-    tables: Mapping[str, Sequence[Table]],
-) -> list[Section]:
-    """The sections of charts, each with its own tables."""
-    curves = build_curve_charts(paper, pictures, counterparts)
-    yardstick = [chart for chart in curves if chart.name == "yardstick"]
-    relevance = build_relevance_charts(
-        paper, shown.relevance, shown.decoded, shown.samples, shown.classes, pictures
-    )
-    layers = build_layer_charts(paper, shown.layers)
-    masks = build_mask_charts(paper, shown.samples, shown.classes, pictures)
-    return [
-        Section("yardstick", "Published algorithm", yardstick, tables["yardstick"]),
-        Section("figures", "Curves", [chart for chart in curves if chart not in yardstick]),
-        Section("relevance", "Relevance", relevance, tables["relevance_magnitude"]),
-        Section("layers", "Layers", layers, tables["layers"]),
-        Section("masks", "Masks", masks),
-        Section("trained", "Trained centroids", (), tables["trained_centroids"]),
-    ]
 
 
 def _write(path: Path, content: bytes) -> None:

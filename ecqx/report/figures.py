@@ -1,248 +1,316 @@
-"""The figures of accuracy against sparsity: ECQ beside ECQx, influence of p and of BatchNorm."""
+"""The figures of curves: accuracy, sparsity and file size of every setting, with their words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-
-from ecqx.report.curves import (
-    accuracy,
-    accuracy_axis,
-    accuracy_curve,
-    change,
-    curve,
-    full_precision_handle,
-    in_words,
-    method_handles,
-    method_style,
-    panel_title,
-    reference_line,
-    sparsity,
-    subtitle,
-    titled,
+from ecqx.report.comparison import Comparison
+from ecqx.report.curve_panels import (
+    ACCURACIES,
+    CHANGE,
+    DEPTH,
+    LAMBDA,
+    RATIOS,
+    SIZES,
+    SPARSITIES,
+    Case,
+    Quantity,
+    draw,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import GRID, GRID_METHODS, Setting
-from ecqx.report.style import (
-    NEUTRAL,
-    Picture,
-    Style,
-    finish,
-    heading,
-    legend_below,
-    method_handle,
-    panels,
-    reference_handle,
-    stretched_axis,
+from ecqx.report.records import (
+    FIXED,
+    GRID,
+    GRID_METHODS,
+    METHODS,
+    PAPER_METHOD,
+    TRAINED_METHODS,
+    Setting,
 )
+from ecqx.report.render import Figure
+from ecqx.report.selection import front
 from ecqx.report.sweeps import p_settings
+from ecqx.report.yardstick import Counterpart
 
-P_MARKERS = "oD^vPX<>"
+# Methods that share a panel of the comparison, beside ECQx.
+_OTHERS = tuple(m for m in METHODS if m not in (*GRID_METHODS, *TRAINED_METHODS, *FIXED, "torchao"))
+GROUPS = (
+    *(("ECQ",), TRAINED_METHODS[:2], TRAINED_METHODS[2:]),
+    *(_OTHERS[:2], _OTHERS[2:], ("torchao", *FIXED)),
+)
 
 
-def build_figures(evidence: Evidence) -> list[Picture]:
-    """All figures made of curves for which there are runs."""
+def build_curve_figures(evidence: Evidence, counterparts: Sequence[Counterpart]) -> list[Figure]:
+    """All figures of the paper's sweeps that there are settings for."""
     made = [
         accuracy_against_sparsity(evidence),
         *(each_bit_width(evidence, task) for task in evidence.tasks),
+        accuracy_against_size(evidence),
         influence_of_p(evidence),
         influence_of_batchnorm(evidence),
+        along_lambda(evidence, "sparsity", SPARSITIES),
+        along_lambda(evidence, "ratio", RATIOS),
+        yardstick_figure(evidence, counterparts),
     ]
-    return [picture for picture in made if picture is not None]
+    return [figure for figure in made if figure is not None]
 
 
-def _accuracy_panel(axes: Axes, settings: list[Setting]) -> list[tuple[float, float]]:
-    """One panel of accuracy against sparsity, ECQ beside ECQx; return the ranges drawn."""
-    ranges = [reference_line(axes, settings)]
-    for method in GRID_METHODS:
-        of_method = [s for s in settings if s.method == method]
-        if of_method:
-            ranges.append(accuracy_curve(axes, of_method, sparsity, **method_style(method)))
-    return ranges
+# -- figures ---------------------------------------------------------------------------------------
 
 
-def accuracy_against_sparsity(evidence: Evidence) -> Picture | None:
+def accuracy_against_sparsity(evidence: Evidence) -> Figure | None:
     """One panel per task, at the bit width that stands for it."""
-    chosen = [
-        (task, evidence.of(task, bits=bits))
+    cases = _each_task(evidence)
+    title = f"{_titled(evidence.metric_of_all(_tasks(cases)))} against sparsity"
+    return _figure(evidence, "accuracy_sparsity", title, _ALONG, cases, SPARSITIES, ACCURACIES)
+
+
+_ALONG = "Each mark is one Λ; the larger, the further right."
+
+
+def each_bit_width(evidence: Evidence, task: str) -> Figure | None:
+    """One panel per bit width of a task that was measured at several."""
+    bits = evidence.bits(task)
+    cases = [Case(f"{width} bit", evidence.of(task, bits=width)) for width in bits]
+    title = f"{_titled(evidence.metric_of_all([task]))} against sparsity: {evidence.tasks[task]}"
+    name = f"accuracy_sparsity_{task}"
+    return (
+        _figure(evidence, name, title, _ALONG, cases, SPARSITIES, ACCURACIES)
+        if len(bits) > 1
+        else None
+    )
+
+
+def influence_of_p(evidence: Evidence) -> Figure | None:
+    """Accuracy against sparsity, a panel for each p, with ECQ in all of them."""
+    series = [(task, p_settings(evidence, task)) for task in evidence.tasks]
+    tasks = [task for task, found in series if found]
+    cases = []
+    for task, found in series:
+        reference = [setting for p, own in found if p is None for setting in own]
+        for p, own in found:
+            if p is not None:
+                detail = f"p = {p:g}, {own[0].bits} bit"
+                cases.append(Case(_heading(evidence, task, detail, tasks), [*reference, *own]))
+    caption = f"ECQx may add at most p to the sparsity of ECQ. {_ALONG}"
+    return _figure(
+        evidence, "influence_of_p", "Influence of p", caption, cases, SPARSITIES, ACCURACIES
+    )
+
+
+def influence_of_batchnorm(evidence: Evidence) -> Figure | None:
+    """Change of accuracy against sparsity, the same network without and with BatchNorm."""
+    cases = []
+    for pair in evidence.pairs():
+        bits = evidence.reference_bits(pair[1])
+        for task, word in zip(pair, ("without", "with"), strict=True):
+            detail = f"{word} BatchNorm, {bits} bit"
+            heading = _heading(evidence, pair[0], detail, pair)
+            cases.append(Case(heading, evidence.of(task, GRID, bits=bits)))
+    cases = [case for case in cases if case.settings]
+    caption = "Change against the same network trained as long in full precision."
+    title = "Influence of BatchNorm"
+    return _figure(
+        evidence, "influence_of_batchnorm", title, f"{caption} {_ALONG}", cases, SPARSITIES, CHANGE
+    )
+
+
+def along_lambda(evidence: Evidence, name: str, y: Quantity) -> Figure | None:
+    """A quantity over Λ, one panel per task."""
+    cases = [case for case in _each_task(evidence) if len({s.lam for s in case.settings}) > 1]
+    title = f"{_titled(y.title.split(' (')[0])} along Λ"
+    caption = (
+        "Λ weighs information against distance: the larger, the sparser and smaller. The scale of "
+        "Λ is logarithmic, and linear below the smallest positive one."
+    )
+    return _figure(evidence, f"{name}_lambda", title, caption, cases, LAMBDA, y)
+
+
+def accuracy_against_size(evidence: Evidence) -> Figure | None:
+    """Every setting of the grid and the Pareto fronts, chosen by validation accuracy."""
+    tasks = [task for task in evidence.tasks if evidence.of(task)]
+    cases = []
+    for task in tasks:
+        settings = evidence.of(task)
+        detail = f"{settings[0].first.bytes_fp32 / 1000:,.0f} kB in 32 bit"
+        cases.append(Case(_heading(evidence, task, detail, tasks), settings))
+    title = f"{_titled(evidence.metric_of_all(tasks))} against file size"
+    caption = (
+        "Every setting of the grid. Lines join the settings of a method that no other one of it "
+        "beats in both size and validation accuracy, the Pareto front; shown is their test "
+        "accuracy, so that a line may fall."
+    )
+    return _figure(evidence, "accuracy_size", title, caption, cases, SIZES, ACCURACIES, fronts=True)
+
+
+def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) -> Figure | None:
+    """Accuracy against size of each task and bit width, with the published results in it."""
+    theirs = list(dict.fromkeys(c.yardstick for c in counterparts))
+    tasks = [one.task for one in theirs]
+    cases = [
+        Case(
+            _heading(evidence, task, f"{bits} bit", tasks),
+            evidence.of(task, GRID, bits=bits),
+            [one for one in theirs if (one.task, one.bits) == (task, bits)],
+        )
+        for task, bits in dict.fromkeys((one.task, one.bits) for one in theirs)
+    ]
+    caption = (
+        "Ours along Λ, and the results of the published algorithm as stars in the colour of their "
+        "method. Further left and higher is better; what the sizes count stands with the table."
+    )
+    words = "; ".join(
+        f"{evidence.name(c.yardstick.task)}, {c.yardstick.method}, Λ {c.yardstick.lam:g} "
+        f"({c.ours}): {c.verdict.value}"
+        for c in counterparts
+    )
+    return _figure(
+        *(evidence, "yardstick", "Beside the published algorithm", caption, cases),
+        *(SIZES, ACCURACIES),
+        more=f"Whether a point of ours is at least as good in both: {words}.",
+    )
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Accuracy against size of all methods, a few of them a panel, each beside ECQx."""
+    evidence = comparison.evidence
+    cases, words = [], []
+    for task in comparison.tasks:
+        every = comparison.of(task)
+        best = front(every)
+        measured = comparison.methods(task)
+        for group in GROUPS:
+            others = [method for method in group if method in measured]
+            own = [s for s in every if s.method in (*others, PAPER_METHOD)]
+            if others:
+                detail = ", ".join(others)
+                heading = _heading(evidence, task, detail, comparison.tasks)
+                cases.append(Case(heading, own, front=best))
+        methods = ", ".join(dict.fromkeys(trial.method for trial in best))
+        ends = " to ".join(_place(setting) for setting in (best[0], best[-1]))
+        words.append(
+            f"{comparison.tasks[task]}: the Pareto front of all goes from {ends} ({methods})."
+        )
+    if not cases:
+        cases = [
+            Case(comparison.tasks[task], comparison.of(task), front=front(comparison.of(task)))
+            for task in comparison.tasks
+        ]
+    caption = (
+        "Every trial, a few methods a panel, ECQx in all of them. Lines join the trials of a "
+        "method that no other trial of it beats in both mean size and mean validation accuracy; "
+        "the wide band joins those that no trial of any method beats. Shown is the test accuracy, "
+        "so that a line may fall. Further left and higher is better."
+    )
+    figure = _figure(
+        *(evidence, "comparison", "Accuracy against file size: all methods", caption, cases),
+        *(SIZES, ACCURACIES),
+        fronts=True,
+        more=" ".join(words),
+    )
+    assert figure is not None
+    return figure
+
+
+# -- their parts -----------------------------------------------------------------------------------
+
+
+def _each_task(evidence: Evidence) -> list[Case]:
+    """One case per task, at the bit width that stands for it."""
+    chosen = {
+        task: evidence.of(task, bits=bits)
         for task in evidence.tasks
         if (bits := evidence.reference_bits(task)) is not None
+    }
+    return [
+        Case(_heading(evidence, task, f"{own[0].bits} bit", chosen), own)
+        for task, own in chosen.items()
     ]
-    tasks = [task for task, _ in chosen]
-    return _sparsity_figure(
-        evidence,
-        chosen,
-        "accuracy_sparsity",
-        f"{titled(evidence.metric_of_all(tasks))} against sparsity",
-        lambda task, settings: panel_title(evidence, task, f"{settings[0].bits} bit", tasks),
-        alike=False,
-    )
 
 
-def each_bit_width(evidence: Evidence, task: str) -> Picture | None:
-    """One panel per bit width of a task that was measured at several."""
-    widths = evidence.bits(task)
-    if len(widths) < 2:
-        return None
-    return _sparsity_figure(
-        evidence,
-        [(task, evidence.of(task, bits=bits)) for bits in widths],
-        f"accuracy_sparsity_{task}",
-        f"{titled(evidence.metric_of_all([task]))} against sparsity: {evidence.tasks[task]}",
-        lambda _, settings: f"{settings[0].bits} bit",
-        alike=True,
-    )
+def _tasks(cases: Iterable[Case]) -> list[str]:
+    return list(dict.fromkeys(setting.task for case in cases for setting in case.settings))
 
 
-def _sparsity_figure(
+def _figure(
     evidence: Evidence,
-    chosen: Sequence[tuple[str, list[Setting]]],
     name: str,
     title: str,
-    label: Callable[[str, list[Setting]], str],
-    alike: bool,
-) -> Picture | None:
-    if not chosen:
-        return None
-    figure, all_axes = panels(len(chosen))
-    ranges = [
-        _accuracy_panel(axes, settings)
-        for axes, (_, settings) in zip(all_axes, chosen, strict=True)
-    ]
-    every = [span for own in ranges for span in own]
-    for axes, (task, settings), own in zip(all_axes, chosen, ranges, strict=True):
-        # Panels that are to be compared have the same axes.
-        accuracy_axis(axes, evidence, task, every if alike else own)
-        axes.set_xlabel("sparsity (%)")
-        axes.set_title(label(task, settings))
-    if alike:
-        limits = [axes.get_xlim() for axes in all_axes]
-        for axes in all_axes:
-            axes.set_xlim(min(left for left, _ in limits), max(right for _, right in limits))
-    shown = [setting for _, settings in chosen for setting in settings]
-    heading(figure, title, subtitle(evidence, shown))
-    legend_below(figure, [*method_handles(shown), full_precision_handle(shown)])
-    lambdas = ", ".join(f"{lam:g}" for lam in sorted({s.lam for s in shown}))
-    return finish(
-        figure,
-        name,
-        title,
-        f"Each marker is one Λ ({lambdas}); larger Λ lie further right. The dotted line is the "
-        f"same checkpoint trained as long in full precision{_band(shown)}. "
-        f"{evidence.notes(dict.fromkeys(task for task, _ in chosen))}",
-        "Curves of accuracy over sparsity. "
-        + " ".join(in_words(evidence, settings, accuracy, " %") for _, settings in chosen),
-    )
-
-
-def _band(settings: Sequence[Setting]) -> str:
-    several = any(len(setting.records) > 1 for setting in settings)
-    return ", its band the deviation over seeds" if several else ""
-
-
-def influence_of_p(evidence: Evidence) -> Picture | None:
-    """Accuracy against sparsity for each p, with ECQ as reference."""
-    chosen = [(task, p_settings(evidence, task)) for task in evidence.tasks]
-    chosen = [(task, series) for task, series in chosen if series]
-    if not chosen:
-        return None
-    values = sorted({p for _, series in chosen for p, _ in series if p is not None})
-    tasks = [task for task, _ in chosen]
-    styles = {p: _p_style(i, len(values)) for i, p in enumerate(values)}
-    figure, all_axes = panels(len(chosen))
-    for axes, (task, series) in zip(all_axes, chosen, strict=True):
-        shown = [setting for _, settings in series for setting in settings]
-        ranges = [reference_line(axes, shown)]
-        for p, settings in series:
-            style = method_style("ECQ") if p is None else styles[p]
-            ranges.append(accuracy_curve(axes, settings, sparsity, **style))
-        accuracy_axis(axes, evidence, task, ranges)
-        axes.set_xlabel("sparsity (%)")
-        axes.set_title(panel_title(evidence, task, f"{shown[-1].bits} bit", tasks))
-    every = [s for _, series in chosen for _, settings in series for s in settings]
-    title = "Influence of p"
-    heading(figure, title, subtitle(evidence, every))
-    handles: list[Line2D | Patch] = []
-    if any(setting.method == "ECQ" for setting in every):
-        handles.append(method_handle("ECQ"))
-    handles += [Line2D([], [], label=f"ECQx, p = {p:g}", **styles[p]) for p in values]
-    legend_below(figure, [*handles, full_precision_handle(every)], columns=3)
-    return finish(
-        figure,
-        "influence_of_p",
-        title,
-        "ECQx may add at most p to the sparsity of ECQ, which is drawn for comparison. Each "
-        f"marker is one Λ. {evidence.notes(tasks)}",
-        "Curves of accuracy over sparsity, one for each p: "
-        + ", ".join(f"{p:g}" for p in values)
-        + ", beside ECQ. "
-        + " ".join(f"{evidence.name(task)}." for task, _ in chosen),
-    )
-
-
-def _p_style(index: int, count: int) -> Style:
-    """From light to dark in the colour of ECQx."""
-    share = 0.45 + 0.55 * (index / max(count - 1, 1))
-    colour = matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](share))
-    return {"color": colour, "marker": P_MARKERS[index % len(P_MARKERS)], "linestyle": "-"}
-
-
-def influence_of_batchnorm(evidence: Evidence) -> Picture | None:
-    """Change of accuracy against sparsity, the same network without and with BatchNorm."""
-    cases = [
-        (pair, bits, method)
-        for pair in evidence.pairs()
-        for bits in [evidence.reference_bits(pair[1])]
-        for method in GRID_METHODS
-        if all(evidence.of(task, GRID, method, bits) for task in pair)
-    ]
+    caption: str,
+    cases: Sequence[Case],
+    x: Quantity,
+    y: Quantity,
+    *,
+    fronts: bool = False,
+    more: str = "",
+) -> Figure | None:
+    """A figure with one panel a case; None where there is no case."""
     if not cases:
         return None
-    figure, all_axes = panels(len(cases))
-    shown: list[Setting] = []
-    ranges = []
-    tasks = [task for pair, _, _ in cases for task in pair]
-    for axes, (pair, bits, method) in zip(all_axes, cases, strict=True):
-        for task, filled in zip(pair, (True, False), strict=True):
-            settings = evidence.of(task, GRID, method, bits)
-            shown += settings
-            style = method_style(method) | (_FILLED if filled else _HOLLOW)
-            ranges.append(curve(axes, settings, sparsity, change, **style))
-        axes.axhline(0, color=NEUTRAL, linestyle=":", linewidth=1.4)
-        axes.set_xlabel("sparsity (%)")
-        axes.set_title(f"{method}: {panel_title(evidence, pair[0], f'{bits} bit', tasks)}")
-    low, high = min(0.0, *(r[0] for r in ranges)), max(0.0, *(r[1] for r in ranges))
-    for axes, (pair, _, _) in zip(all_axes, cases, strict=True):
-        note = ", stretched near 0" if stretched_axis(axes, low, high, top=0.0) else ""
-        axes.set_ylabel(f"change of {evidence.metric(pair[0])}\n(points{note})")
-    title = "Influence of BatchNorm"
-    heading(figure, title, subtitle(evidence, shown))
-    without = Line2D([], [], color=NEUTRAL, label="without BatchNorm", marker="o", **_FILLED)
-    with_bn = Line2D([], [], color=NEUTRAL, label="with BatchNorm", marker="o", **_HOLLOW)
-    legend_below(figure, [without, with_bn, reference_handle("full precision")])
-    return finish(
-        figure,
-        "influence_of_batchnorm",
-        title,
-        "Change against the same network trained as long in full precision; each marker is one Λ. "
-        f"{evidence.notes(dict.fromkeys(tasks))}",
-        "Curves of the change of accuracy over sparsity, without and with BatchNorm. "
-        + " ".join(
-            in_words(evidence, evidence.of(task, GRID, method, bits), change, " points")
-            for pair, bits, method in cases
-            for task in pair
-        ),
-    )
+    drawn = draw(cases, x, y, fronts)
+    settings = [setting for case in cases for setting in case.settings]
+    notes = [_subtitle(evidence, settings), caption]
+    if y in (ACCURACIES, CHANGE):
+        several = any(len(setting.records) > 1 for setting in settings)
+        band = ", its band the deviation over seeds" if several and y is ACCURACIES else ""
+        notes.append(
+            f"The dotted line is the same checkpoint trained as long in full precision{band}. "
+            "All panels cover as many points."
+        )
+    if drawn.below:
+        notes.append(
+            f"Out of sight: {drawn.below} of {drawn.marks} marks, which lie further down than "
+            f"{DEPTH:g} points below full precision, or below the best mark of their panel."
+        )
+    notes.append(evidence.notes(_tasks(cases)))
+    words = f"Curves of {y.title.replace('metric', 'the metric')} over {x.title}. {more}"
+    alt = " ".join([words, *(_in_words(case, y) for case in cases)])
+    return Figure(name, title, " ".join(notes), alt, drawn.panels, drawn.switches, drawn.hidden)
 
 
-_FILLED: Style = {"linestyle": "-", "markersize": 5}
-_HOLLOW: Style = {
-    "linestyle": "-.",
-    "markerfacecolor": "white",
-    "markersize": 6.5,
-    "linewidth": 1.2,
-}
+def _heading(evidence: Evidence, task: str, detail: str, among: Iterable[str]) -> str:
+    """Title of a panel: task, its data where the figure's tasks differ in that, and the detail."""
+    data, title = evidence.data_in_short(task), evidence.tasks[task]
+    differ = evidence.common_data(among) is None and data not in title
+    return f"{title}, {data}, {detail}" if differ else f"{title}, {detail}"
+
+
+def _titled(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _subtitle(evidence: Evidence, settings: Sequence[Setting]) -> str:
+    """Suite, data if all tasks have the same, and number of seeds."""
+    seeds = sorted({len(setting.records) for setting in settings})
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    spread = f"mean ± deviation over {count} seeds" if seeds != [1] else "one seed, no deviation"
+    return f"{suite_and_data(evidence, [s.task for s in settings])}, {spread}."
+
+
+def suite_and_data(evidence: Evidence, tasks: Sequence[str]) -> str:
+    """Suite, and data if all tasks have the same and their titles do not name it."""
+    data = evidence.common_data(tasks)
+    if data is None or all(data in evidence.tasks[task] for task in tasks):
+        return f"Suite {evidence.suite}"
+    return f"Suite {evidence.suite}, {data}"
+
+
+def _in_words(case: Case, y: Quantity) -> str:
+    """Where the curves of one panel begin and end."""
+    parts = []
+    for method in METHODS:
+        own = [s for s in case.settings if s.method == method]
+        if own:
+            ends = own if len(own) == 1 else (own[0], own[-1])
+            parts.append(
+                f"{method} from "
+                + " to ".join(f"{y.of(s).mean:.1f} at {s.first.words}" for s in ends)
+            )
+    return f"{case.title}: {'; '.join(parts)}."
+
+
+def _place(setting: Setting) -> str:
+    return f"{SIZES.of(setting).mean:.1f} kB with {ACCURACIES.of(setting).mean:.1f} %"

@@ -1,33 +1,29 @@
-"""One self-contained page: verdicts, charts to explore, tables to sort, and their origin."""
+"""One self-contained page: verdicts, figures to explore, tables to sort, and their origin."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import re
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from ecqx.report.charts import Chart, script_json
 from ecqx.report.comparison_verdict import RELATIONS, Judgement
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
+from ecqx.report.render import FORMATS, VEGA_LITE, Figure
 from ecqx.report.sources import describe, source_of
 from ecqx.report.statistics import Estimate
-from ecqx.report.style import Picture
-from ecqx.report.tradeoff import tradeoff
+from ecqx.report.style import LOOKS, page_config
 from ecqx.report.verdicts import Claim, Verdict
 
 # Tables longer than this are folded away until the reader opens them.
 FOLDED_ROWS = 40
-# Letters in a line of the packed library.
-LINE = 4096
 
 # How verdicts look: a mark, and a class of the style sheet.
 MARKS = {
@@ -39,15 +35,15 @@ CLASSES = {v: {"✓": "holds", "✗": "fails"}.get(mark, "open") for v, mark in 
 
 @dataclass(frozen=True)
 class Section:
-    """Charts and tables that stand together under one heading."""
+    """Figures and tables that stand together under one heading."""
 
     key: str
     title: str
-    charts: Sequence[Chart] = ()
+    figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.charts or self.tables)
+        return bool(self.figures or self.tables)
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Contest:
         How the verdict follows from the numbers.
     duels : Table
         The numbers behind the verdict.
-    picture : Picture
+    figure : Figure
     tables : sequence of Table
     """
 
@@ -88,13 +84,8 @@ class Contest:
     loss: str
     rules: Sequence[str]
     duels: Table
-    picture: Picture
+    figure: Figure
     tables: Sequence[Table]
-
-    @property
-    def drawing(self) -> str:
-        """The picture, to stand in the page."""
-        return base64.b64encode(self.picture.svg).decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -107,10 +98,8 @@ class Content:
         In the order in which they are shown.
     best : sequence of Table
         The best file of each task; empty where no grid was measured.
-    centre : Chart or None
-        Accuracy against size; without panels, as the page draws the records themselves.
-    sections : sequence of Section
-        In the order in which they are shown; empty ones are left out.
+    first, sections : sequence of Section
+        Before and after the claims, in the order in which they are shown; empty ones are left out.
     contest : Contest or None
         None where the suite compares no other methods.
     origin : Origin or None
@@ -118,10 +107,10 @@ class Content:
 
     claims: Sequence[Claim]
     best: Sequence[Table]
-    centre: Chart | None
-    sections: Sequence[Section]
-    contest: Contest | None
-    origin: Origin | None
+    first: Sequence[Section] = ()
+    sections: Sequence[Section] = ()
+    contest: Contest | None = None
+    origin: Origin | None = field(default=None)
 
 
 def render_page(evidence: Evidence, content: Content) -> str:
@@ -139,14 +128,16 @@ def render_page(evidence: Evidence, content: Content) -> str:
             (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
         ),
         content=content,
+        first=[section for section in content.first if section],
         sections=[section for section in content.sections if section],
-        runs=Markup(script_json(tradeoff(evidence))),
         library=_library(),
-        licence=_licence(get_plotlyjs()),
+        config=script_json(page_config()),
+        looks=LOOKS,
         marks=MARKS,
         classes=CLASSES,
         relations=RELATIONS,
         folded_rows=FOLDED_ROWS,
+        formats=FORMATS,
     )
 
 
@@ -160,6 +151,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["sort_key"] = sort_key
+    environment.filters["script_json"] = script_json
     environment.globals["inlined"] = _inlined
     return environment.get_template("report.html.j2")
 
@@ -172,6 +164,14 @@ def sort_key(cell: Cell, column: Column) -> str:
     return value or ""
 
 
+def script_json(content: Any) -> Markup:
+    """JSON that may stand in a script element, the same for the same content."""
+    text = json.dumps(
+        content, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    )
+    return Markup(text.replace("<", "\\u003c"))
+
+
 def _inlined(name: str) -> Markup:
     """A style sheet or script of our own, as it stands."""
     return Markup(files("ecqx.report").joinpath("templates", name).read_text("utf-8"))
@@ -179,17 +179,8 @@ def _inlined(name: str) -> Markup:
 
 @cache
 def _library() -> Markup:
-    """The plotting library, packed by gzip and base64, which browsers undo: 2 MB instead of 5.
-
-    plotly's Python package has its whole library only. The lines keep tools that show text, and
-    git's differences, from one line of two million letters.
-    """
-    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode("ascii")
-    return Markup("\n".join(packed[i : i + LINE] for i in range(0, len(packed), LINE)))
-
-
-def _licence(script: str) -> str:
-    """The library's own notice, which stands at its head."""
-    notice = re.match(r"/\*\*(.*?)\*/", script, re.S)
-    lines = notice[1].splitlines() if notice else []
-    return " · ".join(text for line in lines if (text := line.strip(" *")))
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    script: str = vl_convert.javascript_bundle(
+        "window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE
+    )
+    return Markup(script)

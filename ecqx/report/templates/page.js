@@ -1,177 +1,72 @@
 "use strict";
-// What the whole page shares: theme, tables that sort, and charts that are drawn when they come
-// into sight. The plotting library lies in the page, packed.
+// Draws the charts that come into sight, hides what is unticked, zooms, sorts tables, sets the theme.
 
 const ecqx = (() => {
-  const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const coarse = matchMedia("(pointer: coarse)").matches;
+  const config = JSON.parse(document.getElementById("config").textContent);
+  const charts = new Map();
 
-  // -- colours: any CSS expression, as the present theme shows it -------------------------------
+  // -- charts ------------------------------------------------------------------------------------
 
-  const probe = document.body.appendChild(document.createElement("span"));
-  probe.hidden = true;
-  const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  let colours = new Map();
+  const hidden = (figure) => [...figure.querySelectorAll(".controls input:not(:checked)")].map((input) => input.value);
 
-  function colour(expression) {
-    if (!colours.has(expression)) {
-      probe.style.color = expression;
-      pixel.fillStyle = getComputedStyle(probe).color;
-      pixel.fillRect(0, 0, 1, 1);
-      const [red, green, blue] = pixel.getImageData(0, 0, 1, 1).data;
-      colours.set(expression, `rgb(${red}, ${green}, ${blue})`);
+  function drawn(plot) {
+    const chart = charts.get(plot);
+    chart.view ??= vegaEmbed(plot, chart.spec(), {
+      mode: "vega-lite", renderer: "svg", actions: false, config, tooltip: { theme: "custom" },
+    }).then(({ view }) => view.signal("hidden", hidden(chart.figure)).runAsync());
+    return chart.view;
+  }
+
+  function zoom(view, factor, right = 0, up = 0) {
+    for (const [name, shift] of [["x", right], ["y", up]]) {
+      const scale = view.scale(name);
+      const [from, to] = scale.range();
+      const [middle, half] = [(from + to) / 2 + 0.2 * shift * (to - from), ((to - from) / 2) * factor];
+      view.signal(`zoom_${name}`, factor ? [scale.invert(middle - half), scale.invert(middle + half)] : null);
     }
-    return colours.get(expression);
+    return view.runAsync();
   }
-
-  function resolved(value) {
-    if (typeof value === "string") return /^(var|color-mix)\(/.test(value) ? colour(value) : value;
-    if (Array.isArray(value)) return value.some((own) => typeof own !== "number") ? value.map(resolved) : value;
-    if (value === null || typeof value !== "object") return value;
-    return Object.fromEntries(Object.entries(value).map(([key, own]) => [key, resolved(own)]));
-  }
-
-  // -- the library -------------------------------------------------------------------------------
-
-  async function unpacked() {
-    const text = document.getElementById("library").textContent;
-    const packed = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
-  }
-
-  const ready = unpacked();
-
-  // -- drawing -----------------------------------------------------------------------------------
-
-  const axis = () => ({
-    gridcolor: "var(--grid)", linecolor: "var(--line)", tickcolor: "var(--line)",
-    zeroline: false, showline: true, ticks: "outside", ticklen: 4, title: { standoff: 8 },
-  });
-
-  function framed(layout) {
-    const shared = {
-      paper_bgcolor: "rgba(0, 0, 0, 0)", plot_bgcolor: "rgba(0, 0, 0, 0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "var(--text)" },
-      // Above the axes there is room for the buttons, which would hide points otherwise.
-      margin: { l: 52, r: 10, t: 30, b: 44 }, showlegend: false, hovermode: "closest",
-      dragmode: coarse ? false : "zoom", xaxis: axis(), yaxis: axis(),
-      modebar: { bgcolor: "rgba(0, 0, 0, 0)", color: "var(--faint)", activecolor: "var(--accent)" },
-      hoverlabel: {
-        bgcolor: "var(--card)", bordercolor: "var(--faint)", align: "left",
-        font: { color: "var(--text)" },
-      },
-    };
-    return resolved({ uirevision: "kept", ...layout, template: { layout: shared } });
-  }
-
-  function draw(plot, data, layout) {
-    const settings = {
-      displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" },
-      modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
-    };
-    return Plotly.react(plot, resolved(data), framed(layout), settings);
-  }
-
-  // Counts are drawn by their logarithm; masks come as runs of equal labels.
-  function laidOut(trace) {
-    if (trace.meta === "counts") {
-      const z = trace.z.map((row) => row.map((count) => (count > 0 ? Math.log10(count) : null)));
-      const ticks = [1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 100000, 1000000];
-      const most = Math.max(...z.flat());
-      const tickvals = ticks.map(Math.log10).filter((tick) => tick <= most);
-      const colorbar = { ...trace.colorbar, tickvals, ticktext: ticks.slice(0, tickvals.length).map(String) };
-      return { ...trace, customdata: trace.z, z, zmin: 0, zmax: Math.max(most, 0.3), colorbar };
-    }
-    if (trace.meta?.runs) {
-      const { runs, width, names } = trace.meta;
-      const flat = runs.flatMap(([label, count]) => Array(count).fill(label));
-      const rows = Array.from({ length: flat.length / width }, (_, i) => flat.slice(i * width, (i + 1) * width));
-      return { ...trace, meta: null, z: rows, text: rows.map((row) => row.map((label) => names[label])) };
-    }
-    return trace;
-  }
-
-  const drawings = new Map();
 
   for (const figure of document.querySelectorAll("figure.chart")) {
     const plots = [...figure.querySelectorAll(".plot")];
-    const hidden = new Set();
-    let panels = null;
+    let specs = null;
     for (const [i, plot] of plots.entries()) {
-      drawings.set(plot, () => {
-        panels ??= JSON.parse(figure.querySelector(".spec").textContent)
-          .map(({ data, layout }) => ({ data: data.map(laidOut), layout }));
-        const { data, layout } = panels[i];
-        return draw(plot, data.map((trace) => ({ ...trace, visible: !hidden.has(trace.name) })), layout);
-      });
+      const chart = { figure, view: null };
+      chart.spec = () => {
+        specs ??= JSON.parse(figure.querySelector(".spec").textContent);
+        chart.zooms = JSON.stringify(specs[i]).includes('"bind":"scales"');
+        return specs[i];
+      };
+      charts.set(plot, chart);
     }
-    for (const button of figure.querySelectorAll(".key button")) {
-      button.addEventListener("click", () => {
-        const { name } = button.dataset;
-        if (!hidden.delete(name)) hidden.add(name);
-        button.setAttribute("aria-pressed", String(!hidden.has(name)));
-        plots.filter((plot) => plot.data).forEach((plot) => drawings.get(plot)());
-      });
+    const each = (act) => plots.forEach((plot) => drawn(plot).then((view) => act(view, charts.get(plot))));
+    figure.addEventListener("change", () => each((view) => view.signal("hidden", hidden(figure)).runAsync()));
+    for (const button of figure.querySelectorAll("[data-zoom]")) {
+      button.addEventListener("click", () => each((view, chart) => chart.zooms && zoom(view, Number(button.dataset.zoom))));
     }
   }
+
+  const moves = { ArrowLeft: [1, -1, 0], ArrowRight: [1, 1, 0], ArrowUp: [1, 0, 1], ArrowDown: [1, 0, -1] };
+  const zooms = { ...moves, "+": [0.7], "=": [0.7], "-": [1.4], 0: [0] };
+
+  document.addEventListener("keydown", async (event) => {
+    const chart = charts.get(event.target);
+    if (!chart?.zooms || !(event.key in zooms) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    zoom(await chart.view, ...zooms[event.key]);
+  });
 
   const sight = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      sight.unobserve(target);
-      ready.then(() => drawings.get(target)());
+      if (isIntersecting) sight.unobserve(target), drawn(target);
     }
-  }, { rootMargin: "400px" });
+  }, { rootMargin: "600px" });
+  charts.forEach((_, plot) => sight.observe(plot));
 
-  function register(plot, drawing) {
-    drawings.set(plot, drawing);
-    sight.observe(plot);
-  }
+  const drawAll = () => Promise.all([...charts.keys()].map(drawn));
+  addEventListener("beforeprint", drawAll);
 
-  drawings.forEach((_, plot) => sight.observe(plot));
-
-  function redraw(all = false) {
-    colours = new Map();
-    for (const [plot, drawing] of drawings) if (all || plot.data) drawing();
-  }
-
-  ready.catch(() => {
-    for (const plot of drawings.keys()) {
-      plot.textContent = "This browser cannot unpack the charts; the same figures lie in figures/.";
-    }
-  });
-
-  // -- zoom by keyboard --------------------------------------------------------------------------
-
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-
-  function zoomed(plot, factor, [right, up]) {
-    const change = {};
-    for (const name of Object.keys(plot._fullLayout).filter((key) => /^[xy]axis\d*$/.test(key))) {
-      const [from, to] = plot._fullLayout[name].range.map(Number);
-      const [middle, half] = [(from + to) / 2, ((to - from) / 2) * factor];
-      const shift = (name[0] === "x" ? right : up) * 0.4 * half;
-      change[`${name}.range`] = [middle - half + shift, middle + half + shift];
-    }
-    Plotly.relayout(plot, change);
-  }
-
-  document.addEventListener("keydown", (event) => {
-    const plot = event.target;
-    if (!plot.classList.contains("plot") || !plot.data || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in moves) zoomed(plot, 1, moves[event.key]);
-    else if (event.key === "+" || event.key === "=") zoomed(plot, 0.7, [0, 0]);
-    else if (event.key === "-") zoomed(plot, 1 / 0.7, [0, 0]);
-    else if (event.key === "0") Plotly.newPlot(plot, [], {}).then(() => drawings.get(plot)());
-    else return;
-    event.preventDefault();
-  });
-
-  // -- tables that sort --------------------------------------------------------------------------
+  // -- tables ------------------------------------------------------------------------------------
 
   function sort(table, column, ascending) {
     const body = table.tBodies[0];
@@ -198,37 +93,23 @@ const ecqx = (() => {
     }
   }
 
-  // -- theme and print ---------------------------------------------------------------------------
+  // -- theme -------------------------------------------------------------------------------------
 
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
   const switcher = document.getElementById("theme");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-
-  function tell() {
-    switcher.setAttribute("aria-pressed", String(isDark()));
-    redraw();
-  }
+  const show = () => switcher.setAttribute("aria-pressed", String(isDark()));
 
   switcher.addEventListener("click", () => {
     const wanted = isDark() ? "light" : "dark";
-    // What the system prefers needs no wish of the reader's, and then follows the system.
+    // What the system prefers needs no choice of the reader's, and then follows the system.
     if ((wanted === "dark") === dark.matches) delete root.dataset.theme;
     else root.dataset.theme = wanted;
-    tell();
+    show();
   });
-  dark.addEventListener("change", tell);
-  switcher.setAttribute("aria-pressed", String(isDark()));
+  dark.addEventListener("change", show);
+  show();
 
-  let theme;
-  addEventListener("beforeprint", () => {
-    theme = root.dataset.theme;
-    root.dataset.theme = "light";
-    if (window.Plotly) redraw(true);
-  });
-  addEventListener("afterprint", () => {
-    if (theme) root.dataset.theme = theme;
-    else delete root.dataset.theme;
-    redraw();
-  });
-
-  return { draw, register, ready };
+  return { charts, drawn, drawAll, zoom };
 })();
