@@ -87,9 +87,8 @@ def closure(
         if top not in OURS:
             foreign.setdefault(top, importer)
         elif name not in digests and name not in without:
-            source = _read(_path(name, importer, paths), name)
-            digests[name] = source.digest
-            imported = {_module(*names, name, paths) for names in source.imports}
+            digests[name], imports = _read(_path(name, importer, paths), name)
+            imported = {_module(*names, name, paths) for names in imports}
             waiting += [(other, name) for other in sorted({*imported, *_packages(name)})]
     templates = {paths[name].parent / "templates" for name in digests}
     found = [path for place in templates for path in place.rglob("*") if path.is_file()]
@@ -105,8 +104,8 @@ def closure(
 def direct_imports(module: str, folder: Path = Path()) -> set[str]:
     """The modules of ours that one module imports, in any function."""
     paths = _modules(folder)
-    source = _read(paths[module], module)
-    return {_module(*names, module, paths) for names in source.imports} & paths.keys()
+    _, imports = _read(paths[module], module)
+    return {_module(*names, module, paths) for names in imports} & paths.keys()
 
 
 def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
@@ -161,15 +160,8 @@ def _module(module: str, name: str, importer: str, paths: Mapping[str, Path]) ->
     return target
 
 
-@dataclass(frozen=True)
-class _Source:
+def _read(path: Path, module: str) -> tuple[str, frozenset[tuple[str, str]]]:
     """Digest of a module, and its imports as (module, name) of ``from module import name``."""
-
-    digest: str
-    imports: frozenset[tuple[str, str]]
-
-
-def _read(path: Path, module: str) -> _Source:
     try:
         return _parsed(path.read_bytes(), module)
     except SyntaxError as error:
@@ -177,10 +169,10 @@ def _read(path: Path, module: str) -> _Source:
 
 
 @cache
-def _parsed(content: bytes, module: str) -> _Source:
+def _parsed(content: bytes, module: str) -> tuple[str, frozenset[tuple[str, str]]]:
     tree = parse(content)
     imports = frozenset(pair for node in ast.walk(tree) for pair in _imports(node, module))
-    return _Source(digest(tree), imports)
+    return digest(tree), imports
 
 
 def _imports(node: ast.AST, module: str) -> Iterator[tuple[str, str]]:

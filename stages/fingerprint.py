@@ -92,12 +92,10 @@ def methods_of(suite: str, folder: Path = Path()) -> dict[str, str]:
     """
     path = suites.params_path(suite)
     params: Any = suites.read_params(folder / path)
-    named: set[str] = set()
     try:
-        for task in params["quantize"]["tasks"].values():
-            for sweep in task["sweeps"]:
-                method = sweep["method"]
-                named |= {method} if isinstance(method, str) else set(method)
+        tasks = params["quantize"]["tasks"].values()
+        listed = [sweep["method"] for task in tasks for sweep in task["sweeps"]]
+        named = {name for one in listed for name in ([one] if isinstance(one, str) else one)}
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: quantize.tasks must list sweeps, with a method each") from error
     known = table(REGISTRY, "METHODS", folder)

@@ -13,19 +13,14 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def data_sets(suite: str) -> Path:
-    """The data sets, ``NAME.safetensors``, and the checkpoints to start from."""
-    return Path("data") / suite
-
-
 def data(suite: str, name: str) -> Path:
     """One data set, split."""
-    return data_sets(suite) / f"{name}.safetensors"
+    return Path("data") / suite / f"{name}.safetensors"
 
 
 def start(suite: str, task: str) -> Path:
-    """The checkpoint that a task starts from; not there where it starts at random."""
-    return data_sets(suite) / "starts" / f"{task}.safetensors"
+    """The checkpoint that a task starts from; missing if it starts at random."""
+    return Path("data") / suite / "starts" / f"{task}.safetensors"
 
 
 def checkpoints(suite: str) -> Path:
