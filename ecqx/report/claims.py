@@ -6,20 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from ecqx.report.columns import (
-    ACCURACY,
-    BITS,
-    FULL_PRECISION,
-    GAIN,
-    LABEL,
-    METHOD,
-    RATIO,
-    SHARED_RANGE,
-    gain_cells,
-    row,
-    settings_table,
-    table,
-)
+from ecqx.report import columns as col
+from ecqx.report.columns import gain_cells, row, settings_table, table
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row
@@ -103,7 +91,7 @@ def file_size(evidence: Evidence) -> Claim:
         for row in _ratio_rows([one for one in judged[task] if one.setting.method == method])
     ]
     columns = (
-        *(METHOD, Column("chosen", "setting"), BITS, LABEL[-1], RATIO, DROP),
+        *(col.METHOD, Column("chosen", "setting"), col.BITS, col.LABEL[-1], col.RATIO, DROP),
         Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
@@ -158,7 +146,7 @@ def _ratio_text(evidence: Evidence, settings: Sequence[Judged]) -> str:
     if best is None:
         return f"no setting is certain to lose less than {MARGIN_TEXT}."
     where = f"{evidence.name(best.setting.task)}, {best.setting.bits} bit, Λ {best.setting.lam:g}"
-    return f"{RATIO.text(best.ratio)} ({where}), drop {in_points(best.drop)}."
+    return f"{col.RATIO.text(best.ratio)} ({where}), drop {in_points(best.drop)}."
 
 
 def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
@@ -198,7 +186,7 @@ def low_bit_width(evidence: Evidence) -> Claim:
                 if method == PAPER_METHOD:
                     case = f"{bits} bit"
                     parts.append(Part(evidence.name(task), case, best.drop, best.verdict))
-    columns = (*LABEL, FULL_PRECISION, ACCURACY, DROP, VERDICT)
+    columns = (*col.LABEL, col.FULL_PRECISION, col.ACCURACY, DROP, VERDICT)
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
@@ -237,7 +225,7 @@ def equal_sparsity(evidence: Evidence) -> Claim:
             shown = gain_cells(replace(gain, difference=difference)).values()
             compared = f"{gain.compared} of {gain.seeds}"
             rows.append(row(flat(chain(*pairs[bits])), bits, *shown, compared, verdict.value))
-    columns = (BITS, GAIN, SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
+    columns = (col.BITS, col.GAIN, col.SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
     return Claim(
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",

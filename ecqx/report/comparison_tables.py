@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ecqx.report.columns import (
-    ACCURACY,
-    BITS,
-    DROP,
-    LABEL,
-    LAMBDA,
-    METHOD,
-    RATIO,
-    SEEDS,
-    SIZE,
-    SPARSITY,
-    VARIANT,
-    other_columns,
-    reading,
-    row,
-    settings_table,
-    table,
-)
+from ecqx.report import columns as col
+from ecqx.report.columns import other_columns, reading, row, settings_table, table
 from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_curves import areas, kept
 from ecqx.report.formats import Cell, Column, Row, Table
@@ -31,7 +15,7 @@ from ecqx.report.selection import flat, front
 from ecqx.report.statistics import estimate
 
 COST = Column("cost", "cost of a step (times)", "number", 2, value=lambda s: cost([s]))
-MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO)
+MEASURES = (col.ACCURACY, col.DROP, col.SPARSITY, col.SIZE, col.RATIO)
 # Bit width → the methods of that width whose values are trained, to stand beside ECQ's grid.
 WIDTHS = {2: ("EC2T", "EC2Tx"), 4: ("FantastIC4", "FantastIC4x")}
 ON_ALL, ON_OWN = "of all", "of the method"
@@ -69,15 +53,15 @@ def methods(comparison: Comparison) -> Table:
         f"{reading(comparison.evidence)} {COST_IN_WORDS}"
     )
     columns = (
-        *(METHOD, Column("trials", "trials", "number", paper="no")),
+        *(col.METHOD, Column("trials", "trials", "number", paper="no")),
         Column("area_percent", "area (%)", "spread", 2, 100),
         Column("seeds_within", f"seeds within {loss}"),
-        replace(SIZE, key="size_within_kb", header="size there (kB)"),
-        replace(RATIO, key="ratio_within", header="ratio there"),
-        replace(DROP, key="drop_within_points", header="drop there (points)"),
+        replace(col.SIZE, key="size_within_kb", header="size there (kB)"),
+        replace(col.RATIO, key="ratio_within", header="ratio there"),
+        replace(col.DROP, key="drop_within_points", header="drop there (points)"),
         Column("on_front", "on the front", "number"),
-        replace(RATIO, key="largest_ratio", header="largest ratio"),
-        replace(ACCURACY, key="accuracy_at_largest_percent", header="accuracy at it (%)"),
+        replace(col.RATIO, key="largest_ratio", header="largest ratio"),
+        replace(col.ACCURACY, key="accuracy_at_largest_percent", header="accuracy at it (%)"),
         *(COST, Column("chosen", "chosen within the loss", paper="no")),
     )
     rows = [row for task in comparison.tasks for row in _methods(comparison, task)]
@@ -112,14 +96,14 @@ def trials(comparison: Comparison) -> Table:
         f"Sparsity is the share of zeros among the weights. {COST_IN_WORDS}"
     )
     columns = (
-        *(METHOD, BITS, LAMBDA, VARIANT),
+        *(col.METHOD, col.BITS, col.LAMBDA, col.VARIANT),
         Column(
             *("validation_percent", "validation (%)", "spread", 2, 100),
             value=lambda trial: trial.mean("accuracy_validation"),
         ),
-        *(replace(column, paper="no") if column is DROP else column for column in MEASURES),
+        *(replace(column, paper="no") if column is col.DROP else column for column in MEASURES),
         *other_columns(comparison.evidence),
-        *(Column("front", "on the front"), replace(COST, paper="no"), SEEDS),
+        *(Column("front", "on the front"), replace(COST, paper="no"), col.SEEDS),
     )
     title = "All trials of all methods"
     rows = (row for task in comparison.tasks for row in _trials(comparison, task))
@@ -155,6 +139,6 @@ def family(comparison: Comparison) -> Table:
     )
     return settings_table(
         *(comparison.evidence, "family", "The family of quantizers", caption),
-        columns=(*LABEL, VARIANT, *MEASURES),
+        columns=(*col.LABEL, col.VARIANT, *MEASURES),
         rows=((trial, {}) for trial in rows),
     )

@@ -6,25 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ecqx.report.columns import (
-    BITS,
-    DROP,
-    ENTROPY,
-    FULL_PRECISION,
-    GAIN,
-    LABEL,
-    LAMBDA,
-    MEASURES,
-    METHOD,
-    SEEDS,
-    SHARED_RANGE,
-    P,
-    gain_cells,
-    reading,
-    row,
-    settings_table,
-    table,
-)
+from ecqx.report import columns as col
+from ecqx.report.columns import gain_cells, reading, row, settings_table, table
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.records import (
@@ -58,7 +41,7 @@ def p_settings(evidence: Evidence, task: str) -> list[tuple[float | None, list[S
 def p_sweep(evidence: Evidence) -> Table:
     """Every setting of the sweep over p."""
     rows = (
-        (setting, {P.key: "ECQ" if p is None else f"{p:g}"})
+        (setting, {col.P.key: "ECQ" if p is None else f"{p:g}"})
         for task in evidence.tasks
         for p, settings in p_settings(evidence, task)
         for setting in settings
@@ -67,7 +50,7 @@ def p_sweep(evidence: Evidence) -> Table:
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
     )
-    columns = (BITS, P, LAMBDA, *MEASURES, SEEDS)
+    columns = (col.BITS, col.P, col.LAMBDA, *col.MEASURES, col.SEEDS)
     title = "All settings of the sweep over p"
     return settings_table(evidence, "p_sweep", title, caption, columns, rows)
 
@@ -88,7 +71,7 @@ def influence_of_p(evidence: Evidence) -> Table:
         "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
         "with its 95 % interval."
     )
-    columns = (BITS, P, Column("lambdas", "Λ"), GAIN, SHARED_RANGE)
+    columns = (col.BITS, col.P, Column("lambdas", "Λ"), col.GAIN, col.SHARED_RANGE)
     return table(evidence, "influence_of_p", "Influence of p", caption, columns, rows)
 
 
@@ -101,10 +84,11 @@ def ablation(evidence: Evidence) -> Table:
         f"cost. {reading(evidence)}"
     )
     # In print the gain stands for the drop.
-    shown = (replace(c, paper="no") if c in (DROP, ENTROPY) else c for c in MEASURES)
+    shown = (replace(c, paper="no") if c in (col.DROP, col.ENTROPY) else c for c in col.MEASURES)
     columns = (
-        *(BITS, LAMBDA, Column("setting", "setting", paper="no"), Column("replaced", "replaced")),
-        *(*shown, Column("gain_points", "gain (points)", "interval", 2, 100), SEEDS),
+        *(col.BITS, col.LAMBDA, Column("setting", "setting", paper="no")),
+        Column("replaced", "replaced"),
+        *(*shown, Column("gain_points", "gain (points)", "interval", 2, 100), col.SEEDS),
     )
     rows = (row for task in evidence.tasks for row in _ablation_rows(evidence, task))
     return settings_table(evidence, "ablation", "Ablation", caption, columns, rows)
@@ -173,8 +157,8 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
         "its row's task, bit width and method; the last column compares all Λ at equal sparsity "
         f"(mean over seeds with its 95 % interval). {reading(evidence)}"
     )
-    shown = (replace(c, paper="no") if c is ENTROPY else c for c in MEASURES)
-    columns = (Column("batchnorm", "BatchNorm"), *LABEL, FULL_PRECISION, *shown, GAIN)
+    shown = (replace(c, paper="no") if c is col.ENTROPY else c for c in col.MEASURES)
+    columns = (Column("batchnorm", "BatchNorm"), *col.LABEL, col.FULL_PRECISION, *shown, col.GAIN)
     title = "Influence of BatchNorm"
     return settings_table(evidence, "influence_of_batchnorm", title, caption, columns, rows)
 
@@ -182,7 +166,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
 def _batchnorm_cells(evidence: Evidence, task: str, method: str, bits: int) -> dict[str, Cell]:
     own, ecq = (evidence.of(task, GRID, name, bits) for name in (method, "ECQ"))
     gain = gain_at_equal_sparsity(own, ecq).difference if method == "ECQx" else None
-    return {"batchnorm": "with" if task.endswith("_bn") else "without", GAIN.key: gain}
+    return {"batchnorm": "with" if task.endswith("_bn") else "without", col.GAIN.key: gain}
 
 
 LAMBDA_MAX = "lambda_max"
@@ -205,6 +189,6 @@ def trained_centroids(evidence: Evidence) -> Table:
         "by the formula in the column lambda max. Compare rows of similar size or sparsity, not "
         f"of the same Λ. {reading(evidence)}"
     )
-    columns = (BITS, METHOD, LAMBDA, Column(LAMBDA_MAX, "lambda max"), *MEASURES, SEEDS)
+    columns = (*col.LABEL, Column(LAMBDA_MAX, "lambda max"), *col.MEASURES, col.SEEDS)
     title = "Trained centroids"
     return settings_table(evidence, "trained_centroids", title, caption, columns, rows)

@@ -7,30 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ecqx.errors import InputError
-from ecqx.report.columns import (
-    ACCURACY,
-    BITS,
-    DROP,
-    ENTROPY,
-    EPOCHS,
-    FULL_PRECISION,
-    LABEL,
-    LAMBDA,
-    MEASURES,
-    METHOD,
-    METRIC,
-    RATIO,
-    SEEDS,
-    SIZE,
-    SPARSITY,
-    P,
-    other_columns,
-    reading,
-    row,
-    settings_table,
-    spread_in_words,
-    table,
-)
+from ecqx.report import columns as col
+from ecqx.report.columns import other_columns, reading, row, settings_table, spread_in_words, table
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
@@ -84,12 +62,12 @@ def best_files(evidence: Evidence) -> Table:
         "the best one. The file is that of the seed of highest validation accuracy, named by run. "
     )
     columns = (
-        *(METHOD, BITS, LAMBDA),
+        *(col.METHOD, col.BITS, col.LAMBDA),
         Column(
             *("full_kb", "in 32 bit (kB)", "number", 0, 1e-3),
             value=lambda s: over_seeds(s.records, "bytes_fp32"),
         ),
-        *(SIZE, RATIO, ACCURACY, DROP, SPARSITY),
+        *(col.SIZE, col.RATIO, col.ACCURACY, col.DROP, col.SPARSITY),
         Column("file", "file", value=file, paper="no"),
     )
     chosen = [smallest_file(own) for task in evidence.tasks if (own := evidence.of(task))]
@@ -128,10 +106,10 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
             "task, whatever their result. "
         )
     columns = (
-        *(METRIC, *LABEL[:2], Column("chosen", "chosen as"), *LABEL[2:]),
-        *(*MEASURES, *other_columns(evidence)),
+        *(col.METRIC, *col.LABEL[:2], Column("chosen", "chosen as"), *col.LABEL[2:]),
+        *(*col.MEASURES, *other_columns(evidence)),
         Column("trained_on", "trained on (samples per run)", paper="no"),
-        *(EPOCHS, SEEDS),
+        *(col.EPOCHS, col.SEEDS),
     )
     rows = ((setting, _result(setting, words)) for setting, words in chosen)
     caption += reading(evidence)
@@ -169,7 +147,7 @@ def _measured(evidence: Evidence, setup: Mapping[str, Any]) -> list[Setting]:
 
 def grid(evidence: Evidence) -> Table:
     """Every setting of the grid."""
-    columns = (*LABEL, *MEASURES, *other_columns(evidence), SEEDS)
+    columns = (*col.LABEL, *col.MEASURES, *other_columns(evidence), col.SEEDS)
     settings = [setting for task in evidence.tasks for setting in evidence.of(task)]
     title, caption = "All settings of the grid", reading(evidence)
     return settings_table(
@@ -225,9 +203,9 @@ def networks(evidence: Evidence) -> Table:
         *(Column("parameters", "parameters"), Column("fp32_kb", "size (kB)", "number", 1, 1e-3)),
         Column("train_samples", "training samples"),
         Column("samples_seen", "samples seen"),
-        *(EPOCHS, Column("steps", "steps"), Column("seeds", "seeds", paper="no"), METRIC),
+        *(col.EPOCHS, Column("steps", "steps"), Column("seeds", "seeds", paper="no"), col.METRIC),
         Column("start", "pretrain from", paper="no"),
-        *(Column("start_percent", "start (%)", "spread", 2, 100), FULL_PRECISION),
+        *(Column("start_percent", "start (%)", "spread", 2, 100), col.FULL_PRECISION),
     )
     return table(evidence, "networks", "Networks and data", caption, columns, rows)
 
@@ -243,7 +221,7 @@ def configurations(evidence: Evidence) -> Table:
         rows += [row(runs, *key) for key, runs in groups.items()]
     others = (Column(key, key.replace("_", " "), paper="caption") for key in CONFIGURATION[1:])
     columns = (
-        *(Column("sweep", "sweep"), METHOD, P),
+        *(Column("sweep", "sweep"), col.METHOD, col.P),
         *(Column(CONFIGURATION[0], CONFIGURATION[0].replace("_", " ")), *others),
     )
     caption = "What the runs of a task and sweep have in common; a dash where it plays no part."
@@ -275,8 +253,8 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
         "One run per task and method; entropy is of first order, size that of the coded integers."
     )
     columns = (
-        *(*LABEL, Column("layer", "layer"), Column("weights", "weights", "number")),
-        *(replace(SPARSITY, kind="number"), replace(ENTROPY, kind="number")),
+        *(*col.LABEL, Column("layer", "layer"), Column("weights", "weights", "number")),
+        *(replace(col.SPARSITY, kind="number"), replace(col.ENTROPY, kind="number")),
         Column("bytes", "size (bytes)", "number"),
     )
     return table(evidence, "layers", "Layer by layer", caption, columns, rows)

@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 
 from ecqx.errors import InputError
-from ecqx.report.columns import (
-    ACCURACY,
-    BITS,
-    LAMBDA,
-    METHOD,
-    SIZE,
-    SPARSITY,
-    row,
-    spread_in_words,
-    table,
-)
+from ecqx.report import columns as col
+from ecqx.report.columns import row, spread_in_words, table
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
 from ecqx.report.records import ABLATION, GRID, Setting
@@ -151,13 +142,13 @@ def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> 
         return replace(column, key=f"published_{column.key}", header=header, kind="number")
 
     columns = (
-        *(METHOD, BITS, LAMBDA, Column("ours", "ours")),
-        *(published(ACCURACY), ACCURACY),
-        *(replace(column, paper="no") for column in (published(SPARSITY), SPARSITY)),
-        *(published(SIZE), SIZE),
-        replace(SIZE, key="integers_kb", header="integers alone (kB)", paper="no"),
-        replace(SIZE, key="nearest_size_kb", header="nearest size (kB)"),
-        replace(ACCURACY, key="nearest_accuracy_percent", header="accuracy there (%)"),
+        *(col.METHOD, col.BITS, col.LAMBDA, Column("ours", "ours")),
+        *(published(col.ACCURACY), col.ACCURACY),
+        *(replace(column, paper="no") for column in (published(col.SPARSITY), col.SPARSITY)),
+        *(published(col.SIZE), col.SIZE),
+        replace(col.SIZE, key="integers_kb", header="integers alone (kB)", paper="no"),
+        replace(col.SIZE, key="nearest_size_kb", header="nearest size (kB)"),
+        replace(col.ACCURACY, key="nearest_accuracy_percent", header="accuracy there (%)"),
         Column("difference_points", "difference there (points)", "interval", 2, 100),
         Column("verdict", "at least as accurate"),
     )
