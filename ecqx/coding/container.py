@@ -137,7 +137,7 @@ def _parse(reader: Reader) -> dict[str, Entry]:
         parts = _read_name(reader, tokens, parts)
         name = ".".join(parts)
         if name in headers:
-            raise ValueError(f"two tensors are named {name}")
+            raise ValueError(f"two tensors are named {name!r}")
         headers[name] = read_header(reader)
     if sum(length for _, length in headers.values()) != reader.left:
         raise ValueError("its payloads do not fill it exactly")
