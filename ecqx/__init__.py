@@ -1,7 +1,7 @@
 """ECQx: explainability-driven, entropy-constrained quantization of neural networks.
 
-The names below are imported when they are first used: a command that only looks into a file does
-not wait for zennit and torchvision.
+The names below are imported when first used: a command that only reads a file does not wait for
+zennit and torchvision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command ``ecqx`` as ``python -m ecqx``, for where the program is not on the path."""
+"""``python -m ecqx``: the command ``ecqx`` if the program is not on the path."""
 
 from ecqx.cli.main import main
 

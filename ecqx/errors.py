@@ -1,4 +1,4 @@
-"""The error of bad input: one line that names what is wrong and what would be right."""
+"""The error for bad input."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input of a user: its message is one line, shown without a traceback, exit code 2."""
+    """Bad input: one line that names what is wrong and what would be right.
+
+    Commands print it without a traceback and exit with code 2.
+    """
 
 
 @contextmanager
 def input_errors(start: str) -> Iterator[None]:
-    """Make a ``ValueError`` of the block, which is about a user's input, an `InputError`.
+    """Turn a ``ValueError`` of the block into an `InputError`.
 
     Parameters
     ----------
     start : str
-        Put in front of the message: the file or the option that it is about.
+        Start of the message: the file or option in question.
     """
     try:
         yield

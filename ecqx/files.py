@@ -1,7 +1,8 @@
-"""Files that are either the old one or the whole new one, whatever happens in between."""
+"""Atomic writing: a file is the old one or the complete new one, whatever happens."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# What a killed process left behind: nobody writes one file for so long.
+# Age from which a temporary file is taken to be left behind by a killed process.
 _ABANDONED_SECONDS = 3600
 _TEMPORARY = ".part"
 
@@ -18,12 +19,13 @@ _TEMPORARY = ".part"
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
-    The contents reach the disk before the name does, so that a power cut leaves no empty file.
+    The contents are on disk before the file gets its name, so that a power cut leaves no empty
+    file.
 
     Raises
     ------
     OSError
-        With the name of ``path``, if it cannot be written: a full disk, a folder that is read-only.
+        If the file cannot be written (full disk, read-only folder); it names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of the file system tell of the file that is wanted, not of the temporary one."""
+    """Make errors of the file system name ``path``, not the temporary file."""
     try:
         yield
     except OSError as error:
@@ -54,13 +56,13 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _fill(temporary: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write``; where it fails for lack of space, with the error that says so."""
+    """Call ``write``; if the disk is full, raise the ``OSError`` that says so."""
     try:
         write(temporary)
     except OSError:
         raise
     except Exception:
-        # Libraries have errors of their own for a full disk: the disk itself is asked.
+        # Libraries raise errors of their own for a full disk, so write to it ourselves.
         with temporary.open("ab") as file:
             file.write(bytes(1 << 20))
             file.flush()
@@ -69,23 +71,21 @@ def _fill(temporary: Path, write: Callable[[Path], object]) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of this name that a killed process left behind."""
-    start = f".{path.name}."
-    for left in path.parent.glob(f".*{_TEMPORARY}"):
+    """Remove temporary files of this name that a killed process left behind."""
+    latest = time.time() - _ABANDONED_SECONDS
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY}"):
         with suppress(OSError):
-            if left.name.startswith(start) and left.stat().st_mtime < time.time() - (
-                _ABANDONED_SECONDS
-            ):
-                left.unlink()
+            if file.stat().st_mtime < latest:
+                file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically, with ``\\n`` line ends on every system."""
+    """Write a text file atomically, with ``\\n`` as line end on every system."""
     write_atomically(path, lambda p: p.write_bytes(text.encode()))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no such thing."""
+    """Make a hard link, or a copy if the file system does not support links."""
     try:
         os.link(source, target)
     except OSError:

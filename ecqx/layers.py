@@ -1,4 +1,4 @@
-"""Layers that the suite's networks share."""
+"""Layers of the suite's networks that LRP has rules for."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class ResidualSum(nn.Module):
-    """Addition of the two branches of a residual block, as a layer that relevance can split."""
+    """Residual addition as a module, so that an LRP rule can split the relevance."""
 
     def forward(self, branches: Tensor) -> Tensor:
-        """Shape (2, …), the stacked branches, to (…)."""
+        """Stacked branches of shape (2, …) to their sum."""
         return branches.sum(0)
 
 
 class PaddedShortcut(nn.Module):
-    """ResNet20's parameter-free shortcut: every second pixel, channels padded with zeros.
+    """ResNet20's shortcut without parameters: every second pixel, channels padded with zeros.
 
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        The missing channels are added in equal parts before and after.
+    Half of the new channels are added before, half after the existing ones.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Names of a package that are imported from their modules when they are first used."""
+"""Public names of a package that are imported when first used."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package's ``__init__``.
-
-    So importing one module of a package imports none of the others.
+    """A ``__getattr__`` for a package's ``__init__``: importing the package stays cheap.
 
     Parameters
     ----------
     package : str
-        Its full name.
+        Full name of the package.
     homes : mapping of str to str
-        Module of each public name; a module that is its own home is the name itself.
+        Module of each public name; for a name that is a submodule, that module itself.
     """
 
     def get(name: str) -> Any:

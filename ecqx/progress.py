@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while something takes seconds; silent everywhere else."""
+"""Progress shown on a terminal; nothing is shown if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -13,33 +13,22 @@ _T = TypeVar("_T")
 
 @contextmanager
 def sign(doing: str) -> Iterator[None]:
-    """Show one line while the block runs, for work that cannot say how far it is.
-
-    Parameters
-    ----------
-    doing : str
-        What is being done; the line goes away when it is.
-    """
+    """Show ``doing`` while the block runs, for work whose progress is unknown."""
     with tqdm(desc=f"{doing} …", bar_format="{desc}", leave=False, disable=None):
         yield
 
 
 def counted(items: Collection[_T], doing: str, unit: str, shown: bool = True) -> Iterator[_T]:
-    """Go through items under a progress bar.
+    """Iterate over items with a progress bar, which is removed at the end.
 
     Parameters
     ----------
     items : collection
     doing : str
-        Shown before the bar, which goes away at the end.
+        Label of the bar.
     unit : str
-        What one item is.
+        Name of one item.
     shown : bool
-        Whether to show a bar at all: a library is quiet unless it is asked.
-
-    Yields
-    ------
-    object
-        The items.
+        Whether to show the bar.
     """
     yield from tqdm(items, desc=doing, unit=unit, leave=False, disable=None if shown else True)

@@ -1,3 +1,3 @@
-"""The version, by itself: a release is no change of what is computed."""
+"""The version, in its own module so that a release does not invalidate results."""
 
 __version__ = "0.1.0"

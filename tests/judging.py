@@ -110,7 +110,7 @@ def lambda_doubled() -> Iterator[None]:
 @contextmanager
 def float_stored_twice() -> Iterator[None]:
     """Every step size stands in the file twice; reading skips the second."""
-    header, read_header = Entry.header, container._read_header
+    header, read_header = Entry.header, container.read_header
 
     def wrong_header(self: Entry) -> bytes:
         if self.code != QUANTIZED:
@@ -135,7 +135,7 @@ def float_stored_twice() -> Iterator[None]:
 
     with (
         patch.object(Entry, "header", wrong_header),
-        patch.object(container, "_read_header", wrong_reader),
+        patch.object(container, "read_header", wrong_reader),
     ):
         yield
 

@@ -1,4 +1,4 @@
-"""MLP_GSC: the paper's network for Google Speech Commands, with free input and output sizes."""
+"""MLP_GSC, the paper's network for Google Speech Commands, with any input and output size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ def mlp_gsc(in_features: int = 735, num_classes: int = 12) -> nn.Sequential:
     Parameters
     ----------
     in_features : int
-        Elements of one input; any shape is flattened.
+        Number of elements of an input, which is flattened.
     num_classes : int
-
-    Returns
-    -------
-    nn.Sequential
     """
     sizes = (in_features, *HIDDEN)
     layers: list[nn.Module] = [nn.Flatten()]

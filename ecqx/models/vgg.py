@@ -1,10 +1,11 @@
-"""VGG16 for small images, with and without BatchNorm, and a width setting."""
+"""VGG16 for small images, with and without BatchNorm, of any width."""
 
 from __future__ import annotations
 
 from torch import nn
 
-# Simonyan & Zisserman (2015), configuration D: channels of the convolutions, "M" for max-pooling.
+# Channels of the convolutions, and "M" for max-pooling: configuration D of Simonyan & Zisserman
+# (2015).
 _CONFIGURATION: tuple[int | str, ...] = (
     *(64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
 )
@@ -16,20 +17,16 @@ def vgg16(
 ) -> nn.Sequential:
     """Build VGG16 with the paper's classifier 512-512-``num_classes`` for CIFAR-sized images.
 
+    Smaller images work too, since pooling leaves a map of one pixel unchanged.
+
     Parameters
     ----------
     num_classes : int
     in_channels : int
-        Channels of the images.
     width : float
-        Factor on the channels of the convolutions; the classifier keeps its 512.
+        Factor on the channels of the convolutions; not on the classifier.
     batch_norm : bool
         BatchNorm after each convolution.
-
-    Returns
-    -------
-    nn.Sequential
-        Images smaller than 32 pixels pass too: a map of one pixel stays one pixel when pooled.
     """
     if not width > 0:
         raise ValueError(f"width must be greater than 0, not {width}")
