@@ -106,7 +106,7 @@ def test_the_first_available_data_set_is_taken(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".tar.xz", ".tar.gz", ".tar"])
-def test_archives_count_as_being_at_hand(folder: Path, ending: str) -> None:
+def test_archives_count_as_available(folder: Path, ending: str) -> None:
     tree = write_images(folder / "things")
     whole = things().build(folder, 1)
     path = folder / "packed" / f"things{ending}"

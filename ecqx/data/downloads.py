@@ -68,7 +68,7 @@ class Source:
     checksum: str
 
 
-def is_at_hand(source: Source, root: str | Path) -> bool:
+def is_available(source: Source, root: str | Path) -> bool:
     """Whether a folder has the source; its checksum is not compared."""
     return _found(source, Path(root)) is not None
 

@@ -12,7 +12,7 @@ from ecqx.data.archives import ARCHIVES
 from ecqx.data.audio import RATE, Disturbance, Mfcc
 from ecqx.data.cifar_archives import cifar, cifar_source
 from ecqx.data.digit_images import digits
-from ecqx.data.downloads import is_at_hand
+from ecqx.data.downloads import is_available
 from ecqx.data.folder import image_folder
 from ecqx.data.speech import speech_commands, speech_source
 from ecqx.data.tensors import TensorData
@@ -86,7 +86,7 @@ class Cifar(Loader):
     seed: int
 
     def available(self, root: Path) -> bool:
-        return is_at_hand(cifar_source(self._classes), root)
+        return is_available(cifar_source(self._classes), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         return cifar(root, self._classes, self.validation, self.seed)
@@ -109,7 +109,7 @@ class SpeechCommands(Loader):
     hop: Positive
 
     def available(self, root: Path) -> bool:
-        return is_at_hand(speech_source(self.archive), root)
+        return is_available(speech_source(self.archive), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         return speech_commands(
@@ -131,7 +131,7 @@ class Voc(Loader):
     seed: int
 
     def available(self, root: Path) -> bool:
-        return is_at_hand(voc_source(), root)
+        return is_available(voc_source(), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         return voc(root, self.task, self.crop, self.resize, self.validation, self.seed)
