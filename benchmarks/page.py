@@ -288,8 +288,14 @@ def _draw(curves: list[Curve]) -> None:
             alt.Chart({"values": rows}, width=230, height=180)
             .mark_line(point=True)
             .encode(
-                x=alt.X("size:Q", title=label, scale=scale),
-                y=alt.Y("seconds:Q", title="seconds", scale=alt.Scale(type="log")),
+                x=alt.X(
+                    "size:Q", title=label, scale=scale, axis=alt.Axis(format="~s", tickCount=4)
+                ),
+                y=alt.Y(
+                    "seconds:Q",
+                    scale=alt.Scale(type="log"),
+                    axis=alt.Axis(format="~e", tickCount=4),
+                ),
                 color=colour,
             )
         )
