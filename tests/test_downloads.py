@@ -139,8 +139,7 @@ def site() -> Iterator[Site]:
 
 
 def left(root: Path) -> list[str]:
-    """What is in a folder besides lock files, which stay (deleting one would be a race)."""
-    return sorted(path.name for path in root.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in root.iterdir())
 
 
 def refusal(source: Source, root: Path) -> str:

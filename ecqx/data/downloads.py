@@ -178,6 +178,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # filelock leaves its file; one that is deleted while held is noticed by those who wait.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
