@@ -38,8 +38,8 @@ RESNET20 = Network("resnet20", (3, 32, 32), BATCH, ROUNDS)
 # Networks, and goals of a step by ECQ and by ECQx relative to a plain one.
 GOALS = {
     "resnet20": (RESNET20, "<= 1.1", "<= 2.65"),
-    "mlp_gsc, batch 256": (Network("mlp_gsc", (390,), 256, 101), "<= 1.4", "<= 2.95"),
-    "mlp_gsc, batch 64": (Network("mlp_gsc", (390,), 64, 201), "<= 1.7", "<= 3.8"),
+    "mlp_gsc, batch 256": (Network("mlp_gsc", (390,), 256, 31), "<= 1.4", "<= 2.95"),
+    "mlp_gsc, batch 64": (Network("mlp_gsc", (390,), 64, 31), "<= 1.7", "<= 3.8"),
     "vgg16_bn": (Network("vgg16_bn", (3, 32, 32), BATCH, 5), "<= 1.1", "<= 2.55"),
 }
 

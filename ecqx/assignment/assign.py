@@ -194,12 +194,17 @@ def assign_layers(
 
 def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
     """Occupancy of the clusters and extreme weights of each layer."""
-    n = torch.tensor([[weight.numel()] for weight in weights], device=grids.values.device)
-    above = torch.stack([_count_above(w, m) for w, m in zip(weights, grids.midpoints, strict=True)])
+    device = grids.values.device
+    above = torch.zeros(len(weights), grids.values.shape[1] + 1, dtype=torch.int64, device=device)
+    extremes = torch.empty(len(weights), 2, device=device)
+    for weight, midpoints, row, ends in zip(weights, grids.midpoints, above, extremes, strict=True):
+        row[0] = weight.numel()
+        _count_above(weight, midpoints, row[1:-1])
+        torch.aminmax(weight, out=(ends[0], ends[1]))
     # A cluster's weights lie above its lower midpoint, but not above its upper one.
-    counts = torch.cat([n, above], 1) - torch.cat([above, torch.zeros_like(n)], 1)
-    low, high = torch.stack([torch.stack(torch.aminmax(w)) for w in weights]).double().unbind(1)
-    return Survey(counts.double(), low[:, None], high[:, None])
+    counts = (above[:, :-1] - above[:, 1:]).double()
+    low, high = extremes.double()[..., None].unbind(1)
+    return Survey(counts, low, high)
 
 
 def _has_loops(device: torch.device) -> bool:
@@ -216,17 +221,16 @@ def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
         torch.bucketize(weight, bounds, out_int32=True, out=index)
 
 
-def _count_above(weight: Tensor, bounds: Tensor) -> Tensor:
-    """Number of weights above each of the ascending bounds, int64."""
-    counts = torch.zeros(len(bounds) + 1, dtype=torch.int64, device=weight.device)
+def _count_above(weight: Tensor, bounds: Tensor, counts: Tensor) -> None:
+    """Write the number of weights above each of the ascending bounds."""
     if _has_loops(weight.device):
         from ecqx.assignment import loops
 
-        loops.count_above(weight.numpy(), bounds.numpy(), counts.numpy()[1:])
-        return counts[1:]
+        loops.count_above(weight.numpy(), bounds.numpy(), counts.numpy())
+        return
     below = torch.bucketize(weight, bounds)
-    counts.scatter_add_(0, below, torch.ones_like(below))
-    return counts.flip(0).cumsum(0).flip(0)[1:]
+    members = counts.new_zeros(len(bounds) + 1).scatter_add_(0, below, torch.ones_like(below))
+    counts.copy_(members.flip(0).cumsum(0).flip(0)[1:])
 
 
 def checked_relevance(relevance: Tensor, weight: Tensor) -> Tensor:
