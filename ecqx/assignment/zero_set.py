@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecqx.assignment.information import SMALLEST_FLOAT64
-from ecqx.loops import Doubles
 
 RELEVANCE_EPSILON = 1e-12
 # 0.1 * 30 is a hair above 3 in float64: edges of the band are widened by this before rounding.
@@ -107,7 +106,7 @@ def assign_on_cpu(
 
 
 def zero_edge(
-    t: Doubles, histogram: NDArray[np.int64], beta: float, fewest: int, most: int
+    t: NDArray[np.float64], histogram: NDArray[np.int64], beta: float, fewest: int, most: int
 ) -> float:
     """The β below which the t of the zero set lie, as `zero_set` says.
 
