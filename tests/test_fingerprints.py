@@ -93,7 +93,7 @@ EDITS = {
         NOTHING,
     ),
     "a column of tables": (
-        ("ecqx/report/columns.py", '"accuracy (%)", "spread", 2', '"accuracy (%)", "spread", 3'),
+        ("ecqx/report/columns.py", '"accuracy (%)", 2', '"accuracy (%)", 3'),
         {"report"},
         NOTHING,
     ),

@@ -74,6 +74,7 @@ def _config(text: str, size: float, factor: float) -> dict[str, Any]:
     colours = {"labelColor": text, "titleColor": text}
     lines = {"gridColor": "#808080", "gridOpacity": 0.22, "domainColor": "#808080"}
     axis = {**words, **colours, **lines, "tickColor": "#808080", "titlePadding": 4}
+    axis["labelSeparation"] = size / 2
     bottom = {"orient": "bottom", "labelLimit": 0, "symbolSize": 50}
     return {
         "background": None,

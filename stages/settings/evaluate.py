@@ -6,7 +6,7 @@ from pydantic import ConfigDict
 
 from ecqx.relevance.settings import LRP
 from stages.settings.base import Settings
-from stages.settings.report import Evaluate
+from stages.settings.layers import Evaluate
 from stages.settings.tasks import PretrainSettings
 
 

@@ -8,20 +8,7 @@ from pydantic import Field
 
 from ecqx.report.rules import Rules
 from stages.settings.base import Bits, Lam, Positive, Settings, Share
-
-
-class LayerSettings(Settings):
-    """The run whose layers are shown; a task without such a run shows none."""
-
-    bits: Bits
-    lam: Lam
-    seed: int
-
-
-class Evaluate(Settings):
-    """The section ``evaluate``."""
-
-    layers: LayerSettings
+from stages.settings.layers import Evaluate
 
 
 class PublishedSetup(Settings):

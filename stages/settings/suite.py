@@ -15,8 +15,9 @@ from stages import suites
 from stages.command import command, run_command_line, suite_argument
 from stages.settings.base import load
 from stages.settings.data import Data
+from stages.settings.layers import Evaluate
 from stages.settings.quantize import Quantize
-from stages.settings.report import Evaluate, Report
+from stages.settings.report import Report
 from stages.settings.tasks import PretrainSettings
 from stages.sweeps import runs_of
 
