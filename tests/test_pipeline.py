@@ -535,7 +535,7 @@ def test_finished_trainings_start_no_process(copy: Copy, monkeypatch: pytest.Mon
 
 
 def test_edits_make_stale_what_they_can_change_and_nothing_else(copy: Copy) -> None:
-    copy.edit("ecqx/data/tensors.py", "Go through the split once.", "Once through the split.")
+    copy.edit("ecqx/data/tensors.py", "Iterate over the split once.", "Yield each batch once.")
     assert copy.changed() == {"fingerprint"}
     assert copy.stale() == set()
     assert copy.repro() == ["fingerprint"]
