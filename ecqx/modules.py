@@ -1,4 +1,4 @@
-"""What everything that handles a network shares: wrappers, modes, outputs, labels."""
+"""Helpers for handling a network: wrappers, modes, outputs, labels, and which tensor is a weight."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def checksums(results: Path) -> dict[str, str]:
 
 
 def verdicts(results: Path) -> dict[str, str]:
-    """Claim → verdict; empty where there is no ``claims.md`` yet."""
+    """Claim → verdict; empty before there is a ``claims.md``."""
     path = results / CLAIMS
     return read_verdicts(path.read_text(encoding="utf-8")) if path.exists() else {}
 

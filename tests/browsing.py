@@ -20,7 +20,7 @@ DESKTOP, PHONE = 1280, 390
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """A driver; the test is skipped where there is no browser."""
+    """A driver; without a browser the test is skipped."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
         pytest.skip("no chromium with chromedriver (Debian: chromium, chromium-driver)")

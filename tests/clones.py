@@ -105,7 +105,7 @@ class Clone:
         return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
     def add_large_output(self, size: int) -> None:
-        """Give the default suite a stage `large`, whose output has so many bytes."""
+        """Give the default suite a stage `large`, whose output has this number of bytes."""
         path = self.root / suites.PIPELINE
         content, output = yaml.safe_load(path.read_text()), "data/large-${suite}"
         write = f"mkdir -p data && head -c {size} /dev/urandom > {output}"

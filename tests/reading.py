@@ -93,7 +93,7 @@ class Reader:
 
 
 def fuzz(reader: Reader, kind: str, files: int) -> Counter[str]:
-    """Forge and read so many files of a kind; how many were refused, read and decoded."""
+    """Forge and read files of a kind; returns how many were refused, read and decoded."""
     seen = Counter[str]()
 
     @settings(max_examples=files, suppress_health_check=list(HealthCheck))

@@ -1,4 +1,4 @@
-"""Folders, zip and tar archives read alike; whatever is damaged is told, never passed over."""
+"""Folders, zip and tar archives read alike; damage is reported, never skipped."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Made:
-    """A job that notes each of its runs, and is interrupted once if it is told to be."""
+    """A job that notes each of its runs, and is interrupted once on request."""
 
     key: str
     is_interrupted: bool = False

@@ -1,4 +1,4 @@
-"""`ecqx run`: what is refused before it begins, which data a network gets, and what is told."""
+"""`ecqx run`: what is refused before it begins, which data a network gets, and the messages."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def refusal(*changes: tuple[str, Any]) -> str:
     return line.removeprefix("params.yaml: ")
 
 
-# Setting, its value, and what is said of it.
+# Setting, its value, and the message.
 MISSPELT: list[tuple[str, object, str]] = [
     ("sede", [0], "sede: no such setting, did you mean 'seed'?"),
     ("colour", 3, "colour: no such setting"),

@@ -27,7 +27,7 @@ from torch import Tensor
 from ecqx.assignment.information import SMALLEST_FLOAT64
 
 RELEVANCE_EPSILON = 1e-12
-# 0.1 * 30 is a hair above 3 in float64: edges of the band are widened by this before rounding.
+# In float64 0.1 * 30 is slightly above 3: the band is widened by this before its edges are rounded.
 ROUNDING_ALLOWANCE = 1e-6
 
 

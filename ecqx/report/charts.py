@@ -254,7 +254,7 @@ def shaded(shares: NDArray[np.float64], colours: Sequence[str]) -> NDArray[np.ui
 
 # A line of text, in points.
 LINE = 14
-# Pictures have at least so many pixels each way, so that viewers do not blur single cells.
+# Least width and height of pictures, in pixels: viewers would blur the cells of smaller ones.
 SHARP = 192
 
 

@@ -244,7 +244,7 @@ def _figure(
     fronts: bool = False,
     more: str = "",
 ) -> Figure | None:
-    """A figure with one panel a case; None where there is no case."""
+    """A figure with one panel per case; None without a case."""
     if not cases:
         return None
     drawn = draw(cases, x, y, fronts)

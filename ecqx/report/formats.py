@@ -187,7 +187,7 @@ LATEX_SYMBOLS = {
     **{"±": r"$\pm$", "Λ": r"$\Lambda$", "−": "$-$", "–": "--", "|": r"$|$", "×": r"$\times$"},
 }
 # Characters of 8-point text in a line of one column of a two-column article, and of the page; the
-# gap between two columns of a table counts as so many characters.
+# gap between two columns of a table, in characters.
 COLUMN_CHARACTERS, PAGE_CHARACTERS, GAP = 60, 119, 1.6
 # Rows of one float; longer tables are several floats.
 FLOAT_ROWS = 25
