@@ -99,8 +99,8 @@ def assign(
     sparsity_band : (float, float), optional
         Lowest and highest difference of ECQx's sparsity from ECQ's, each in [-1, 1].
     largest_layer_size : int, optional
-        Elements of the model's largest quantized layer; this layer's own by default. λ is smaller
-        for a layer that is smaller than it (`ecqx.assignment.information.information_cost`).
+        Elements of the model's largest quantized layer; this layer's own by default. Smaller layers
+        get a smaller λ (`ecqx.assignment.information.information_cost`).
     pmf : {"published", "normalized"}
         See `ecqx.assignment.information.probabilities`.
     lambda_max : {"published", "derived"}

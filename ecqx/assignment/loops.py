@@ -28,7 +28,7 @@ SQRT_HALF, ONE = np.uint64(0x3FE6A09E667F3BCD), np.uint64(0x3FF0000000000000)
 TWO_TO_52 = np.uint64(0x4330000000000000)
 EXPONENT_BIAS = 1023
 LN_2 = 0.6931471805599453
-SMALLEST, LARGEST = 2.3e-308, 1.7e308  # about the range of normal float64 numbers
+SMALLEST, LARGEST = 2.3e-308, 1.7e308  # about the normal float64 numbers, as the logarithm needs
 NEARLY_ZERO = 1e-300
 
 
@@ -66,7 +66,10 @@ def lookup(weight: Floats, bounds: Floats, index: Indices) -> None:
 
 @compiled
 def sum_of_relevance(relevance: Floats, scale: Any, unit: float) -> int:
-    """Sum of R = |r| / scale, in units of 1/unit: of integers, whose order does not matter."""
+    """Sum of R = |r| / scale in units of 1/unit: of integers, whose order does not matter.
+
+    `ecqx.assignment.zero_set.relevance_unit` gives the unit.
+    """
     total = np.int64(0)
     for i in range(relevance.size):
         total += np.int64(np.float64(np.float32(abs(relevance[i]) / scale)) * unit)

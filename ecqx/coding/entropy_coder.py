@@ -38,8 +38,8 @@ FLOAT_FLAGS = 11
 # NNCodec's general_profile_idc, param_opt_flag and scan_order; no history-dependent probabilities.
 _PROFILE, _PARAMETER_OPTIMIZATION, _ROW_SCAN = 1, 1, 0
 _NO_HISTORY = np.zeros(2, dtype=np.int8)
-# Bits that a binary decision reads. A magnitude beyond the flags has an exponential Golomb code: a
-# prefix of such decisions, and as many plain (bypass) bits.
+# Most bits that a binary decision reads. A magnitude beyond the flags has an exponential Golomb
+# code: a prefix of such decisions, and as many plain (bypass) bits.
 _MAX_BITS_PER_BIN, _MAX_PREFIX_BINS = 7, 31
 # Bound for what precedes the levels: adaptation rates, 10 bits for each of under 1,200 contexts.
 _MAX_SIDE_BYTES = 4096

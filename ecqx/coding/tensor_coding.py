@@ -111,7 +111,7 @@ class Reader:
 class Entry:
     """One tensor as it is stored: type code, shape, payload.
 
-    Weights on a grid also have ``bits`` and ``step``, others ``bits`` and ``codebook``.
+    Weights also have ``bits``, and ``step`` or ``codebook``.
     """
 
     code: int
@@ -184,7 +184,7 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
 
 
 def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> Entry:
-    """Code a tensor, by its integers if ``quantized``; ``ValueError`` if it cannot be stored."""
+    """Code a tensor, as ``quantized`` if given; ``ValueError`` if it cannot be stored."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise ValueError(f"is not a dense tensor with values ({type(tensor).__name__})")
     if tensor.dim() > _MAX_DIMS:

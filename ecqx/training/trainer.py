@@ -230,7 +230,7 @@ class Trainer:
             ) from error
 
     def _set_learning_rate(self) -> None:
-        """Set the epoch's learning rate, from its number alone: no state has to be resumed."""
+        """Set the epoch's learning rate, from its number alone: there is no state to resume."""
         lr = self.settings.lr
         if self.settings.schedule == "cosine":
             passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
