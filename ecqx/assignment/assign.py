@@ -67,7 +67,7 @@ class AssignmentSettings:
 
     @property
     def band(self) -> tuple[float, float]:
-        """Lowest and highest sparsity of ECQx, relative to ECQ's."""
+        """Lowest and highest sparsity of ECQx, minus ECQ's."""
         return self.sparsity_band if self.sparsity_band is not None else (-self.p, 0.0)
 
 
@@ -91,15 +91,16 @@ def assign(
     grid : CentroidGrid or Codebook
         From `CentroidGrid.fit`, or any centroids of `ecqx.assignment.codebooks`.
     lam : float
-        Λ ≥ 0: strength of the entropy constraint; 0 for the nearest centroid.
+        Λ ≥ 0: strength of the entropy constraint; 0 for the nearest centroid, with relevance too.
     relevance : Tensor, optional
-        Relevance of the weights (shape of ``weight``, finite, any sign): ECQx. None: ECQ.
+        Relevance of the weights (shape of ``weight``, finite), by magnitude: ECQx. None: ECQ.
     p : float
         Width of the sparsity band, in [0, 1]: short for ``sparsity_band=(-p, 0)``.
     sparsity_band : (float, float), optional
-        Lowest and highest sparsity of ECQx relative to ECQ's, each in [-1, 1].
+        Lowest and highest difference of ECQx's sparsity from ECQ's, each in [-1, 1].
     largest_layer_size : int, optional
-        Elements of the model's largest quantized layer; this layer's own by default.
+        Elements of the model's largest quantized layer; this layer's own by default. Smaller layers
+        get a smaller λ (`ecqx.assignment.information.information_cost`).
     pmf : {"published", "normalized"}
         See `ecqx.assignment.information.probabilities`.
     lambda_max : {"published", "derived"}
@@ -177,6 +178,7 @@ def assign_layers(
             _lookup(weight, midpoints, target)
         return
     seen = survey(flat, grids)
+    # Only the term λ·I of the costs; the envelope adds the distances.
     cost = information_cost(
         seen, grids, settings.lam, largest_layer_size, settings.pmf, settings.lambda_max
     )
@@ -185,6 +187,7 @@ def assign_layers(
         for weight, bounds, target in zip(flat, plain, targets, strict=True):
             _lookup(weight, bounds, target)
         return
+    # An infinite cost takes the zero cluster out.
     nonzero = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
     assign_one = assign_on_cpu if _has_loops(cost.device) else assign_on_device
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
@@ -193,7 +196,7 @@ def assign_layers(
 
 
 def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
-    """Occupancy of the clusters and extreme weights of each layer."""
+    """Number of weights nearest to each centroid, and extreme weights, of each layer."""
     device = grids.values.device
     above = torch.zeros(len(weights), grids.values.shape[1] + 1, dtype=torch.int64, device=device)
     extremes = torch.empty(len(weights), 2, device=device)
@@ -201,7 +204,8 @@ def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
         row[0] = weight.numel()
         _count_above(weight, midpoints, row[1:-1])
         torch.aminmax(weight, out=(ends[0], ends[1]))
-    # A cluster's weights lie above its lower midpoint, but not above its upper one.
+    # A cluster's weights lie above its lower midpoint, but not above its upper one. All weights lie
+    # above the lower end of the first cluster, none above the upper end of the last.
     counts = (above[:, :-1] - above[:, 1:]).double()
     low, high = extremes.double()[..., None].unbind(1)
     return Survey(counts, low, high)

@@ -1,8 +1,11 @@
 """The loops over the weights of a layer, compiled for the CPU.
 
 Each works through blocks that stay in the first-level cache, by simple loops that the compiler
-turns into vector instructions. `ecqx.assignment.assign` and `ecqx.assignment.zero_set` say what is
-computed, and do the same with tensor operations on other devices.
+turns into vector instructions. ``np.int32`` keeps a sum at 32 bits, where numba would widen it to
+64; ``np.uint32`` saves numba's test for a negative index.
+
+`ecqx.assignment.assign` and `ecqx.assignment.zero_set` say what is computed, and do the same with
+tensor operations on other devices.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from numpy.typing import NDArray
 
 from ecqx.loops import Doubles, Floats, Indices, compiled
 
+# Weights in a block.
 BLOCK = 512
-# Of the histogram that finds a threshold by its rank.
+# Bins in [0, 1) of the histogram that a t of a given rank is looked up in (`zero_thresholds`).
 BINS = 4096
 
 MANTISSA_BITS = np.uint64(52)
@@ -24,7 +28,7 @@ SQRT_HALF, ONE = np.uint64(0x3FE6A09E667F3BCD), np.uint64(0x3FF0000000000000)
 TWO_TO_52 = np.uint64(0x4330000000000000)
 EXPONENT_BIAS = 1023
 LN_2 = 0.6931471805599453
-SMALLEST, LARGEST = 2.3e-308, 1.7e308  # normal float64 numbers, about
+SMALLEST, LARGEST = 2.3e-308, 1.7e308  # about the normal float64 numbers, as the logarithm needs
 NEARLY_ZERO = 1e-300
 
 
@@ -62,7 +66,10 @@ def lookup(weight: Floats, bounds: Floats, index: Indices) -> None:
 
 @compiled
 def sum_of_relevance(relevance: Floats, scale: Any, unit: float) -> int:
-    """Sum of R = |r| / scale, as a multiple of 1/unit: a sum of integers has no rounding order."""
+    """Sum of R = |r| / scale in units of 1/unit: of integers, whose order does not matter.
+
+    `ecqx.assignment.zero_set.relevance_unit` gives the unit.
+    """
     total = np.int64(0)
     for i in range(relevance.size):
         total += np.int64(np.float64(np.float32(abs(relevance[i]) / scale)) * unit)
@@ -77,6 +84,7 @@ def take_logarithm(x: Doubles) -> None:
     """
     bits = x.view(np.uint64)
     for i in range(x.size):
+        # The shift lets the exponent step at √½·2^e, not at 2^e.
         biased = (bits[i] + (ONE - SQRT_HALF)) >> MANTISSA_BITS
         m = np.uint64(bits[i] + ONE - (biased << MANTISSA_BITS)).view(np.float64)
         # As the mantissa of 2^52, because AVX2 cannot convert 64-bit integers to float64.
@@ -101,6 +109,9 @@ def zero_thresholds(
     histogram: NDArray[np.int64],
 ) -> None:
     """Write t = ln(c₊ / 2c₀) / ln(R + ε) of each weight, and their histogram.
+
+    c₀ and c₊ are the costs of the zero cluster and of the best other one; with an exponent β > t
+    of its relevance the weight goes to zero (`ecqx.assignment.zero_set`).
 
     Parameters
     ----------
@@ -136,6 +147,7 @@ def zero_thresholds(
             R[i] = np.float64(np.float32(abs(r[i]) / scale)) + epsilon
         take_logarithm(ratio)
         take_logarithm(R)
+        # Both hold logarithms now. That of R + ε > 1 counts as a hair below zero.
         for i in range(w.size):
             out[i] = ratio[i] / min(R[i], -NEARLY_ZERO)
             inner = min(max(out[i] * BINS, 0.0), float(BINS))
@@ -155,7 +167,7 @@ def count_below(t: Doubles, edge: float) -> int:
 
 @compiled
 def collect(t: Doubles, low: float, high: float, found: Doubles) -> None:
-    """Write the t in [low, high), of which ``found`` has room for all."""
+    """Write the t in [low, high) to ``found``, which has room for all; most blocks hold none."""
     count = 0
     for start in range(0, t.size, 64):
         block, here = t[start : start + 64], np.int32(0)

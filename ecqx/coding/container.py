@@ -18,6 +18,7 @@ from ecqx.errors import InputError
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks; a file without codebooks is still written as version 1.
 VERSIONS = (1, 2)
+# The number of shared tokens has four bits of a varint; a name is counted in characters.
 _MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
 
 
@@ -35,7 +36,7 @@ def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
 
 
 def _version_of(entries: Iterable[Entry]) -> int:
-    """The first version that has all types of tensors."""
+    """The first version that has all types of tensors: 2 if there is a codebook, else 1."""
     return VERSIONS[any(entry.code in CODEBOOKS for entry in entries)]
 
 
@@ -43,6 +44,7 @@ def body_length_bytes(total: int) -> int:
     """Number of bytes of the field for the length of the body, in a file of ``total`` bytes."""
     fixed = len(MAGIC) + 1 + DIGEST_BYTES
     field = 1
+    # What the field takes is missing from the body.
     while len(varint(total - fixed - field)) > field:
         field += 1
     return field
@@ -109,6 +111,7 @@ def _verified_body(path: Path) -> tuple[int, memoryview]:
             raise InputError(
                 f"{path} is no ECQX bitstream: it does not begin with {MAGIC.decode()}"
             )
+        # A file without a version is cut off, which is reported below.
         if start[len(MAGIC) :] and start[-1] not in VERSIONS:
             known = " and ".join(map(str, VERSIONS))
             raise InputError(
@@ -130,6 +133,7 @@ def _verified_body(path: Path) -> tuple[int, memoryview]:
 
 
 def _parse(reader: Reader) -> dict[str, Entry]:
+    """The entries of a body by name; ``ValueError`` if it is not valid."""
     tokens = [reader.text() for _ in range(reader.count())]
     headers: dict[str, tuple[Entry, int]] = {}
     parts: list[str] = []
@@ -148,8 +152,10 @@ def _parse(reader: Reader) -> dict[str, Entry]:
 
 
 def _read_name(reader: Reader, tokens: Sequence[str], previous: Sequence[str]) -> list[str]:
+    """The tokens of the next name, as `_names_and_headers` writes them."""
     counts = reader.varint()
     shared, new = counts & 15, counts >> 4
+    # A name of n characters has at most n + 1 tokens, if all are empty.
     if shared > len(previous) or not 0 < shared + new <= _MAX_NAME + 1:
         raise ValueError("a name has an impossible number of parts")
     parts = list(previous[:shared])

@@ -1,7 +1,7 @@
 """DeepCABAC, the entropy coder of NNCodec (ISO/IEC 15938-17), for arrays.
 
 Only NNCodec's compiled engine is used, not its Python code: the engine imports in milliseconds,
-writes no file and does not end the program. An array is coded in slices, each a DeepCABAC layer:
+writes no file and raises no ``SystemExit``. An array is coded in slices, each a DeepCABAC layer:
 the engine cannot be given the end of its input, so a forged code is noticed at the end of a slice,
 whose size bounds time and memory until then.
 """
@@ -22,20 +22,26 @@ from numpy.typing import NDArray
 
 _Scalar = TypeVar("_Scalar", np.int32, np.float32)
 
+# Lowest and highest integer take one byte each in a payload.
 LARGEST_LEVEL = 255
-# Largest number of elements and of flags in a slice.
+# Largest number of elements in a slice, and of the flags of all of them together (`_Coding`).
 SLICE_ELEMENTS, SLICE_FLAGS = 1 << 20, 1 << 25
 # A coded array is padded to at least one byte per 1,024 elements, so that a few forged bytes cannot
-# announce an array of any size. Only arrays with more than 99.9 % zeros are shorter without.
+# announce an array of any size. Only an array with more than 99.9 % zeros needs the padding.
 ELEMENTS_PER_BYTE = 1024
 
-# NNCodec's settings in the published code for tensors that are not quantized by ECQ.
+# NNCodec's settings in the published code for tensors that are not quantized by ECQ: quantization
+# parameters (qp, see `_step`) for two or more dimensions and for fewer, and the number of flags.
 WEIGHT_QP, OTHER_QP, QP_DENSITY = -40, -75, 2
 FLOAT_FLAGS = 11
 
+# NNCodec's general_profile_idc, param_opt_flag and scan_order; no history-dependent probabilities.
 _PROFILE, _PARAMETER_OPTIMIZATION, _ROW_SCAN = 1, 1, 0
 _NO_HISTORY = np.zeros(2, dtype=np.int8)
+# Most bits that a binary decision reads. A magnitude beyond the flags has an exponential Golomb
+# code: a prefix of such decisions, and as many plain (bypass) bits.
 _MAX_BITS_PER_BIN, _MAX_PREFIX_BINS = 7, 31
+# Bound for what precedes the levels: adaptation rates, 10 bits for each of under 1,200 contexts.
 _MAX_SIDE_BYTES = 4096
 
 
@@ -70,6 +76,7 @@ class _Coding:
 
     def max_bytes(self, rows: int, width: int) -> int:
         """Largest number of bytes that the decoder can read for a slice, whatever they are."""
+        # An element has flags, a sign and a flag for being zero, a row one for being all zero.
         bins, bypass = 2 + self.flags, 0
         if self.codebook_size == 0:
             bins, bypass = bins + _MAX_PREFIX_BINS, _MAX_PREFIX_BINS
@@ -299,6 +306,8 @@ def _quantize(values: NDArray[np.float32], qp: int) -> tuple[NDArray[np.int32], 
     """Levels of dependent quantization, and their parameter: a larger one if levels overflow."""
     levels = np.zeros(values.shape, dtype=np.int32)
     encoder = deepCABAC.Encoder()
+    # dq_flag 1, lambda_scale 0: bits have no weight. NNCodec, too, passes one flag less here than
+    # to ``initCtxModels``.
     used = encoder.quantLayer(
         values, levels, 1, QP_DENSITY, qp, 0.0, FLOAT_FLAGS - 1, _ROW_SCAN, _PROFILE
     )
@@ -309,6 +318,7 @@ def _step(qp: int) -> np.float32:
     """Step of a quantization parameter; it doubles when ``qp`` grows by ``2 ** QP_DENSITY``."""
     density = 1 << QP_DENSITY
     exponent = (qp >> QP_DENSITY) - QP_DENSITY
+    # Near the limits of float32: only a forged file goes beyond.
     if not -160 <= exponent <= 120:
         raise ValueError(f"the quantization parameter {qp} is out of range")
     return np.float32((density + (qp & (density - 1))) * 2.0**exponent)

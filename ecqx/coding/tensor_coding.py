@@ -18,8 +18,10 @@ from ecqx.assignment.codebooks import Codebook, Form
 from ecqx.coding import entropy_coder
 from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, check_grid
 
+# How floats are stored that are not quantized: without loss, or float32 with loss by NNCodec.
 Floats = Literal["raw", "published"]
 
+# Type codes of integers on an equidistant grid, and of float32 stored with loss.
 QUANTIZED, LOSSY = 0, 1
 # For each type code: the dtype, the integer dtype of the same width, and its layout in the file.
 FLOAT_DTYPES = {
@@ -36,6 +38,7 @@ INTEGER_DTYPES = {
     10: torch.uint8,
     11: torch.bool,
 }
+# Type codes of integers with a codebook, and its form (`ecqx.assignment.codebooks`).
 CODEBOOKS: dict[int, Form] = {12: "values", 13: "sums"}
 # Type codes of weights that are stored as integers.
 WEIGHTS = (QUANTIZED, *CODEBOOKS)
@@ -43,6 +46,7 @@ _CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
     dtype: code for code, dtype in INTEGER_DTYPES.items()
 }
 _CODE_OF_FORM = {form: code for code, form in CODEBOOKS.items()}
+# The number of dimensions has four bits of a header's first byte.
 _MAX_DIMS, _MAX_ELEMENTS = 15, 1 << 40
 _MAX_VARINT_BYTES = 10
 
@@ -105,7 +109,10 @@ class Reader:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as it is stored: type code, shape, grid or codebook, payload."""
+    """One tensor as it is stored: type code, shape, payload.
+
+    Weights also have ``bits``, and ``step`` or ``codebook``.
+    """
 
     code: int
     shape: tuple[int, ...]
@@ -121,6 +128,7 @@ class Entry:
         if self.codebook is not None:
             numbers = self.codebook.numbers.tolist()
             grid = struct.pack(f"<B{len(numbers)}f", len(numbers), *numbers)
+        # The shape tells how long uncompressed floats are.
         length = b"" if self.code in FLOAT_DTYPES else varint(len(self.payload))
         return bytes([self.code | len(self.shape) << 4]) + dims + grid + length
 
@@ -156,6 +164,7 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
     first = reader.take(1)[0]
     code = first & 15
     shape = tuple(reader.varint() for _ in range(first >> 4))
+    # Zeros count as ones, so that the other dimensions of an empty tensor are bounded, too.
     if math.prod(max(1, size) for size in shape) > _MAX_ELEMENTS:
         raise ValueError(f"a tensor has the impossible shape {shape}")
     if code in FLOAT_DTYPES:
@@ -175,7 +184,7 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
 
 
 def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> Entry:
-    """Code one tensor; ``ValueError`` if it cannot be stored."""
+    """Code a tensor, as ``quantized`` if given; ``ValueError`` if it cannot be stored."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         raise ValueError(f"is not a dense tensor with values ({type(tensor).__name__})")
     if tensor.dim() > _MAX_DIMS:

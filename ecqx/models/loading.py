@@ -55,7 +55,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _last_layer(model: nn.Module) -> list[str]:
-    """Names of the tensors of the last layer that has a weight."""
+    """Names of the tensors of the last layer that has a weight, in the order of registration."""
     layers = [
         prefix
         for prefix, module in model.named_modules()
@@ -66,6 +66,7 @@ def _last_layer(model: nn.Module) -> list[str]:
 
 
 def _other_classes(given: Tensor, own: Tensor) -> bool:
+    """Whether the shapes differ in their first dimension alone, the number of classes."""
     return given.ndim == own.ndim and given.shape != own.shape and given.shape[1:] == own.shape[1:]
 
 

@@ -17,6 +17,7 @@ def mlp_gsc(in_features: int = 735, num_classes: int = 12) -> nn.Sequential:
     in_features : int
         Number of elements of an input, which is flattened.
     num_classes : int
+        12 is that of the 12-class protocol (`ecqx.data.speech`).
     """
     sizes = (in_features, *HIDDEN)
     layers: list[nn.Module] = [nn.Flatten()]

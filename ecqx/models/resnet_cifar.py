@@ -1,6 +1,7 @@
 """ResNets for CIFAR (He et al., 2016), with the parameter names of the published checkpoints.
 
-ResNet20 has basic blocks, ResNet56 bottleneck blocks (as in the published code).
+ResNet20 has basic blocks, ResNet56 bottleneck blocks (as in the published code). Residual sums and
+each ReLU are modules of their own, so that a rule of relevance can be attached to each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from ecqx.layers import PaddedShortcut, ResidualSum
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, and a shortcut without parameters."""
+    """Two 3x3 convolutions with BatchNorm, and a shortcut without parameters.
+
+    The shortcut is the identity where the shape stays, else `PaddedShortcut`.
+    """
 
     expansion: ClassVar[int] = 1
 
@@ -39,9 +43,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3 and 1x1 with BatchNorm, and a 1x1 convolution as shortcut.
+    """Convolutions 1x1, 3x3 and 1x1 with BatchNorm, and a shortcut.
 
-    The last convolution and the shortcut have ``4 * channels`` output channels.
+    The last convolution and the shortcut have ``4 * channels`` output channels. The shortcut is the
+    identity where the shape stays, else a 1x1 convolution with BatchNorm.
     """
 
     expansion: ClassVar[int] = 4

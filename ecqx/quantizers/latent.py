@@ -76,7 +76,7 @@ class LatentWeights(ABC):
             {"params": rest, "weight_decay": weight_decay},
         ]
 
-    def start_epoch(self) -> None:  # noqa: B027  (most have nothing to do here)
+    def start_epoch(self) -> None:  # noqa: B027  (most subclasses do nothing)
         """Call it before the first batch of each epoch."""
 
     @abstractmethod
@@ -85,12 +85,18 @@ class LatentWeights(ABC):
 
     @abstractmethod
     def update(self, inputs: Tensor, targets: Tensor) -> None:
-        """Compute the quantized weights; call it with the batch, after the optimizer's step."""
+        """Compute the quantized weights; call it after the optimizer's step.
 
-    def share_relevance(  # noqa: B027  (most have no relevance)
+        ECQx measures the relevance of weights on the batch, ``inputs`` and ``targets``.
+        """
+
+    def share_relevance(  # noqa: B027  (most subclasses have none)
         self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     ) -> None:
-        """Average relevances over processes by `ecqx.training.distributed.Replicas.combined`."""
+        """Average relevances over processes from now on, by ``combine``.
+
+        It is `ecqx.training.distributed.Replicas.combined`.
+        """
 
     def sparsity(self) -> float:
         """Share of the quantized weights that are zero, in [0, 1]."""
@@ -105,7 +111,7 @@ class LatentWeights(ABC):
         return {name: tensors[first] for name, first in self._first_names.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, flat, to resume from.
+        """Everything that training changes, in one flat dict, to resume from.
 
         Returns
         -------

@@ -13,8 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ecqx.modules import check_has_values, is_excluded, is_weight
 
-# Suffixes of parameters from which torch.nn.utils computes a weight in each forward pass: pruning
-# and spectral norm, and the two of weight norm.
+# Suffixes of the parameters that torch.nn.utils computes a weight from in each forward pass: _orig
+# of pruning and spectral norm, _g and _v of weight norm.
 _SOURCES = ("_orig", "_g", "_v")
 
 
@@ -27,7 +27,7 @@ class ModelParameter:
     name : str
     tensor : Parameter
     kept : str
-        Why it is not quantized; empty if it is.
+        Why it is kept as it is, not quantized; empty if it is quantized.
     shared_with : str
         The first name of the same parameter (tied weights); empty if this is the first.
     """
@@ -55,7 +55,7 @@ class ParameterRecord:
     sparsity : float, optional
         Share of zeros, in [0, 1].
     entropy_bits_per_weight : float, optional
-        First-order entropy of the integers.
+        First-order entropy of its integers: each weight's centroid, counted from the zero one.
     """
 
     name: str
@@ -140,6 +140,7 @@ def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
     for source in module._parameters:
         for end in _SOURCES:
             weight = source.removesuffix(end)
+            # The computed weight is a plain attribute of the module, not a parameter.
             if weight != source and isinstance(module.__dict__.get(weight), Tensor):
                 yield source, weight
 
@@ -151,6 +152,7 @@ def _check_memory(quantized: Iterable[ModelParameter]) -> None:
         for p in quantized
         if not p.shared_with
     )
+    # If any two ranges overlap, two that are neighbours by their start do.
     for (_, end, first), (start, _, second) in pairwise(ranges):
         if start < end:
             raise ValueError(

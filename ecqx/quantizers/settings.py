@@ -1,6 +1,6 @@
 """The settings of a quantizer: listed, documented and checked here, and nowhere else.
 
-Imports neither numba nor zennit nor a coder, so that checking settings takes no time.
+Beside torch this imports nothing that takes long, no numba, zennit or coder: checks stay fast.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class QuantizerSettings(AssignmentSettings):
     bits : int
         Bit width, 2 to 8.
     gradient : {"magnitude", "published", "identity"}
-        Factor on the gradient of a weight in a non-zero cluster, on its way to the latent weight:
-        the magnitude of its centroid, the signed centroid (published; it reverses the gradient in
-        negative clusters), or one.
+        Factor on the gradient of a weight, on its way to the latent weight: the magnitude of its
+        centroid, the signed centroid (published; it reverses the gradient in negative clusters), or
+        one. In the zero cluster it is always one.
     exclude : tuple of str
         Parameters whose name contains one of these are not quantized.
 

@@ -27,7 +27,10 @@ Sink = Callable[[nn.Parameter, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One call of a module: what its attribution needs later, in the backward pass."""
+    """One call of a module: what its attribution needs later, in the backward pass.
+
+    ``version`` is autograd's count of in-place changes of ``output`` at the end of the call.
+    """
 
     hook: WeightRelevanceHook
     module: nn.Module
@@ -47,9 +50,9 @@ class _Call:
 class _Attribution(torch.autograd.Function):
     """Identity on a module's output whose gradient is the module's relevance of its input.
 
-    It replaces the module in the autograd graph, which saves the module's own backward pass: zennit
-    computes and discards it. The anchor requires a gradient even where the input does not, so that
-    the weights of a first layer have a relevance, too.
+    It takes the module's place in the autograd graph, so that the module's own backward pass is not
+    run; zennit runs it and discards the result. The anchor is a scalar that requires a gradient
+    even where the input does not, so that the weights of a first layer have a relevance, too.
     """
 
     @staticmethod
@@ -71,8 +74,8 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
     rule : zennit.core.Hook
         Rule that distributes relevance from the module's output to its input.
     weight_rule : {"epsilon", "gamma"}
-        Rule for the module's parameters of more than one dimension; ``gamma`` takes
-        W + 0.25·W⁺ (bias likewise) in place of W everywhere.
+        Rule for the module's parameters of more than one dimension; ``gamma`` computes both z and
+        R_W with W + 0.25·W⁺ (bias likewise) in place of W.
     sink : callable
         Receives ``(parameter, relevance)`` once per call of the module.
 
@@ -87,6 +90,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self.rule = rule
         self.weight_rule = weight_rule
         self.sink = sink
+        # During a call: its input in the autograd graph, and the same detached from the graph.
         self.uncut: Tensor | None = None
         self.input: Tensor | None = None
         self.anchor = torch.zeros((), requires_grad=True)
@@ -122,6 +126,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self.input = self.uncut.detach()
         if is_known_nonnegative(self.uncut):
             mark_nonnegative(self.input)
+        # `attribute` differentiates this call's output by it; other rules run the module again.
         if isinstance(self.rule, Proportional):
             self.input.requires_grad_(self.uncut.requires_grad)
         # A module that works in place would change the output of the layer before it.
@@ -144,6 +149,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         parameters = [p for p in own if p is not None and p.requires_grad]
         if isinstance(self.rule, Pass) and not parameters:
             return relevance
+        # Input and parameters have the same rule: one backward pass gives both relevances.
         jointly = isinstance(self.rule, Proportional) and self.weight_rule == "epsilon"
         arriving: Tensor | None
         with _keeping_parameters(call.module):
@@ -168,7 +174,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         return gradient if arriving is None else arriving[0]
 
     def _input_gradient(self, call: _Call, relevance: Tensor) -> Tensor:
-        """zennit's ``grad_input``; most rules read only its shape, so that the input will do."""
+        """zennit's ``grad_input``; the input where the rule reads only its shape."""
         if isinstance(self.rule, BasicHook | Pass):
             return call.input
         input = call.input.detach().requires_grad_()
@@ -186,6 +192,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
             return _shares(parameters, call.own_output(), relevance)
         names = {id(p): name for name, p in call.module.named_parameters(recurse=False)}
         with GammaMod(WEIGHT_GAMMA, min=0.0)(call.module), torch.enable_grad():
+            # `GammaMod` has put other parameters in place, under the same names.
             modified = [getattr(call.module, names[id(p)]) for p in parameters]
             output = call.module.forward(call.input)
         return _shares(modified, output, relevance)
@@ -193,7 +200,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
 @contextmanager
 def _keeping_parameters(module: nn.Module) -> Iterator[None]:
-    """Restore the module's own parameters afterwards: zennit 1.0 replaces them."""
+    """Put the module's parameters back: zennit 1.0 leaves new ones of the same values behind."""
     parameters = dict(module._parameters)
     try:
         yield

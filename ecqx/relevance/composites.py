@@ -22,7 +22,8 @@ from ecqx.relevance.rules import (
 )
 from ecqx.relevance.settings import COMPOSITES, check_choice
 
-# name: (convolution, BatchNorm or None for the plain gradient, Flat for the first layer)
+# name: (rule of convolutions, rule of BatchNorm, whether the first layer has Flat). Without a rule
+# BatchNorm passes relevance on as a gradient, times its slope.
 _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
     "epsilon_plus_flat_bn_pass": (ZPlus(), Pass(), True),
     "epsilon_plus_flat": (ZPlus(), ZPlus(), True),
@@ -39,10 +40,11 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
 
 
 def build_composite(name: str) -> Composite:
-    """Build a composite of the published code by name, one of `COMPOSITES`; without canonizers.
+    """Build a composite of the published code by name, one of `COMPOSITES`.
 
     Linear layers and embeddings have the epsilon rule (1e-6), activations Pass; residual sums,
-    average pooling and the parameter-free shortcut of ResNet20 have Norm.
+    average pooling and the parameter-free shortcut of ResNet20 have Norm. Canonizers are not part
+    of it (`ecqx.relevance.canonizers`).
 
     Raises
     ------
@@ -52,7 +54,8 @@ def build_composite(name: str) -> Composite:
     check_choice("composite", name, COMPOSITES)
     convolution, batch_norm, first_flat = _ROWS[name]
     layer_map: list[tuple[object, Hook | None]] = [
-        # zennit counts it as an activation, but it holds weights and takes three inputs.
+        # The first entry that fits counts: zennit's Activation includes attention, which holds
+        # weights and takes three inputs, and its Linear includes Convolution.
         (nn.MultiheadAttention, None),
         (Activation, Pass()),
         (nn.Embedding, Epsilon()),
@@ -64,7 +67,7 @@ def build_composite(name: str) -> Composite:
     if batch_norm is not None:
         layer_map.append((BatchNorm, batch_norm))
     if first_flat:
-        # Behind an embedding no layer sees the input itself.
+        # An embedding takes the place of the first layer: no layer behind it sees the input itself.
         first_map = [(nn.Embedding, Epsilon()), (Linear, Flat())]
         return SpecialFirstLayerMapComposite(layer_map, first_map=first_map)
     return LayerMapComposite(layer_map)

@@ -28,7 +28,8 @@ def stabilized(z: Tensor) -> Tensor:
 def quotient(relevance: Tensor, z: Tensor) -> Tensor:
     """R / (z + ε·sign z): the relevance per unit of an output z.
 
-    Memory bandwidth limits it on one CPU thread: there a compiled loop takes a single pass.
+    On one CPU thread memory bandwidth limits it, so a compiled loop takes a single pass. The loop
+    is neither parallel nor differentiable: otherwise torch's operations do it.
     """
     fits_loop = all(
         t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
@@ -49,8 +50,8 @@ def quotient(relevance: Tensor, z: Tensor) -> Tensor:
 class Proportional:
     """A rule that gives each input its share of the output: x ⊙ ∂⟨z, R/(z + ε·sign z)⟩/∂x.
 
-    The hook computes this gradient together with that of the weights, from the module's own
-    forward pass; zennit would run the module again.
+    `WeightRelevanceHook` computes this gradient together with that of the weights, from the
+    module's own forward pass; zennit would run the module again.
     """
 
 
@@ -81,8 +82,8 @@ def negative(input: Tensor) -> Tensor:
 class ZPlus(BasicHook):  # type: ignore[misc]
     """The zplus rule; without negative inputs, at half the cost of ``zennit.rules.ZPlus``.
 
-    Contributions are x⁺w⁺ + x⁻w⁻, the positive bias is in the denominator. Behind a ReLU x⁻ is
-    zero, so one forward and one backward pass replace zennit's two of each.
+    The denominator is x⁺w⁺ + x⁻w⁻ + b⁺ with the bias b, which takes its share of the relevance.
+    Behind a ReLU x⁻ is zero, so one forward and one backward pass replace zennit's two of each.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,7 @@ class ZPlus(BasicHook):  # type: ignore[misc]
         else:
             inputs = [modify(x) for modify in self.input_modifiers]
         outputs = []
+        # Of inputs without a negative part zip takes the first modifier alone.
         for part, modify in zip(inputs, self.param_modifiers, strict=False):
             with ParamMod.ensure(modify)(module) as modified, torch.enable_grad():
                 outputs.append(modified.forward(part.requires_grad_()))
@@ -121,7 +123,7 @@ def is_known_nonnegative(x: Tensor) -> bool:
 
 
 def _is_nonnegative(x: Tensor) -> bool:
-    """Whether no element is negative; not looked up on a GPU, which would have to synchronize."""
+    """Whether no element is negative; on a GPU only if marked: the minimum would synchronize."""
     return is_known_nonnegative(x) or (x.device.type == "cpu" and float(x.min()) >= 0)
 
 
@@ -143,8 +145,9 @@ class GammaPlus(BasicHook):  # type: ignore[misc]
 class GammaAdapt(BasicHook):  # type: ignore[misc]
     """Per output, contributions of the stronger sign are weighted 1 + γ.
 
-    With A = x⁺w⁺ + x⁻w⁻ and B = x⁺w⁻ + x⁻w⁺ summed per output, α = 1 + γ[A ≥ |B|] and
-    β = 1 + γ[|B| > A]; contributions are weighted α and β over the denominator αA + βB.
+    With A = x⁺w⁺ + x⁻w⁻ + b⁺ and B = x⁺w⁻ + x⁻w⁺ + b⁻ summed per output, α is 1 + γ where A ≥ |B|,
+    β where |B| > A, else they are 1. The denominator is αA + βB, and the contributions are those of
+    A times α and those of B times β.
     """
 
     def __init__(self, gamma: float) -> None:
@@ -161,7 +164,7 @@ class GammaAdapt(BasicHook):  # type: ignore[misc]
 
 
 class GammaBnConv(BasicHook):  # type: ignore[misc]
-    """`GammaAdapt` with the positive inputs alone: A = x⁺w⁺, B = x⁺w⁻."""
+    """`GammaAdapt` with the positive inputs alone: A = x⁺w⁺ + b⁺, B = x⁺w⁻ + b⁻."""
 
     def __init__(self, gamma: float) -> None:
         super().__init__(
@@ -174,7 +177,10 @@ class GammaBnConv(BasicHook):  # type: ignore[misc]
 def _adaptive_quotients(
     gamma: float,
 ) -> Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]]:
-    """Gradient mapper of the adaptive gamma rules: αR/(αA + βB) and βR/(αA + βB)."""
+    """Gradient mapper of the adaptive gamma rules: αR/(αA + βB) and βR/(αA + βB).
+
+    The first half of the outputs adds up to A, the second to B.
+    """
 
     def mapper(relevance: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         half = len(outputs) // 2

@@ -1,4 +1,4 @@
-"""What quantizes a model's weights during training, as the training loop sees it."""
+"""What the training loop asks of a quantizer, or of another constraint on weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Constraint(Protocol):
     ) -> None:
         """Called once if there are several processes.
 
-        ``combine`` averages relevances over all of them, given those of this process's samples and
-        their number.
+        ``combine(relevances, samples)`` returns means over the samples of all processes. It takes
+        this process's mean relevances and the number of its samples.
         """
 
     def start_epoch(self) -> None:

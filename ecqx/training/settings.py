@@ -22,21 +22,21 @@ class FitSettings:
     lr : float
         Initial learning rate, above 0.
     batch_size : int
-        At least 1. A single sample left over at the end of an epoch is dropped, since BatchNorm
-        cannot be trained on it.
+        At least 1. A single sample left over after the full batches of an epoch is dropped, since
+        BatchNorm cannot be trained on it.
     optimizer : {"adam", "sgd"}
         SGD has momentum 0.9.
     schedule : {"constant", "cosine"}
-        Of the learning rate, per epoch.
+        Of the learning rate, set for each epoch: ``cosine`` falls from ``lr`` towards 0.
     weight_decay : float
-        On the parameters that are not quantized, at least 0.
+        On the parameters that are not quantized (all, without a quantizer), at least 0.
     max_batches : int, optional
         Upper limit of batches per epoch, at least 1.
     patience : int, optional
         Stop when validation accuracy has not risen by ``min_delta`` for this many epochs, at least
         1.
     min_delta : float
-        Fraction of one, at least 0.
+        Smallest rise of accuracy that counts for ``patience``, a fraction of one, at least 0.
     selection : {"best", "last"}
         Epoch whose state is kept: the best on the validation split (the last of equally good ones,
         since its sparsity has settled longest), or the last.

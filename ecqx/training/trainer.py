@@ -31,7 +31,10 @@ UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError)
 
 @dataclass
 class Epoch:
-    """Mean training loss, accuracy on the validation split, sparsity and steps of one epoch."""
+    """Mean training loss, sparsity and steps of one epoch.
+
+    ``accuracy`` is the task's first metric (`Objective.metrics`) on the validation split.
+    """
 
     loss: float
     accuracy: float
@@ -73,6 +76,7 @@ class Trainer:
         self.shows_progress = False
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
+        # State after the best epoch so far, of equal ones the last.
         self.best: dict[str, Tensor] | None = None
         self.replicas = Replicas(model) if is_connected() else None
         if self.replicas is not None and quantizer is not None:
@@ -120,8 +124,8 @@ class Trainer:
         Raises
         ------
         InputError
-            If the file of ``resume`` belongs to another training, or batches have one sample, which
-            the network's BatchNorm cannot be trained on.
+            If the file of ``resume`` belongs to another training, or ``batch_size`` is 1, which the
+            network's BatchNorm cannot be trained on.
         """
         self.shows_progress = progress
         if resume is not None and resume.exists():
@@ -152,6 +156,7 @@ class Trainer:
                 total += self.step(x, y) * len(y)
                 samples, steps = samples + len(y), steps + 1
         if self.replicas is not None:
+            # Each process has BatchNorm statistics of its own samples.
             self.replicas.take_buffers_of_first()
         accuracy = evaluate(self.model, self.validation)
         if self.replicas is not None:
@@ -170,6 +175,7 @@ class Trainer:
         if self.replicas is None:
             loss = self.objective.loss(main_output(self.model(x)), y)
         else:
+            # The weight makes the mean over the processes one over the samples.
             x, y, weight = self.replicas.share(x, y)
             loss = weight * self.objective.loss(self.replicas.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -224,7 +230,7 @@ class Trainer:
             ) from error
 
     def _set_learning_rate(self) -> None:
-        """Set the epoch's learning rate; it depends on nothing else, so that resuming is simple."""
+        """Set the epoch's learning rate, from its number alone: there is no state to resume."""
         lr = self.settings.lr
         if self.settings.schedule == "cosine":
             passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
@@ -233,7 +239,7 @@ class Trainer:
             group["lr"] = lr
 
     def _has_stalled(self) -> bool:
-        """Whether validation accuracy has not risen for `FitSettings.patience` epochs."""
+        """Whether the last ``patience`` epochs stay below the best before, plus ``min_delta``."""
         patience = self.settings.patience
         if patience is None or len(self.history) <= patience:
             return False
