@@ -1,4 +1,4 @@
-"""Helpers for handling a network: wrappers, modes, outputs, labels, and which tensor is a weight."""
+"""Helpers for networks: wrappers, modes, outputs, labels; the rule of what is a weight."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Reader:
         return count
 
     def text(self) -> str:
-        """A length and so many bytes of UTF-8."""
+        """A length, then UTF-8 of this many bytes."""
         try:
             return str(self.take(self.varint()), "utf-8")
         except UnicodeDecodeError:
