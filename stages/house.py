@@ -17,7 +17,7 @@ from stages.closure import direct_imports
 from stages.command import command, run_command_line
 
 DOCS = Path("docs")
-# Of a box.
+# Of a box, in the units of the picture.
 WIDTH, HEIGHT = 132, 34
 MARGIN = 24
 # The modules of ecqx/ itself, which every package may use, are left out of the picture.
@@ -121,7 +121,7 @@ def _places(imports: nx.DiGraph) -> dict[str, tuple[float, float]]:
     for vertex in vertices.values():
         vertex.view = _Size()
     edges = [Edge(vertices[a], vertices[b]) for a, b in sorted(imports.edges)]
-    # One component: all rooms hang together.
+    # All rooms are connected, so that there is one component.
     (connected,) = Graph(list(vertices.values()), edges).C
     layout = SugiyamaLayout(connected)
     layout.xspace, layout.yspace = 28, 44

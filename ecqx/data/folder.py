@@ -118,7 +118,7 @@ def _images_by_split(path: Path) -> dict[str, list[str]]:
 def _classes(path: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The classes, each of which must have images in both splits."""
     train, test = (set(map(_class_of, files[split])) for split in ("train", "test"))
-    # Of a folder, classes without images too; archives have none, and hidden folders are no class.
+    # Of a folder also classes without images, but no hidden folders; of an archive nothing.
     folders = {
         folder.name
         for split in ("train", "test")

@@ -108,7 +108,7 @@ class _Experiment:
             file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
-        # ``kept``: why a parameter is not quantized. Those of one dimension never are: not listed.
+        # ``kept``: why a parameter is not quantized. One dimension is no exclusion.
         excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
         result = Result(self.prepared, scored, history, excluded, file)
         if is_first():

@@ -1,4 +1,4 @@
-"""EC2T and FantastIC4 as methods; quantizers of the same names do the work.
+"""EC2T and FantastIC4 as methods; `ecqx.quantizers.trained_centroids` has their quantizers.
 
 With relevance, the cost of the zero cluster depends on it as in ECQx.
 """

@@ -108,7 +108,7 @@ def _is_number(value: Any) -> bool:
 
 
 class TaskSweeps(Settings):
-    """How a task is trained on after pretraining, by the reference and each method; its sweeps."""
+    """A task's training after stage pretrain, in full precision or by a method, and its sweeps."""
 
     fit: FitSettings
     sweeps: Annotated[list[Sweep], Field(min_length=1)]
@@ -163,7 +163,10 @@ def _band(written: Any, p: Any) -> Any:
 
 @cache
 def _schema(method: type[Method]) -> type[Settings]:
-    """The settings that a method takes, with their types; those with a default may be left out."""
+    """The settings that a method takes, with their types.
+
+    The methods that weigh distance against information find out in `build` whether one is missing.
+    """
     types = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
     required = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
     taken: dict[str, Any] = {
