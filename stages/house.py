@@ -1,4 +1,4 @@
-"""Draws the packages and their imports into docs/."""
+"""Draws the house, the packages (rooms) and their imports, into docs/."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from stages.closure import direct_imports
 from stages.command import command, run_command_line
 
 DOCS = Path("docs")
+# Of a box, in the units of the picture.
 WIDTH, HEIGHT = 132, 34
 MARGIN = 24
 # The modules of ecqx/ itself, which every package may use, are left out of the picture.
@@ -74,7 +75,7 @@ def rooms_of(root: Path) -> dict[str, list[str]]:
 
 
 def imports_of(rooms: Mapping[str, Iterable[str]]) -> nx.DiGraph:
-    """Which room imports which, without the ground and without what other imports imply."""
+    """Which room imports which, without `GROUND` and without imports that a longer path implies."""
     home = {module: room for room, modules in rooms.items() for module in modules}
     graph = nx.DiGraph(
         (home[module], home[imported])
@@ -108,7 +109,7 @@ def picture(imports: nx.DiGraph) -> str:
 
 
 class _Size:
-    """Size of a box; the layout sets its centre."""
+    """Size of a box; the layout sets its centre, ``xy``."""
 
     w, h = WIDTH, HEIGHT
     xy = (0.0, 0.0)
@@ -120,6 +121,7 @@ def _places(imports: nx.DiGraph) -> dict[str, tuple[float, float]]:
     for vertex in vertices.values():
         vertex.view = _Size()
     edges = [Edge(vertices[a], vertices[b]) for a, b in sorted(imports.edges)]
+    # All rooms are connected, so that there is one component.
     (connected,) = Graph(list(vertices.values()), edges).C
     layout = SugiyamaLayout(connected)
     layout.xspace, layout.yspace = 28, 44
@@ -136,7 +138,7 @@ def _places(imports: nx.DiGraph) -> dict[str, tuple[float, float]]:
 
 
 def page(rooms: Mapping[str, list[str]]) -> str:
-    """The picture with one sentence a room, the first of its package's docstring."""
+    """The page of the picture, with the first paragraph of each package's docstring."""
     rows = []
     for room, modules in sorted(rooms.items()):
         folder = Path(room) if room in ("ecqx", "stages") else Path("ecqx") / room

@@ -14,17 +14,17 @@ def emptied(folder: Path) -> Path:
 
 
 def data(suite: str, name: str) -> Path:
-    """One data set, split."""
+    """One data set, with its training, validation and test split."""
     return Path("data") / suite / f"{name}.safetensors"
 
 
 def start(suite: str, task: str) -> Path:
-    """The checkpoint that a task starts from; missing if it starts at random."""
+    """The given checkpoint that a pre-training starts from; missing if it starts at random."""
     return Path("data") / suite / "starts" / f"{task}.safetensors"
 
 
 def checkpoints(suite: str) -> Path:
-    """Pre-trained networks, ``TASK-SEED.safetensors``."""
+    """Networks that the stage pretrain trained, ``TASK-SEED.safetensors``."""
     return Path("checkpoints") / suite
 
 
@@ -34,22 +34,22 @@ def checkpoint(suite: str, task: str, seed: int) -> Path:
 
 
 def quantized(suite: str) -> Path:
-    """Trained networks, ``TRAINING_ID.safetensors``, and ``runs.json``."""
+    """Networks of the stage quantize, ``TRAINING_ID.safetensors``, and all runs, ``runs.json``."""
     return Path("quantized") / suite
 
 
 def trained(suite: str, training_id: str) -> Path:
-    """What one training left, uncoded."""
+    """What one training left, uncoded; runs that differ only in their file share it."""
     return quantized(suite) / f"{training_id}.safetensors"
 
 
 def bitstreams(suite: str) -> Path:
-    """Coded networks, one file a run, and ``files.json``."""
+    """Coded networks, one file a run, and their list ``files.json``."""
     return Path("bitstreams") / suite
 
 
 def relevance(suite: str) -> Path:
-    """Weights and relevances of the networks' first and last layers, before and after."""
+    """Weights and relevances of first and last layers, in full precision and decoded."""
     return Path("relevance") / f"{suite}.safetensors"
 
 
@@ -59,7 +59,7 @@ def samples(suite: str) -> Path:
 
 
 def fingerprint(suite: str, stage: str) -> Path:
-    """Fingerprint of the code that a stage runs."""
+    """Digests of the modules and versions of the packages that a stage runs."""
     return Path("fingerprints") / suite / f"{stage}.json"
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def summary(path: Path, contents: FileInfo) -> str:
-    """Size and compression ratio in one line."""
+    """Size and compression ratio (that of `FileInfo`, to float32) in one line."""
     size = contents.size
     return (
         f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
@@ -73,6 +73,7 @@ def table(contents: FileInfo) -> str:
 
 
 def _row(record: TensorRecord) -> tuple[object, ...]:
+    """Cells of a tensor; without bits, its dtype or "lossy" instead. The ratio is to float32."""
     stored_as = "lossy" if record.kind == "lossy" else _dtype(record)
     has_ratio = record.dtype.is_floating_point and record.coded_bytes
     return (
@@ -92,7 +93,7 @@ def _dtype(record: TensorRecord) -> str:
 
 
 def _centroids(record: TensorRecord) -> str:
-    """The step; or the codebook's centroids except zero, or its basis joined by plus signs."""
+    """The step; or a codebook: its centroids except zero, or the numbers whose sums they are."""
     if record.numbers is None:
         return _number(record.step, "g")
     return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)

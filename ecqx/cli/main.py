@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ecqx.coding.quantized import QuantizedTensor
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 _PATH = click.Path(path_type=Path)
 # Raised by click 8.2 and later if no command is given; earlier versions print the help themselves.
 _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -52,7 +52,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.strerror:
-        file = error.filename2 or error.filename
+        file = error.filename2 or error.filename  # the new name, if renaming failed
         return f"{file}: {error.strerror}" if file else error.strerror
     return str(error)
 
@@ -228,7 +228,7 @@ def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[s
 def _quantize(
     path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
 ) -> dict[str, QuantizedTensor]:
-    """Quantize the weights of a state_dict by ECQ, without training."""
+    """Quantize the weights of a state_dict by ECQ, without training; Λ is scaled by layer size."""
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor

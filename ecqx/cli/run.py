@@ -1,4 +1,4 @@
-"""The command ``ecqx run``: the published ``run.py``'s options with their names and defaults."""
+"""The command ``ecqx run``: names and defaults of options as in the published code's ``run.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import sign
 
-# As in ecqx.relevance, which imports torch.
+# The same as in ecqx.relevance.settings.
 OUTPUTS = ("output", "probability", "ones")
 WEIGHT_RULES = ("epsilon", "gamma")
 CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
@@ -21,7 +21,7 @@ _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option with the default of its setting, which is named by the last of ``names``."""
+    """An option with the default of its setting in RunSettings, the last of ``names``."""
     default = getattr(RunSettings, names[-1].removeprefix("--"))
     if default is False:
         return click.option(*names, is_flag=True, **attributes)

@@ -26,7 +26,8 @@ from ecqx.progress import sign
 
 # Where the name of the data folder comes from, in words for messages.
 NAMED_BY = "data.root, ECQX_DATA or --data_path"
-# Failed connections and busy servers are tried again at once and after 1, 2 and 4 seconds.
+# Failed connections and busy servers are tried again at once and after 1, 2 and 4 seconds, however
+# long a server asks to wait; TLS errors (``other``) are not.
 RETRIES = urllib3.Retry(
     total=4,
     other=0,
@@ -35,10 +36,12 @@ RETRIES = urllib3.Retry(
     raise_on_status=False,
     respect_retry_after_header=False,
 )
-# Connections in a row that bring nothing new before a download is given up.
+# Broken connections in a row before a download is given up; one that brought more of the file is
+# the first of a new row.
 CONNECTIONS = 4
 # Seconds to connect, and between two pieces of the content.
 TIMEOUTS = (20.0, 60.0)
+# Bytes written at a time.
 PIECE = 2**16
 PARTIAL, RANGE_NOT_SATISFIABLE = 206, 416
 
@@ -100,7 +103,7 @@ def provide(source: Source, root: str | Path) -> Path:
     ------
     InputError
         If the file has another checksum, the download fails, or the folder cannot be written to.
-        Unpacked data are not checked here but by their reader.
+        Only the file has a checksum; what was unpacked from it is checked by its reader.
     """
     root = Path(root)
     path = root / source.file
@@ -178,7 +181,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # filelock leaves its file; one that is deleted while held is noticed by those who wait.
+        # filelock does not delete its file. It is deleted while it is locked: a process that then
+        # gets the deleted file's lock notices, and locks a new file.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
@@ -234,9 +238,9 @@ def _fetch(file: BinaryIO, source: Source, root: Path) -> None:
             try:
                 _receive(session, file, source)
                 return
-            except requests.RequestException as error:
+            except requests.RequestException as error:  # no good answer, even after RETRIES
                 raise InputError(_cannot_download(source, root, error)) from error
-            except urllib3.exceptions.HTTPError as error:
+            except urllib3.exceptions.HTTPError as error:  # the content broke off
                 size = _size(file)
                 left = (CONNECTIONS if size > longest else left) - 1
                 if not left:
@@ -257,7 +261,7 @@ def _receive(session: requests.Session, file: BinaryIO, source: Source) -> None:
             _receive(session, file, source)
             return
         response.raise_for_status()
-        if response.status_code != PARTIAL:
+        if response.status_code != PARTIAL:  # the server sends the whole file
             file.truncate(0)
             size = 0
         length = response.headers.get("Content-Length")

@@ -17,7 +17,7 @@ from ecqx.data.stratified import held_out
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
 
-MEAN, DEVIATION = STATISTICS[10]
+MEAN, DEVIATION = STATISTICS[10]  # of CIFAR-10
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -42,10 +42,11 @@ def image_folder(
     seed : int
         Draws the validation images.
     size : int
-        Side of the square images in pixels; others are resized (shorter side) and cropped to it.
+        Side of the square images in pixels; others are scaled by their shorter side and cropped
+        around their centre.
     overlap : bool
         Keep the validation images in the training split too, for runs that train on all images
-        and select nothing.
+        and select no epoch or setting by validation.
     mean, deviation : tuple of float
         Mean and standard deviation per channel, of pixels in [0, 1]; by default those of the
         published code for CIFAR-10.
@@ -56,7 +57,7 @@ def image_folder(
     -------
     TensorData
         Inputs (N, 3, size, size), uint8. Training augmentation: random flips, and random crops
-        after padding with ``size/8`` pixels.
+        after padding with ``size/8`` pixels (4 of 32, as for CIFAR).
 
     Raises
     ------
@@ -86,7 +87,7 @@ def image_folder(
 
 
 def _order(labels: Tensor, seed: int) -> Tensor:
-    """A random order of the samples of each class, class after class."""
+    """The samples class by class, in random order within each."""
     generator = np.random.default_rng(seed)
     samples = [np.flatnonzero(labels.numpy() == label) for label in np.unique(labels)]
     return torch.from_numpy(np.concatenate(list(map(generator.permutation, samples))))
@@ -102,7 +103,7 @@ def _class_of(name: str) -> str:
 
 
 def _images_by_split(path: Path) -> dict[str, list[str]]:
-    """Sorted names of the images of train and test."""
+    """Paths ``SPLIT/CLASS/IMAGE`` of the images by split, sorted."""
     files: dict[str, list[str]] = {"train": [], "test": []}
     for name in sorted(names(path)):
         parts = name.split("/")
@@ -117,6 +118,7 @@ def _images_by_split(path: Path) -> dict[str, list[str]]:
 def _classes(path: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The classes, each of which must have images in both splits."""
     train, test = (set(map(_class_of, files[split])) for split in ("train", "test"))
+    # Of a folder also classes without images, but no hidden folders; of an archive nothing.
     folders = {
         folder.name
         for split in ("train", "test")

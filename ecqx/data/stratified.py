@@ -14,10 +14,12 @@ def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tenso
     Parameters
     ----------
     labels : Tensor of int, shape (N,)
+        Class of each sample.
     count : int
         Number of samples to hold out, from 1 to N - 1.
     order : Tensor of int, shape (N,)
-        A random permutation of the samples; the first ones of each class are held out.
+        A permutation of the samples, random within each class; the first ones of each class are
+        held out.
     what : str
         Start of the error message, such as the file and a colon.
 
@@ -33,7 +35,8 @@ def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tenso
     """
     if not 0 < count < len(labels):
         raise InputError(f"{what}validation: {count} images, but it must be 1 to {len(labels) - 1}")
-    # Position of each sample within its class, from 0 to 1: the lowest positions are held out.
+    # Sample i of a class of n has position (i + 0.5) / n. The lowest positions are held out: of
+    # each class its share to the nearest integer. Between equal positions ``order`` decides.
     position = torch.empty(len(labels), dtype=torch.float64)
     for label in torch.unique(labels):
         members = order[labels[order] == label]

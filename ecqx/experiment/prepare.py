@@ -67,7 +67,7 @@ def prepare(settings: RunSettings) -> Prepared:
     InputError
         In one line, for the first thing that is wrong or missing.
     """
-    with input_errors("--lrp: "):
+    with input_errors("--lrp: "):  # the settings have checked their other values themselves
         method = method_of(settings)
     device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
@@ -78,7 +78,8 @@ def prepare(settings: RunSettings) -> Prepared:
     with sign("fitting network and data"):
         model = build_network(settings.model, data, settings.seed)
     start, still_random = load_start(model, settings, state)
-    # Attached to a copy, to refuse unfit weights now: pre-training comes before quantization.
+    # On a copy that is thrown away: weights that cannot be quantized are refused before the
+    # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
         quantizer = method.constrain(copy.deepcopy(model), steps=0)
     if method.relevance is not None:
@@ -98,7 +99,7 @@ def prepare(settings: RunSettings) -> Prepared:
 
 def method_of(settings: RunSettings) -> EntropyConstrained:
     """The method of the settings; ``ValueError`` for a setting out of range."""
-    # Built without --lrp as well, which checks these settings.
+    # Built even without --lrp, so that its settings are always checked.
     lrp = LRP(
         composite=settings.lrp_composite,
         canonizer=settings.canonizer,

@@ -108,6 +108,7 @@ class _Experiment:
             file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
+        # ``kept``: why a parameter is not quantized. One dimension is no exclusion.
         excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
         result = Result(self.prepared, scored, history, excluded, file)
         if is_first():
@@ -120,7 +121,7 @@ class _Experiment:
     def _train(
         self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
     ) -> list[Epoch]:
-        """Train, or finish a training that was interrupted."""
+        """Train, or go on from the file ``progress``, which has the state after each epoch."""
         settings, data = self.prepared.settings, self.prepared.data
         epochs_before = 0 if quantizer is None else settings.pretrain_epochs
         metric = f"validation {objective_of(data.train.targets).metric}"
@@ -154,7 +155,10 @@ class _Experiment:
 
 
 def _progress_files(prepared: Prepared) -> list[Path]:
-    """Files for the progress of both trainings, named after a hash of all that these depend on."""
+    """Files for the state of pre-training and training, named by a hash of what these depend on.
+
+    That includes the weights to start from: call it before training.
+    """
     settings = prepared.settings.result_settings | {"device": prepared.device.type}
     digest = hashlib.sha256(json.dumps([__version__, settings]).encode())
     splits = [getattr(prepared.data, split) for split in SPLITS]

@@ -21,9 +21,9 @@ class Task:
     Attributes
     ----------
     network : mapping
-        Arguments of `ecqx.models.build`.
+        Arguments of `ecqx.models.build`, the name included.
     data : Path
-        File of `ecqx.data.TensorData`.
+        File that `ecqx.data.tensors.TensorData.load` reads.
     enlarge : int
         Each pixel is repeated this many times in both directions.
     """

@@ -12,7 +12,7 @@ from ecqx.methods.interface import Method
 
 @dataclass(frozen=True)
 class AfterTraining(Method):
-    """A method without a constraint in training, whose settings are those of the file."""
+    """A method that does not constrain training; its form of file takes its settings."""
 
     is_trained: ClassVar[bool] = False
 
@@ -25,7 +25,7 @@ class AfterTraining(Method):
 
 @dataclass(frozen=True)
 class NNCodecUniform(AfterTraining):
-    """NNCodec with uniform quantization; the step doubles every 4 quantization parameters."""
+    """NNCodec with uniform quantization; the step doubles when ``qp`` grows by 4."""
 
     qp: int
     form: ClassVar[str] = "nnc"

@@ -26,18 +26,20 @@ class PrunedUniform(IntegerWeights):
     """Weights on ECQ's grid, with the smallest magnitudes of all layers pruned step by step.
 
     After step t of T the share ``s·(1 − (1 − t/(RAMP·T))³)`` of all weights is zero (paper,
-    equation 1, starting from no sparsity), s from ``RAMP·T`` on. The others go to the nearest
-    centroid of the grid that ECQ has, fitted once. Gradients pass straight through the rounding;
-    those of pruned weights are zero.
+    equation 1, with initial sparsity 0), and s after step ``RAMP·T``. The others go to the nearest
+    centroid of ECQ's grid, which is fitted once, before training. Gradients pass straight through
+    rounding and clamping; those of pruned weights are zero.
 
     Parameters
     ----------
+    model, exclude
+        As for `ecqx.quantizers.latent.LatentWeights`.
     bits : int
         Bit width, 2 to 8.
     sparsity : float
         s, in [0, 1).
     steps : int
-        T.
+        T, the steps of the whole training.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class PrunedUniform(IntegerWeights):
         lowest, highest = -grid.zero, len(grid.values) - 1 - grid.zero
         kept = latent.detach().abs() > self.threshold
         k = rounded(latent / grid.step)
-        k = k + (k.clamp(lowest, highest) - k).detach()
+        k = k + (k.clamp(lowest, highest) - k).detach()  # the gradient of the identity
         return k * self.step(name) * kept
 
     def step(self, name: str) -> Tensor:
@@ -79,7 +81,7 @@ class PrunedUniform(IntegerWeights):
 
     @torch.no_grad()
     def _threshold(self) -> float:
-        """The largest magnitude that is pruned; 0 where none is."""
+        """The magnitude up to which weights are pruned now; 0 where none is."""
         magnitudes = torch.cat([latent.abs().flatten() for latent in self.latent.values()])
         count = int(self.pruned_share() * magnitudes.numel())
         return float(magnitudes.kthvalue(count).values) if count else 0.0
@@ -101,7 +103,7 @@ class Pruning(Method):
     sparsity: float
     exclude: tuple[str, ...] = ()
     form: ClassVar[str] = "ecqx"
-    # Earlier epochs have not reached the sparsity of the settings.
+    # The best epoch may be one of the ramp, where the sparsity of the settings is not yet reached.
     selection: ClassVar[Selection] = "last"
 
     def __post_init__(self) -> None:

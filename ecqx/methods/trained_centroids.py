@@ -1,4 +1,7 @@
-"""EC2T and FantastIC4 as methods, without relevance and with it."""
+"""EC2T and FantastIC4 as methods; `ecqx.quantizers.trained_centroids` has their quantizers.
+
+With relevance, the cost of the zero cluster depends on it as in ECQx.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from ecqx.quantizers import trained_centroids
 
 
 class EC2T(EntropyConstrained):
-    """Entropy-constrained trained ternarization."""
+    """Entropy-constrained trained ternarization: zero and two trained centroids a layer."""
 
     quantizer_class = trained_centroids.EC2T
     defaults = trained_centroids.EC2T.defaults
@@ -21,7 +24,7 @@ class EC2Tx(EC2T):
 
 
 class FantastIC4(EntropyConstrained):
-    """Sixteen centroids that are sums of four trained numbers."""
+    """Sixteen centroids a layer: all subset sums of four trained numbers."""
 
     quantizer_class = trained_centroids.FantastIC4
     width = trained_centroids.FantastIC4.width()

@@ -10,13 +10,13 @@ from ecqx.report.records import GRID, Record, Setting, group_settings, read_reco
 from ecqx.report.selection import widths
 from ecqx.report.sources import describe, source_of
 
-# Longer labels of data are shortened by what they have in brackets.
+# Longer labels of data are shown without what they have in brackets.
 LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The sorted records of a suite, or of some of its sweeps, and the same as settings.
+    """The sorted records of a suite, or of some of its sweeps, and these grouped by setting.
 
     ``tasks`` has the titles of the tasks that have records, in the order in which they are shown.
     """
@@ -47,7 +47,7 @@ class Evidence:
     def of(
         self, task: str, sweep: str = GRID, method: str | None = None, bits: int | None = None
     ) -> list[Setting]:
-        """Settings of a task and sweep, by bits, method, p and Λ."""
+        """Settings of a task and sweep, sorted by bits, method, variant, p and Λ."""
         return [
             setting
             for setting in self.settings
@@ -93,7 +93,7 @@ class Evidence:
         return self.of_task(task)[0].dataset
 
     def data_in_short(self, task: str) -> str:
-        """The same; of a long label, without what it has in brackets."""
+        """The same; a long label without what it has in brackets."""
         data = self.data(task)
         return data if len(data) <= LABEL_LENGTH else data.split(" (")[0]
 
@@ -108,7 +108,7 @@ class Evidence:
         return title if data in title else f"{title} on {data}"
 
     def seeds_per_setting(self) -> list[int]:
-        """How many seeds settings have, ascending."""
+        """The distinct numbers of seeds that settings have, ascending."""
         return sorted({len(setting.records) for setting in self.settings})
 
     def notes(self, tasks: Iterable[str]) -> str:

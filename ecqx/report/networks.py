@@ -20,14 +20,14 @@ from ecqx.report.samples import AFTER, BEFORE, CELLS, Bytes, Floats, Records, pi
 from ecqx.report.statistics import sample_stride
 from ecqx.report.style import LETTER, SHADES
 
-# Name of a layer, which network, its weights and their relative relevance.
+# Name of a layer, network (BEFORE or AFTER), magnitudes of its weights, their relative relevance.
 Layer = tuple[str, str, Floats, Floats]
 
-# Bins of a histogram each way, dots of a scatter plot.
+# Bins of a histogram along each axis; dots of a scatter plot, at most.
 BINS, DOTS = 32, 600
-# Share of the weights that may lie below a histogram.
+# Of the weights with relevance, the share that may lie below the lower end of the axis of R.
 HIDDEN_SHARE = 0.002
-# Relative relevance that a map draws in the lightest shade.
+# Relative relevance up to which a map has the lightest shade.
 LEAST = 1e-4
 
 
@@ -75,7 +75,7 @@ def _relative(relevance: NDArray[Any]) -> Floats:
 def _against_magnitude(
     evidence: Evidence, task: str, layers: Sequence[Layer], correlations: Mapping[str, Correlation]
 ) -> Figure:
-    """A scatter plot of each layer in full precision, and counts of both networks."""
+    """For each layer a row: scatter plot in full precision, then a 2-D histogram per network."""
     x, y, edges = _axes(layers)
     fields = [_fields(weight, share, *edges) for *_, weight, share in layers]
     most = max(row["count"] for rows in fields for row in rows)
@@ -100,6 +100,7 @@ def _against_magnitude(
     )
 
 
+# Tooltips of a two-dimensional histogram; the second "to" has a space, since titles must differ.
 _FIELD = {"x": "|w| from", "x2": "to", "y": "R from", "y2": "to ", "count": "weights"}
 
 
@@ -112,7 +113,7 @@ def _layer_words(layer: str, weight: Floats, share: Floats, found: Correlation |
 
 
 def _axes(layers: Sequence[Layer]) -> tuple[Axis, Axis, tuple[Floats, Floats]]:
-    """Axes of all panels, and the edges of the bins."""
+    """Axes of all panels, which end a little above the largest value, and the edges of the bins."""
     shares = np.concatenate([share[share > 0] for *_, share in layers])
     bottom = min(math.floor(math.log10(float(np.quantile(shares, HIDDEN_SHARE)))), -1)
     x = Axis("magnitude |w|", (0.0, 1.02 * max(float(weight.max()) for *_, weight, _ in layers)))
@@ -122,7 +123,7 @@ def _axes(layers: Sequence[Layer]) -> tuple[Axis, Axis, tuple[Floats, Floats]]:
 
 
 def _fields(weight: Floats, share: Floats, x_edges: Floats, y_edges: Floats) -> list[Row]:
-    """Fields of a two-dimensional histogram that are not empty."""
+    """Cells of a two-dimensional histogram that are not empty."""
     bins: Any = (x_edges, y_edges)
     numbers = np.histogram2d(weight.ravel(), share.ravel(), bins=bins)[0]
     across, up = ([short(edge, 4) for edge in edges.tolist()] for edges in bins)
@@ -134,7 +135,7 @@ def _fields(weight: Floats, share: Floats, x_edges: Floats, y_edges: Floats) -> 
 
 
 def _dots(magnitude: Floats, share: Floats, x: Axis, y: Axis) -> list[Row]:
-    """Some weights as dots; histograms of all as boxes at the upper and the right rim."""
+    """Some weights as dots; histograms of all as boxes in the upper and the right 15 %."""
     magnitude, share = magnitude.ravel(), share.ravel()
     stride = sample_stride(magnitude.size, DOTS)
     rows: list[Row] = [
@@ -185,6 +186,7 @@ def _weight_maps(evidence: Evidence, task: str, layers: Sequence[Layer]) -> Figu
 
 
 def _shades(share: Floats) -> Bytes:
+    """Shades by the logarithm of relevance from LEAST to 1; white where it is zero."""
     pooled = pool(share.reshape(share.shape[0], -1))
     with np.errstate(divide="ignore"):
         decades = np.log10(pooled) / -math.log10(LEAST)
@@ -224,7 +226,7 @@ def _layers(evidence: Evidence, task: str, layers: Records) -> Figure:
                 {"series": "method", "name": "layer", "value": title, "elements": "weights"},
             ),
             11.0 * len(names),
-            MARGIN_OF_NAMES + LETTER * min(max(map(len, names)), 24),
+            MARGIN_OF_NAMES + LETTER * min(max(map(len, names)), 24),  # longer names are cut
         )
         for title, key, factor in QUANTITIES
     ]
@@ -241,6 +243,7 @@ def _layers(evidence: Evidence, task: str, layers: Records) -> Figure:
     )
 
 
+# Title, key of a layer's record, factor.
 QUANTITIES = (
     ("sparsity (%)", "sparsity", 100),
     ("entropy (bit/weight)", "entropy_bits_per_weight", 1),

@@ -19,15 +19,17 @@ from ecqx.report.style import COLUMN, DIVERGING
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Records = Sequence[Mapping[str, Any]]
-# "TASK/KIND" → arrays of test samples, as `stages.exhibits.samples` names them.
+# "TASK/…" → arrays of test samples; `stages.exhibits.samples` lists the names.
 Samples = Mapping[str, NDArray[Any]]
 # Task → names of its classes, in the order of the labels.
 Classes = Mapping[str, Sequence[str]]
 
 BEFORE, AFTER = "full precision", "decoded"
+# Pictures of a row of masks, from left to right.
 KINDS = ("image", "truth", BEFORE, AFTER)
+# Label of the pixels that have no class.
 IGNORED = 255
-# Cells of a map each way.
+# Cells of a map along each side, at most.
 CELLS = 64
 
 
@@ -46,6 +48,7 @@ def _inputs(evidence: Evidence, task: str, samples: Samples, classes: Sequence[s
     for i, pixels in enumerate(samples[f"{task}/input"]):
         maps = [(kind, pool(samples[f"{task}/relevance {kind}"][i])) for kind in kinds]
         largest = max(float(np.abs(values).max()) for _, values in maps) or 1.0
+        # One scale for all maps of a sample; relevance 0 has the middle colour.
         shown = [(kind, shaded(0.5 + values / largest / 2, DIVERGING)) for kind, values in maps]
         title = _labels(task, samples, classes, i, kinds)
         panels.append(picture_row(title, [("input", _input(pixels)), *shown]))
@@ -65,7 +68,7 @@ def _inputs(evidence: Evidence, task: str, samples: Samples, classes: Sequence[s
 
 
 def _input(pixels: NDArray[Any]) -> Bytes:
-    """An image as it is; anything else in shades of grey."""
+    """An image, (C, H, W), as it is; anything else, (H, W), in shades of grey."""
     if pixels.ndim == 3:
         return np.asarray(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0))
     values = pool(pixels)
@@ -140,7 +143,9 @@ def _masks(
     for i, image in enumerate(samples["image"]):
         shown = [(kind, palette[mask[i]]) for kind, mask in masks.items()]
         images = [("image", image.transpose(1, 2, 0)), *shown]
+        # Only the first row has the legend.
         panels.append(picture_row(f"image {i + 1}", images, None if panels else key))
+    # Over all pixels, those without a true label included.
     agreement = 100 * float((masks[AFTER] == masks[BEFORE]).mean())
     count = "first test image" if len(panels) == 1 else f"first {len(panels)} test images"
     return Figure(
@@ -201,7 +206,7 @@ def picture_row(
 
 
 def pool(values: NDArray[Any], cells: int = CELLS) -> Floats:
-    """Means over blocks, so that no side is longer than ``cells``; the last blocks may be cut."""
+    """Means over blocks, so that no side is longer than ``cells``; the last ones may be smaller."""
     pooled = np.asarray(values, dtype=np.float64)
     for side in (0, 1):
         length = pooled.shape[side]

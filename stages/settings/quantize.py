@@ -21,23 +21,24 @@ from stages.settings.tasks import Device, Seeds, Tasks
 SweepName = Literal["grid", "p", "ablation", "trained", "comparison"]
 Floats = Literal["raw", "published"]
 
-# Settings whose single value is a list already: only a list of lists is tried value by value.
+# Settings whose single value is a list already: several values are a list of lists or of bands.
 _LISTS = ("sparsity_band", "exclude")
-# Bands that follow p, by their notation: factors of p. Published code and paper.
+# Sparsity bands (`ecqx.assign`) by their notation: the factors of p that are their ends. First
+# that of the published code, then the paper's.
 _BANDS = {"[-p, 0]": (-1.0, 0.0), "[0, p]": (0.0, 1.0)}
-# Similarity from which a name is taken for a misspelt setting of a sweep; settings of methods are
-# less similar to these.
+# Similarity (difflib) from which a name is taken for a misspelt field of `Sweep`. The names of
+# methods' settings are less similar to its fields.
 ALMOST_EQUAL = 0.8
-# What distinguishes runs in columns of their own, not in words.
+# Settings that have columns of their own in results, so that the words on a run leave them out.
 _COLUMNS = ("bits", "lam", "p")
 
 
 class Sweep(Settings):
     """Methods at all combinations of the listed values of their settings.
 
-    Every other name is a setting of the methods, or ``lr``, the learning rate of this sweep; one
-    value holds for all runs, a list is tried value by value. Each entry of ``variants`` (name →
-    settings that are replaced) repeats the runs.
+    Every name that is no field here is a setting of the methods, or ``lr``, the learning rate of
+    this sweep; one value holds for all runs, a list is tried value by value. Each entry of
+    ``variants`` (name → settings) is a repetition of all runs, with these settings replaced.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -107,7 +108,7 @@ def _is_number(value: Any) -> bool:
 
 
 class TaskSweeps(Settings):
-    """How a task is trained further, in full precision and by every method, and its sweeps."""
+    """A task's training after stage pretrain, in full precision or by a method, and its sweeps."""
 
     fit: FitSettings
     sweeps: Annotated[list[Sweep], Field(min_length=1)]
@@ -162,7 +163,10 @@ def _band(written: Any, p: Any) -> Any:
 
 @cache
 def _schema(method: type[Method]) -> type[Settings]:
-    """The settings that a method takes, with their types."""
+    """The settings that a method takes, with their types.
+
+    The methods that weigh distance against information find out in `build` whether one is missing.
+    """
     types = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
     required = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
     taken: dict[str, Any] = {
