@@ -133,9 +133,9 @@ def run(**options: Any) -> None:
 
     Trains with Adam, keeps the epoch with the best validation accuracy and stops after four
     epochs without improvement. Parameters with `downsample` or `aux_classifier` in their name are
-    not quantized. Writes MODEL_DATASET_BITSbit.ecqx and .json (with --lrp
-    MODEL_DATASET_BITSbit_lrp) and prints test accuracies. The same command continues an
-    interrupted run.
+    not quantized. Writes MODEL_DATASET_BITSbit.ecqx and .json (MODEL_DATASET_EC2T, say, for a
+    method with trained centroids; with --lrp: ..._lrp) and prints test accuracies. The same command
+    continues an interrupted run.
 
     \b
     Examples. ResNet20 on CIFAR-10, from a checkpoint:

@@ -145,8 +145,8 @@ def _masks(
         images = [("image", image.transpose(1, 2, 0)), *shown]
         # Only the first row has the legend.
         panels.append(picture_row(f"image {i + 1}", images, None if panels else key))
-    # Over all pixels, those without a true label included.
-    agreement = 100 * float((masks[AFTER] == masks[BEFORE]).mean())
+    labelled = samples["truth"] != IGNORED
+    agreement = 100 * float((masks[AFTER] == masks[BEFORE])[labelled].mean())
     count = "first test image" if len(panels) == 1 else f"first {len(panels)} test images"
     return Figure(
         f"masks_{task}",

@@ -129,7 +129,7 @@ class Quantize(Settings):
     def _bits_and_lam_are_no_defaults(self) -> Quantize:
         for name in ("bits", "lam"):
             if getattr(self.quantizer, name) != getattr(QuantizerSettings, name):
-                raise ValueError(f"quantizer.{name}: belongs into the sweeps, no default of them")
+                raise ValueError(f"quantizer.{name}: belongs in the sweeps, not in their defaults")
         return self
 
     def method(self, name: str, given: dict[str, Any]) -> Method:
