@@ -202,7 +202,7 @@ WRONG: list[tuple[str, object, str]] = [
     (SWEEP, sweep_of(lam=[0, 0.0]), "sweeps.0: ECQx: twice at the same settings"),
     (SWEEP, sweep_of(variants={"a": {}, "b": {"p": 0.1}}), "ECQx: twice at the same settings"),
     (f"{MLP}.sweeps", [sweep_of(), sweep_of()], "sweeps.1: ECQx: twice at the same settings"),
-    ("quantize.quantizer.bits", 3, "quantize: quantizer.bits: belongs into the sweeps"),
+    ("quantize.quantizer.bits", 3, "quantize: quantizer.bits: belongs in the sweeps"),
     ("seeds", MISSING, "seeds: is missing"),
     # Sections that do not fit together.
     ("pretrain.lstm", {"epochs": 1}, "pretrain must name the tasks mlp, resnet20"),
