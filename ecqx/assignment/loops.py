@@ -147,7 +147,7 @@ def zero_thresholds(
             R[i] = np.float64(np.float32(abs(r[i]) / scale)) + epsilon
         take_logarithm(ratio)
         take_logarithm(R)
-        # Both hold logarithms now. That of R + ε > 1 counts as a hair below zero.
+        # Both hold logarithms now; ln(R + ε) is kept below zero, also for R = 1.
         for i in range(w.size):
             out[i] = ratio[i] / min(R[i], -NEARLY_ZERO)
             inner = min(max(out[i] * BINS, 0.0), float(BINS))

@@ -79,7 +79,7 @@ def assign_on_cpu(
     weight, relevance : Tensor of float32, shape (n,)
     layer : Layer
     band : (float, float)
-        Lowest and highest sparsity, relative to ECQ's.
+        Lowest and highest difference of the sparsity from ECQ's.
     index : Tensor of int32, shape (n,)
     """
     from ecqx.assignment import loops

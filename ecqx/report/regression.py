@@ -109,12 +109,12 @@ def setting_of(run: Run, keys: Iterable[str]) -> str:
 
 
 class Names:
-    """Settings in words: task, method, bits and Λ, and as few other keys as tell them apart.
+    """Settings in words: task, method, bits, Λ and the fewest other keys that distinguish them.
 
     Parameters
     ----------
     runs : sequence of mapping
-        All runs that are to be told apart.
+        All runs to distinguish.
     keys : sequence of str
         What the runs of a setting share.
     """
