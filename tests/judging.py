@@ -13,14 +13,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from workplace import run_stages, working_in
 
-from ecqx.assignment.assign import AssignmentSettings
-from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.centroids import CentroidGrid, GridStack
+from ecqx.assignment.information import Occupancy, information_cost
 from ecqx.coding import container
 from ecqx.coding.tensor_coding import QUANTIZED, Entry
 from ecqx.experiment import jobs
-from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.report.regression import Difference, compare
 from stages import baseline, check, encode, evaluate, quantize, sweeps
 
@@ -98,12 +98,12 @@ def centroid_off_by_one_step() -> Iterator[None]:
 @contextmanager
 def lambda_doubled() -> Iterator[None]:
     """The cost of information weighs twice what the settings say."""
-    original: Callable[[Any], AssignmentSettings] = QuantizerSettings.assignment.__get__
+    original = information_cost
 
-    def wrong(settings: QuantizerSettings) -> AssignmentSettings:
-        return replace(original(settings), lam=2 * settings.lam)
+    def wrong(occupancy: Occupancy, grids: GridStack, lam: float, *rest: Any) -> Tensor:
+        return original(occupancy, grids, 2 * lam, *rest)
 
-    with patch.object(QuantizerSettings, "assignment", property(wrong)):
+    with patch("ecqx.assignment.assign.information_cost", wrong):
         yield
 
 

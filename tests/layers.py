@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecqx.assignment import information
-from ecqx.assignment.assign import survey
+from ecqx.assignment import assign, information
 from ecqx.assignment.centroids import CentroidGrid, GridStack
+
+
+def occupancy_of(weight: Tensor, grids: GridStack) -> information.Occupancy:
+    """Clusters and extremes of a single layer."""
+    flat = [weight.flatten()]
+    return assign.occupancy(flat, assign.extremes(flat), grids)
 
 
 def occupancy(weight: Tensor, grid: CentroidGrid) -> Tensor:
     """How many weights are nearest to each centroid, shape (K,)."""
-    return survey([weight.flatten()], GridStack.of([grid])).counts[0]
+    return occupancy_of(weight, GridStack.of([grid])).counts[0]
 
 
 def probabilities(counts: Tensor, zero: int, pmf: Any = "published") -> Tensor:
@@ -25,7 +30,7 @@ def probabilities(counts: Tensor, zero: int, pmf: Any = "published") -> Tensor:
 def lambda_max(weight: Tensor, grid: CentroidGrid, formula: Any) -> float:
     """λ_max with the published probabilities."""
     grids = GridStack.of([grid])
-    seen = survey([weight.flatten()], grids)
+    seen = occupancy_of(weight, grids)
     info = information.information(information.probabilities(seen.counts, grids.zero))
     return float(information.lambda_max(seen, grids, info, formula))
 
@@ -40,6 +45,6 @@ def information_cost(
 ) -> Tensor:
     """λ·I_c, shape (K,); zeros where λ = 0."""
     grids, n = GridStack.of([grid]), weight.numel()
-    seen = survey([weight.flatten()], grids)
+    seen = occupancy_of(weight, grids)
     largest = largest_layer_size or n
     return information.information_cost(seen, grids, lam, largest, pmf, formula)[0]

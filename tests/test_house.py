@@ -113,12 +113,8 @@ LIGHT = (
     "import ecqx.training.settings, ecqx.experiment.settings",
     "import ecqx; ecqx.LRP",
 )
-WITH_TORCH = (
-    "import ecqx; ecqx.ECQx",
-    "import ecqx; ecqx.EC2T",
-    "import ecqx.quantizers.settings",
-    "import ecqx.training.trainer",
-)
+WITH_TORCH = ("import ecqx.quantizers.settings", "import ecqx.training.trainer")
+WITH_LOOPS = ("import ecqx; ecqx.ECQx", "import ecqx; ecqx.EC2T")
 RUN = """
 import os, sys{torch}
 for program in sys.argv[1:]:
@@ -145,5 +141,7 @@ def test_importing_is_cheap() -> None:
         assert not modules & ({"torch", "numpy", *HEAVY} - allowed), program
     for program, modules in loaded(", torch", *WITH_TORCH).items():
         assert not modules & {*HEAVY}, program
+    for program, modules in loaded(", torch", *WITH_LOOPS).items():
+        assert not modules & ({*HEAVY} - {"numba", "scipy"}), program
     settings = "import stages.settings.quantize"
     assert not loaded(", torch", settings)[settings] & {"zennit", "torchvision"}

@@ -13,62 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ecqx.assignment import loops
 from ecqx.assignment.centroids import Centroids, GridStack, checked_weight, is_finite
 from ecqx.assignment.envelope import envelope_bounds
-from ecqx.assignment.information import (
-    LAMBDA_MAX_CHOICES,
-    PMF_CHOICES,
-    LambdaMax,
-    Pmf,
-    Survey,
-    information_cost,
-)
-from ecqx.assignment.zero_set import Layer, assign_on_cpu, assign_on_device
-
-
-@dataclass(frozen=True)
-class AssignmentSettings:
-    """How weights are assigned; see `assign`.
-
-    Raises
-    ------
-    ValueError
-        With one line for the first setting that is out of range.
-    """
-
-    lam: float = 0.05
-    p: float = 0.1
-    sparsity_band: tuple[float, float] | None = None
-    pmf: Pmf = "published"
-    lambda_max: LambdaMax = "published"
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lam) and self.lam >= 0):
-            raise ValueError(f"lam (Lambda) must be a finite number, at least 0, not {self.lam}")
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p must lie in [0, 1], not {self.p}")
-        if self.sparsity_band is not None:
-            band = self.sparsity_band
-            if len(band) != 2 or not -1 <= band[0] <= band[1] <= 1:
-                raise ValueError(
-                    "sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
-                    f"not {tuple(band)}"
-                )
-        if self.pmf not in PMF_CHOICES:
-            raise ValueError(f"pmf must be one of {', '.join(PMF_CHOICES)}, not {self.pmf!r}")
-        if self.lambda_max not in LAMBDA_MAX_CHOICES:
-            choices = ", ".join(LAMBDA_MAX_CHOICES)
-            raise ValueError(f"lambda_max must be one of {choices}, not {self.lambda_max!r}")
-
-    @property
-    def band(self) -> tuple[float, float]:
-        """Lowest and highest sparsity of ECQx, minus ECQ's."""
-        return self.sparsity_band if self.sparsity_band is not None else (-self.p, 0.0)
+from ecqx.assignment.information import Occupancy, information_cost
+from ecqx.assignment.settings import AssignmentSettings, LambdaMax, Pmf
+from ecqx.assignment.zero_set import RELEVANCE_EPSILON, Layer, assign_on_cpu, assign_on_device
 
 
 def assign(
@@ -136,6 +90,7 @@ def assign(
         relevance = checked_relevance(relevance, weight).contiguous()
     index = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
     assign_layers(
+        ["the layer"],
         [weight],
         GridStack.of([grid]),
         settings,
@@ -147,6 +102,7 @@ def assign(
 
 
 def assign_layers(
+    names: Sequence[str],
     weights: Sequence[Tensor],
     grids: GridStack,
     settings: AssignmentSettings,
@@ -158,57 +114,97 @@ def assign_layers(
 
     Parameters
     ----------
+    names : sequence of str
+        Of the layers, for messages.
     weights : sequence of Tensor
-        Contiguous, float32, finite, on one device.
+        Contiguous, float32, on one device.
     grids : GridStack
         One grid a layer.
     settings : AssignmentSettings
     relevances : sequence of Tensor or None
-        Contiguous, float32, finite, of the shapes of ``weights``: ECQx. None: ECQ.
+        Contiguous, float32, of the shapes of ``weights``: ECQx. None: ECQ.
     largest_layer_size : int
         Elements of the model's largest quantized layer.
     indices : sequence of Tensor
         Contiguous, int32, of the shapes of ``weights``: overwritten by the indices of the
         centroids.
+
+    Raises
+    ------
+    ValueError
+        On the CPU: for the first layer with a tensor that is not finite, before any assignment.
+        Another device would have to be waited for.
     """
     flat = [weight.flatten() for weight in weights]
     targets = [index.view(-1) for index in indices]
+    ends = extremes(flat)
+    relevance_ends = None if relevances is None else extremes(relevances)
+    if _has_loops(ends.device):
+        check_finite(names, "weight", ends)
+        check_finite(names, "codebook", extremes(grids.values))
+        if relevance_ends is not None:
+            check_finite(names, "relevance", relevance_ends)
     if settings.lam == 0:
         for weight, midpoints, target in zip(flat, grids.midpoints, targets, strict=True):
             _lookup(weight, midpoints, target)
         return
-    seen = survey(flat, grids)
     # Only the term λ·I of the costs; the envelope adds the distances.
     cost = information_cost(
-        seen, grids, settings.lam, largest_layer_size, settings.pmf, settings.lambda_max
+        occupancy(flat, ends, grids),
+        grids,
+        settings.lam,
+        largest_layer_size,
+        settings.pmf,
+        settings.lambda_max,
     )
-    plain = envelope_bounds(grids.values, cost)
-    if relevances is None:
-        for weight, bounds, target in zip(flat, plain, targets, strict=True):
+    all_bounds = envelope_bounds(grids.values, cost)
+    if relevances is None or relevance_ends is None:
+        for weight, bounds, target in zip(flat, all_bounds, targets, strict=True):
             _lookup(weight, bounds, target)
         return
     # An infinite cost takes the zero cluster out.
-    nonzero = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
+    nonzero_bounds = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
+    scales = relevance_scale(relevance_ends)
     assign_one = assign_on_cpu if _has_loops(cost.device) else assign_on_device
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
-        layer = Layer(grids.values[i], cost[i], grids.zero[i], plain[i], nonzero[i])
-        assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
+        layer = Layer(grids.values[i], cost[i], grids.zero[i], all_bounds[i], nonzero_bounds[i])
+        assign_one(weight, relevances[i].flatten(), scales[i], layer, settings.band, target)
 
 
-def survey(weights: Sequence[Tensor], grids: GridStack) -> Survey:
-    """Number of weights nearest to each centroid, and extreme weights, of each layer."""
+def extremes(tensors: Sequence[Tensor] | Tensor) -> Tensor:
+    """Lowest and highest number of each of L tensors: (L, 2); NaN for one that holds NaN."""
+    ends = torch.empty(len(tensors), 2, dtype=tensors[0].dtype, device=tensors[0].device)
+    for tensor, (low, high) in zip(tensors, ends, strict=True):
+        torch.aminmax(tensor, out=(low, high))
+    return ends
+
+
+def check_finite(names: Sequence[str], kind: str, ends: Tensor) -> None:
+    """Raise ``ValueError`` for the first layer whose `extremes` are not finite; waits for a GPU."""
+    finite = ends.isfinite().all(-1)
+    if not finite.all():
+        raise ValueError(
+            f"{names[finite.tolist().index(False)]}: {kind} holds NaN or infinite values"
+        )
+
+
+def relevance_scale(ends: Tensor) -> Tensor:
+    """The scale of R = |r| / (max|r| + 1e-12), in float32: the largest R is mostly one."""
+    return ends.abs().amax(-1) + RELEVANCE_EPSILON
+
+
+def occupancy(weights: Sequence[Tensor], ends: Tensor, grids: GridStack) -> Occupancy:
+    """The weights nearest to each centroid, and the extreme weights, of each layer."""
     device = grids.values.device
     above = torch.zeros(len(weights), grids.values.shape[1] + 1, dtype=torch.int64, device=device)
-    extremes = torch.empty(len(weights), 2, device=device)
-    for weight, midpoints, row, ends in zip(weights, grids.midpoints, above, extremes, strict=True):
+    for weight, midpoints, row in zip(weights, grids.midpoints, above, strict=True):
         row[0] = weight.numel()
         _count_above(weight, midpoints, row[1:-1])
-        torch.aminmax(weight, out=(ends[0], ends[1]))
     # A cluster's weights lie above its lower midpoint, but not above its upper one. All weights lie
     # above the lower end of the first cluster, none above the upper end of the last.
     counts = (above[:, :-1] - above[:, 1:]).double()
-    low, high = extremes.double()[..., None].unbind(1)
-    return Survey(counts, low, high)
+    low, high = ends.double()[..., None].unbind(1)
+    return Occupancy(counts, low, high)
 
 
 def _has_loops(device: torch.device) -> bool:
@@ -218,8 +214,6 @@ def _has_loops(device: torch.device) -> bool:
 def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
     """Write the number of bounds below each weight; bounds ascend."""
     if _has_loops(weight.device):
-        from ecqx.assignment import loops
-
         loops.lookup(weight.numpy(), bounds.numpy(), index.numpy())
     else:
         torch.bucketize(weight, bounds, out_int32=True, out=index)
@@ -228,8 +222,6 @@ def _lookup(weight: Tensor, bounds: Tensor, index: Tensor) -> None:
 def _count_above(weight: Tensor, bounds: Tensor, counts: Tensor) -> None:
     """Write the number of weights above each of the ascending bounds."""
     if _has_loops(weight.device):
-        from ecqx.assignment import loops
-
         loops.count_above(weight.numpy(), bounds.numpy(), counts.numpy())
         return
     below = torch.bucketize(weight, bounds)

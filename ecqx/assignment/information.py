@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ecqx.assignment import loops
 from ecqx.assignment.centroids import GridStack
+from ecqx.assignment.settings import LambdaMax, Pmf
 
-Pmf = Literal["published", "normalized"]
-LambdaMax = Literal["published", "derived"]
-
-PMF_CHOICES: tuple[Pmf, ...] = ("published", "normalized")
-LAMBDA_MAX_CHOICES: tuple[LambdaMax, ...] = ("published", "derived")
 # Beyond any cost of a float32 weight, and λ·I stays finite: only an empty cluster costs infinity.
 LARGEST_LAMBDA = 1e290
 # Equal probabilities may differ by this much, in bits, after shrinking.
@@ -27,8 +23,8 @@ SMALLEST_FLOAT64 = 5e-324
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
-    """Occupancy and extremes of L layers.
+class Occupancy:
+    """The clusters of L layers by their nearest weights, and the extreme weights.
 
     Attributes
     ----------
@@ -79,21 +75,19 @@ def information(probability: Tensor) -> Tensor:
     """
     if probability.device.type != "cpu":
         return -torch.log2(probability)
-    from ecqx.assignment import loops
-
     logarithm = probability.clone()
     loops.take_logarithm(logarithm.numpy().reshape(-1))
     return torch.where(probability > 0, logarithm / -math.log(2), math.inf)
 
 
 def lambda_max(
-    survey: Survey, grids: GridStack, info: Tensor, formula: LambdaMax = "published"
+    occupancy: Occupancy, grids: GridStack, info: Tensor, formula: LambdaMax = "published"
 ) -> Tensor:
     """The λ at which an outermost cluster gives up its extreme weight to the zero cluster.
 
     Parameters
     ----------
-    survey : Survey
+    occupancy : Occupancy
     grids : GridStack
     info : Tensor of float64, shape (L, K)
         Information content of the clusters, bits.
@@ -108,11 +102,11 @@ def lambda_max(
         weight lies in the zero cluster, or I_e ≤ I_0 (published: division by zero, every weight
         lost).
     """
-    occupied = (survey.counts > 0).to(torch.uint8)
+    occupied = (occupancy.counts > 0).to(torch.uint8)
     lowest = occupied.argmax(-1, keepdim=True)
     highest = occupied.shape[-1] - 1 - occupied.flip(-1).argmax(-1, keepdim=True)
     sides = []
-    for cluster, extreme in ((lowest, survey.low), (highest, survey.high)):
+    for cluster, extreme in ((lowest, occupancy.low), (highest, occupancy.high)):
         gain = info.gather(-1, cluster) - info.gather(-1, grids.zero)
         rounding = (grids.values.gather(-1, cluster) - extreme).square()
         if formula == "published":
@@ -125,7 +119,7 @@ def lambda_max(
 
 
 def information_cost(
-    survey: Survey,
+    occupancy: Occupancy,
     grids: GridStack,
     lam: float,
     largest_layer_size: int,
@@ -138,7 +132,7 @@ def information_cost(
 
     Parameters
     ----------
-    survey : Survey
+    occupancy : Occupancy
     grids : GridStack
     lam : float
         The user's Λ, at least 0.
@@ -152,8 +146,8 @@ def information_cost(
     Tensor of float64, shape (L, K)
         Zeros where λ = 0, so that distances alone decide.
     """
-    info = information(probabilities(survey.counts, grids.zero, pmf))
-    n = survey.counts.sum(-1, keepdim=True)
+    info = information(probabilities(occupancy.counts, grids.zero, pmf))
+    n = occupancy.counts.sum(-1, keepdim=True)
     scale = (n / largest_layer_size + 0.05) / 1.05
-    lambda_ = (lam * lambda_max(survey, grids, info, formula) * scale).clamp(max=LARGEST_LAMBDA)
+    lambda_ = (lam * lambda_max(occupancy, grids, info, formula) * scale).clamp(max=LARGEST_LAMBDA)
     return torch.where(lambda_ > 0, lambda_ * info, 0.0)

@@ -169,10 +169,10 @@ def count_below(t: Doubles, edge: float) -> int:
 def collect(t: Doubles, low: float, high: float, found: Doubles) -> None:
     """Write the t in [low, high) to ``found``, which has room for all; most blocks hold none."""
     count = 0
-    for start in range(0, t.size, 64):
-        block, here = t[start : start + 64], np.int32(0)
+    for start in range(0, t.size, 32):
+        block, here = t[start : start + 32], np.int64(0)
         for i in range(block.size):
-            here = np.int32(here | np.int32((block[i] >= low) & (block[i] < high)))
+            here += np.int64((block[i] >= low) & (block[i] < high))
         if here:
             for i in range(block.size):
                 if low <= block[i] < high:

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecqx.assignment import loops
 from ecqx.assignment.information import SMALLEST_FLOAT64
 
 RELEVANCE_EPSILON = 1e-12
@@ -41,21 +42,15 @@ class Layer:
         Centroids and λ·I.
     zero : Tensor of int64, shape (1,)
         Index of the centroid 0.
-    plain, nonzero : Tensor of float32, shape (K - 1,)
-        Bounds of the lower envelopes of all clusters, and of all but the zero cluster.
+    bounds, nonzero_bounds : Tensor of float32, shape (K - 1,)
+        Of the lower envelopes of all clusters, and of all but the zero cluster.
     """
 
     values: Tensor
     cost: Tensor
     zero: Tensor
-    plain: Tensor
-    nonzero: Tensor
-
-
-def relevance_scale(relevance: Tensor) -> Tensor:
-    """The scale of R = |r| / (max|r| + 1e-12), in float32: the largest R is mostly one."""
-    low, high = torch.aminmax(relevance)
-    return torch.maximum(-low, high) + RELEVANCE_EPSILON
+    bounds: Tensor
+    nonzero_bounds: Tensor
 
 
 def relevance_unit(count: int) -> float:
@@ -67,7 +62,12 @@ def relevance_unit(count: int) -> float:
 
 
 def assign_on_cpu(
-    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+    weight: Tensor,
+    relevance: Tensor,
+    scale: Tensor,
+    layer: Layer,
+    band: tuple[float, float],
+    index: Tensor,
 ) -> None:
     """Write ECQx's assignment of one layer by compiled loops.
 
@@ -77,27 +77,27 @@ def assign_on_cpu(
     Parameters
     ----------
     weight, relevance : Tensor of float32, shape (n,)
+    scale : Tensor of float32
+        R = |r| / scale.
     layer : Layer
     band : (float, float)
         Lowest and highest difference of the sparsity from ECQ's.
     index : Tensor of int32, shape (n,)
     """
-    from ecqx.assignment import loops
-
     w, r, chosen = weight.numpy(), relevance.numpy(), index.numpy()
-    scale: Any = relevance_scale(relevance).numpy()[()]
+    largest: Any = scale.numpy()[()]
     n, unit = len(w), relevance_unit(len(w))
-    mean = loops.sum_of_relevance(r, scale, unit) / unit / n
+    mean = loops.sum_of_relevance(r, largest, unit) / unit / n
     if not 0 < mean < 1 or not layer.cost.any():
-        loops.lookup(w, layer.plain.numpy(), chosen)
+        loops.lookup(w, layer.bounds.numpy(), chosen)
         return
     logarithms = np.array([0.5, mean])
     loops.take_logarithm(logarithms)
     beta = float(logarithms[0] / logarithms[1])
-    loops.lookup(w, layer.nonzero.numpy(), chosen)
+    loops.lookup(w, layer.nonzero_bounds.numpy(), chosen)
     t, histogram = np.empty(n), np.empty(loops.BINS + 2, np.int64)
     clusters = (layer.values.numpy(), layer.cost.numpy(), int(layer.zero))
-    loops.zero_thresholds(w, r, scale, RELEVANCE_EPSILON, chosen, *clusters, t, histogram)
+    loops.zero_thresholds(w, r, largest, RELEVANCE_EPSILON, chosen, *clusters, t, histogram)
     zeros = _zeros_of_ecq(weight, layer)
     fewest = math.ceil(zeros + band[0] * n - ROUNDING_ALLOWANCE)
     most = math.floor(zeros + band[1] * n + ROUNDING_ALLOWANCE)
@@ -118,8 +118,6 @@ def zero_edge(
     beta, fewest, most
         As for `zero_set`.
     """
-    from ecqx.assignment import loops
-
     neutral = loops.count_below(t, beta)
     if fewest <= neutral <= most:
         return beta
@@ -141,9 +139,7 @@ def zero_edge(
 
 def _zeros_of_ecq(weight: Tensor, layer: Layer) -> int:
     """The number of weights that ECQ puts into the zero cluster."""
-    from ecqx.assignment import loops
-
-    bounds, zero = layer.plain.numpy(), int(layer.zero)
+    bounds, zero = layer.bounds.numpy(), int(layer.zero)
     low = bounds[zero - 1] if zero > 0 else -math.inf
     high = bounds[zero] if zero < len(bounds) else math.inf
     above = np.empty(2, np.int64)
@@ -155,12 +151,17 @@ def _zeros_of_ecq(weight: Tensor, layer: Layer) -> int:
 
 
 def assign_on_device(
-    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+    weight: Tensor,
+    relevance: Tensor,
+    scale: Tensor,
+    layer: Layer,
+    band: tuple[float, float],
+    index: Tensor,
 ) -> None:
     """As `assign_on_cpu`, by tensor operations that never wait for the device."""
-    plain = torch.bucketize(weight, layer.plain, out_int32=True)
-    nonzero = torch.bucketize(weight, layer.nonzero, out_int32=True)
-    R = (relevance.abs() / relevance_scale(relevance)).to(torch.float64)
+    plain = torch.bucketize(weight, layer.bounds, out_int32=True)
+    nonzero = torch.bucketize(weight, layer.nonzero_bounds, out_int32=True)
+    R = (relevance.abs() / scale).to(torch.float64)
     n, unit = weight.numel(), relevance_unit(weight.numel())
     mean = (R * unit).long().sum().double() / unit / n
     zeros = (plain == layer.zero).sum().double()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment.assign import assign_layers
-from ecqx.assignment.centroids import Centroids, GridStack, is_finite
+from ecqx.assignment.assign import assign_layers, check_finite, extremes
+from ecqx.assignment.centroids import Centroids, GridStack
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
@@ -51,7 +51,6 @@ class Quantizer(LatentWeights):
     ) -> None:
         super().__init__(model, settings.exclude)
         self.settings = settings
-        self._assignment = settings.assignment
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {
@@ -109,20 +108,20 @@ class Quantizer(LatentWeights):
             latent = self.latent[name]
             latent.grad = None
             if weight.grad is not None:
-                latent.grad = weight.grad.to(latent.dtype) * self._gradient_factor(name)
+                latent.grad = self._scaled(weight.grad.to(latent.dtype), name)
             if not self._steps_quantized:
                 # The optimizer does not hold these weights and would not reset their gradients.
                 weight.grad = None
 
-    def _gradient_factor(self, name: str) -> Tensor | float:
-        """Factor on a layer's gradient (`QuantizerSettings.gradient`); one in the zero cluster."""
-        gradient = self.settings.gradient
-        if gradient == "identity":
-            return 1.0
+    def _scaled(self, gradient: Tensor, name: str) -> Tensor:
+        """A layer's gradient times the factor of `QuantizerSettings.gradient`."""
+        kind = self.settings.gradient
+        if kind == "identity":
+            return gradient.clone()
         grid = self.grids[name]
-        factors = grid.values.clone() if gradient == "published" else grid.values.abs()
+        factors = grid.values.clone() if kind == "published" else grid.values.abs()
         factors[grid.zero] = 1.0
-        return _select(factors, self.index[name])
+        return _select(factors.to(gradient.dtype), self.index[name]).mul_(gradient)
 
     def start_epoch(self) -> None:
         """Forget the averaged relevance if `LRP.restart` is set (published)."""
@@ -186,28 +185,16 @@ class Quantizer(LatentWeights):
         measured = None
         if relevances is not None:
             measured = [relevances[name].float().contiguous() for name in self.latent]
-        if self._stack.values.device.type == "cpu":
-            self._check_finite()
         assign_layers(
+            list(self.latent),
             weights,
             self._stack,
-            self._assignment,
+            self.settings,
             measured,
             self.largest_layer_size,
             list(self.index.values()),
         )
         self._write_centroids()
-
-    def _check_finite(self) -> None:
-        """Raise ``ValueError`` for the first layer whose weights or relevances are not finite.
-
-        On a GPU this would synchronize, so there only `sparsity` checks, once an epoch.
-        """
-        averaged = {} if self.relevance is None else self.relevance.values
-        for kind, tensors in (("weight", self.latent), ("relevance", averaged)):
-            for name in self.weights.keys() & tensors.keys():
-                if not is_finite(tensors[name].detach()):
-                    raise ValueError(f"{name}: {kind} holds NaN or infinite values")
 
     @torch.no_grad()
     def _write_centroids(self) -> None:
@@ -227,9 +214,17 @@ class Quantizer(LatentWeights):
         Raises
         ------
         ValueError
-            If weights, relevances or centroids are not finite.
+            If weights, codebooks or relevances are not finite. On a GPU `update` does not look, so
+            that no step waits.
         """
-        self._check_finite()
+        relevances = {} if self.relevance is None else self.relevance.values
+        for kind, tensors in (
+            ("weight", self.latent),
+            ("codebook", dict(zip(self.latent, self._stack.values, strict=True))),
+            ("relevance", {name: relevances[name] for name in self.latent if name in relevances}),
+        ):
+            if tensors:
+                check_finite(list(tensors), kind, extremes([t.detach() for t in tensors.values()]))
         return super().sparsity()
 
     def _is_zero(self, name: str) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ecqx.assignment.assign import AssignmentSettings
 from ecqx.assignment.centroids import check_bits
+from ecqx.assignment.settings import AssignmentSettings
 
 Gradient = Literal["magnitude", "published", "identity"]
 GRADIENTS: tuple[Gradient, ...] = ("magnitude", "published", "identity")
@@ -53,8 +53,3 @@ class QuantizerSettings(AssignmentSettings):
             choices = ", ".join(GRADIENTS)
             raise ValueError(f"gradient must be one of {choices}, not {self.gradient!r}")
         super().__post_init__()
-
-    @property
-    def assignment(self) -> AssignmentSettings:
-        """The settings as the assignment takes them."""
-        return self

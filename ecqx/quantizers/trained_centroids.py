@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment.centroids import GridStack, is_finite
+from ecqx.assignment.centroids import GridStack
 from ecqx.assignment.codebooks import Codebook, Form, binary_basis, bits_of, codebooks, ternary
 from ecqx.coding.quantized import CodebookTensor, Quantized
 from ecqx.quantizers.base import Quantizer
@@ -107,12 +107,6 @@ class TrainedQuantizer(Quantizer):
         self._clamp_numbers()
         self._build_codebooks()
         super()._assign_all(relevances)
-
-    def _check_finite(self) -> None:
-        super()._check_finite()
-        for name, codebook in self.grids.items():
-            if not is_finite(codebook.values):
-                raise ValueError(f"{name}: codebook holds NaN or infinite values")
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:
         return CodebookTensor(integers, self.grids[name])
