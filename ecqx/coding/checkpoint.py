@@ -47,7 +47,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         content = _read_any(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    return _checked_state(path, _inner_state(content))
+    return _state_in(path, content)
 
 
 def _read_any(path: Path) -> object:
@@ -70,17 +70,10 @@ def _read_any(path: Path) -> object:
         ) from error
 
 
-def _inner_state(content: object) -> dict[Any, Any]:
-    """The state_dict in a training checkpoint, or the content itself; empty if it is no dict."""
-    if not isinstance(content, dict):
-        return {}
-    for key in STATE_KEYS:
-        if isinstance(content.get(key), dict):
-            return dict(content[key])
-    return dict(content)
-
-
-def _checked_state(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
+def _state_in(path: Path, content: object) -> dict[str, Tensor]:
+    """The state_dict that the content of a file is, or has under one of `STATE_KEYS`."""
+    state: dict[Any, Any] = content if isinstance(content, dict) else {}
+    state = next((state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)), state)
     named = all(isinstance(name, str) for name in state)
     if not named or not any(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path} holds no state_dict (a dict of names and tensors)")

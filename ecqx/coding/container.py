@@ -23,13 +23,7 @@ _MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
 
 
 def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
-    """A whole file of named tensors.
-
-    Raises
-    ------
-    InputError
-        If a name cannot be stored.
-    """
+    """A whole file of named tensors; `InputError` if a name cannot be stored."""
     body = _names_and_headers(names, entries) + b"".join(entry.payload for entry in entries)
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
     return MAGIC + bytes([_version_of(entries)]) + varint(len(body)) + digest + body
@@ -84,12 +78,7 @@ def _utf8(token: str) -> bytes:
 def read_entries(path: Path) -> dict[str, Entry]:
     """Entries of a file by name, their payloads not yet decoded.
 
-    Raises
-    ------
-    InputError
-        If the file is not a bitstream, is cut off, damaged or inconsistent.
-    OSError
-        If the file cannot be read.
+    `InputError` if the file is not a bitstream, is cut off, damaged or inconsistent.
     """
     version, body = _verified_body(path)
     try:

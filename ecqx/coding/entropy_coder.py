@@ -107,23 +107,10 @@ _FLOAT_CODING = _Coding(FLOAT_FLAGS, dependent=1)
 
 
 def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
-    """Code an array of small integers without loss.
+    """Code an array of integers from -255 to 255 without loss, in about its first-order entropy.
 
-    Parameters
-    ----------
-    array : array of integers
-        Any shape; values from -255 to 255. Entries of the first axis (rows, filters) that are all
-        zero cost next to nothing.
-
-    Returns
-    -------
-    bytes
-        About the first-order entropy; empty for an empty array. The shape is not stored.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
+    Entries of the first axis (rows, filters) that are all zero cost next to nothing. The shape is
+    not stored; an empty array has no code. ``ValueError`` if a value is out of range.
     """
     if array.size == 0:
         return b""
@@ -142,11 +129,8 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
 def decode_integers(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.int32]:
     """Inverse of `encode_integers`: an array of int32 of the given shape.
 
-    Raises
-    ------
-    ValueError
-        If the payload is not exactly the code of an array of this shape. Damage that leaves the
-        code valid changes the integers: store a checksum beside the payload.
+    ``ValueError`` if the payload is not exactly the code of an array of this shape. Damage that
+    leaves the code valid changes the integers: store a checksum beside the payload.
     """
     stream = _Stream(payload, shape)
     # Memory of zeros is provided by the system on the first write: a forged code fails at the end
@@ -165,22 +149,8 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
     """Code an array of floats with loss, as NNCodec does with the published settings.
 
     Dependent quantization with parameter -40 (step about 1e-3) for two or more dimensions and -75
-    (step about 2.4e-6) for fewer.
-
-    Parameters
-    ----------
-    array : array of float32
-        Any shape.
-
-    Returns
-    -------
-    bytes
-        Empty for an empty array. The shape is not stored.
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite.
+    (step about 2.4e-6) for fewer. The shape is not stored; an empty array has no code.
+    ``ValueError`` if a value is not finite.
     """
     if array.size == 0:
         return b""
@@ -198,10 +168,7 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
 def decode_floats(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Inverse of `encode_floats`: the values that NNCodec itself would reconstruct, float32.
 
-    Raises
-    ------
-    ValueError
-        As `decode_integers`.
+    ``ValueError`` as `decode_integers`.
     """
     stream = _Stream(payload, shape)
     values = np.zeros(stream.elements, dtype=np.float32)

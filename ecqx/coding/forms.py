@@ -12,13 +12,7 @@ from torch import Tensor
 
 
 class Form(ABC):
-    """A file form with its settings; a subclass is a frozen dataclass of them.
-
-    Attributes
-    ----------
-    suffix : str
-        Of its files.
-    """
+    """A file form with its settings; a subclass is a frozen dataclass of them."""
 
     suffix: ClassVar[str]
 

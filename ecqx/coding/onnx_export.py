@@ -44,7 +44,10 @@ def export_onnx(
     file: str | Path | None = None,
     four_bits: bool = True,
 ) -> int:
-    """Write a quantized model as an ONNX file with integer weights.
+    """Write a quantized model as an ONNX file with integer weights; returns its size in bytes.
+
+    The model is exported in eval mode with its logits as the only output; all other parameters
+    are float32.
 
     Parameters
     ----------
@@ -60,11 +63,6 @@ def export_onnx(
     four_bits : bool
         Store integers of up to four bits in four; some runtimes support only eight.
 
-    Returns
-    -------
-    int
-        Size of the file in bytes.
-
     Raises
     ------
     ValueError
@@ -72,11 +70,6 @@ def export_onnx(
         model, or torch cannot export the model.
     OSError
         If a file cannot be read or written.
-
-    Notes
-    -----
-    The model is exported in eval mode with its logits as the only output; all other parameters
-    are float32.
 
     Examples
     --------

@@ -69,12 +69,9 @@ class Integer8File(Form):
 
 @dataclass(frozen=True)
 class PackedIntegersFile(Form):
-    """Symmetric integers with a scale a group, as torchao computes them; 4 bits packed in pairs.
+    """Symmetric integers of 4 or 8 bits with a scale a group, as torchao computes them.
 
-    Attributes
-    ----------
-    bits : int
-        4 or 8.
+    Integers of 4 bits are packed in pairs.
     """
 
     bits: int

@@ -28,14 +28,11 @@ Entry = tuple[str, Callable[[], bytes]]
 def members(
     path: Path, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[tuple[str, bytes]]:
-    """Iterate over the files in a folder or an archive.
-
-    Hidden files and folders and ``__MACOSX`` are left out.
+    """Iterate over name and content of the files in a folder, ``.zip``, or tar archive.
 
     Parameters
     ----------
     path : Path
-        A folder, a ``.zip``, or a tar archive, compressed or not.
     wanted : callable
         Takes a name and returns whether to read that file.
 
@@ -43,7 +40,8 @@ def members(
     ------
     (str, bytes)
         Name, relative to the folder or to the archive's only top folder, with ``/`` as separator,
-        and content. Folders are sorted by name, archives keep their own order.
+        and content. Folders are sorted by name, archives keep their own order. Hidden files and
+        folders and ``__MACOSX`` are left out.
 
     Raises
     ------

@@ -22,16 +22,8 @@ class Mfcc:
     """Mel-frequency cepstral coefficients, minus their mean over the clip.
 
     The mean depends on room, microphone and voice; without it the network depends less on the
-    speaker.
-
-    Attributes
-    ----------
-    coefficients : int
-        The paper's 15.
-    window, hop : int
-        In samples at 16 kHz; the paper has a "long window" of unknown length.
-    mels : int
-        Number of mel bands.
+    speaker. ``window`` and ``hop`` are in samples at 16 kHz, ``mels`` is the number of mel bands.
+    The paper has 15 coefficients and a "long window" of unknown length.
     """
 
     coefficients: int = 15
@@ -103,10 +95,7 @@ def _shifted(clip: Clip, samples: int) -> Clip:
 def decode(what: str, content: bytes) -> Clip:
     """Decode a WAV or FLAC file to one channel at 16 kHz, averaged and resampled if necessary.
 
-    Raises
-    ------
-    InputError
-        If it is not a sound file or has no samples; the message starts with ``what``.
+    ``what`` starts the message of an `InputError`.
     """
     import soundfile
 
@@ -140,24 +129,10 @@ def versions(
     disturbance: Disturbance,
     mfcc: Mfcc,
 ) -> NDArray[np.float32]:
-    """Features of several augmented versions of each clip.
+    """Features of ``draws`` augmented versions of each clip, (N, draws, coefficients, frames).
 
-    Parameters
-    ----------
-    clips : array, shape (N, 16000)
-    numbers : array, shape (N,)
-        The random numbers of a clip depend on ``seed``, its number and the version only, not on
-        the clips that are processed with it.
-    draws : int
-        Number of versions per clip.
-    seed : int
-    recordings : array, shape (M, ≥ 16000)
-        Noise.
-    disturbance, mfcc
-
-    Returns
-    -------
-    array, shape (N, draws, coefficients, frames)
+    The random numbers of a clip of shape (16000,) depend on ``seed``, its number and the version
+    only, not on the clips that are processed with it. ``recordings``, (M, ≥ 16000), are noise.
     """
     features = []
     for draw in range(draws):

@@ -30,7 +30,7 @@ def cifar(
     seed: int = 0,
     published_split: bool = False,
 ) -> TensorData:
-    """Load CIFAR, downloaded first if it is missing.
+    """Load CIFAR-10 or CIFAR-100, downloaded first if it is missing.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def cifar(
     Returns
     -------
     TensorData
-        Inputs (N, 3, 32, 32), uint8; targets (N,), int64. Training augmentation: random flips, and
-        random crops after padding with 4 pixels. The test split is the official one.
+        Inputs (N, 3, 32, 32), uint8. Training augmentation: random flips, and random crops after
+        padding with 4 pixels. The test split is the official one.
 
     Raises
     ------

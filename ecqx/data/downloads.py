@@ -82,22 +82,11 @@ def _found(source: Source, root: Path) -> str | None:
 
 
 def provide(source: Source, root: str | Path) -> Path:
-    """Find a source in a folder, or download it to there.
+    """Find a source in the data folder ``root``, or download it to there; returns its path.
 
     An interrupted download is continued by the next call: it is kept as a ``.part`` file, which is
     renamed when it is complete and its checksum is right. Of several processes one downloads and
     the others wait.
-
-    Parameters
-    ----------
-    source : Source
-    root : path
-        The data folder; created if it is missing.
-
-    Returns
-    -------
-    Path
-        What was found, or the downloaded file.
 
     Raises
     ------
@@ -124,24 +113,10 @@ def provide(source: Source, root: str | Path) -> Path:
 
 
 def unpack(archive: Path, folder: str) -> Path:
-    """Unpack a folder of a tar archive beside the archive, unless that folder already exists.
+    """Unpack a tar archive beside itself and return ``folder``, which lies in it.
 
-    Parameters
-    ----------
-    archive : Path
-        Compressed or not.
-    folder : str
-        Name of the folder in the archive.
-
-    Returns
-    -------
-    Path
-        The folder, which appears under its name only when it is complete.
-
-    Raises
-    ------
-    InputError
-        If the archive is damaged or unsafe, lacks the folder, or its place cannot be written to.
+    The folder appears under its name only when it is complete; one that exists is not unpacked.
+    An archive that is damaged, unsafe or lacks the folder is an `InputError`.
     """
     target = archive.parent / folder
     try:

@@ -9,14 +9,11 @@ from ecqx.errors import InputError
 
 
 def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tensor:
-    """Choose validation samples, of each class its share up to rounding.
+    """Choose ``count`` validation samples, of each class its share up to rounding.
 
     Parameters
     ----------
     labels : Tensor of int, shape (N,)
-        Class of each sample.
-    count : int
-        Number of samples to hold out, from 1 to N - 1.
     order : Tensor of int, shape (N,)
         A permutation of the samples, random within each class; the first ones of each class are
         held out.
@@ -27,11 +24,6 @@ def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tenso
     -------
     Tensor of bool, shape (N,)
         True for the samples that are held out.
-
-    Raises
-    ------
-    InputError
-        If ``count`` is out of range.
     """
     if not 0 < count < len(labels):
         raise InputError(f"{what}validation: {count} images, but it must be 1 to {len(labels) - 1}")

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -33,7 +32,6 @@ OFFICIAL_LISTS = {"classification": "Main", "segmentation": "Segmentation"}
 WHOLE = 1000
 
 Task = Literal["classification", "segmentation"]
-Pixels = NDArray[np.uint8]
 
 
 def voc(
@@ -184,10 +182,9 @@ class _Reader:
             targets = torch.empty((len(names), self.crop, self.crop), dtype=torch.uint8)
         for i, name in enumerate(names):
             image = self._image(name)
-            inputs[i] = torch.from_numpy(self._cropped(image, 0)).permute(2, 0, 1)
+            inputs[i] = self._cropped(image, 0).permute(2, 0, 1)
             if self.task == "segmentation":
-                mask = self._mask(name, image.size)
-                targets[i] = torch.from_numpy(self._cropped(mask, IGNORED_LABEL))
+                targets[i] = self._cropped(self._mask(name, image.size), IGNORED_LABEL)
             else:
                 targets[i, self._objects(name, image.size)] = 1
             progress()
@@ -217,7 +214,7 @@ class _Reader:
         labels = np.unique(np.asarray(self._mask(name, size))).tolist()
         return [label - 1 for label in labels if 0 < label <= len(CLASSES)]
 
-    def _cropped(self, image: Image.Image, fill: int) -> Pixels:
+    def _cropped(self, image: Image.Image, fill: int) -> Tensor:
         """The resized central crop; labels are not interpolated."""
         if self.resize is not None:
             scale = self.resize / min(image.size)
@@ -225,18 +222,11 @@ class _Reader:
             labels = image.mode in ("P", "L")
             method = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
             image = image.resize((width, height), method)
-        pixels = np.asarray(image, dtype=np.uint8)
-        square = np.full((self.crop, self.crop, *pixels.shape[2:]), fill, dtype=np.uint8)
-        (rows, to_rows), (columns, to_columns) = (_overlap(n, self.crop) for n in pixels.shape[:2])
-        square[to_rows, to_columns] = pixels[rows, columns]
-        return square
-
-
-def _overlap(size: int, crop: int) -> tuple[slice, slice]:
-    """Overlap of two centred intervals of these lengths, as a slice of each."""
-    length = min(size, crop)
-    start, to = (size - length) // 2, (crop - length) // 2
-    return slice(start, start + length), slice(to, to + length)
+        square = Image.new(image.mode, (self.crop, self.crop), fill)
+        # Rounded towards zero, and so alike for a margin and for a part that is cut off.
+        left, top = (int((self.crop - side) / 2) for side in image.size)
+        square.paste(image, (left, top))
+        return torch.from_numpy(np.array(square))
 
 
 def _opened(path: Path) -> Image.Image:

@@ -12,12 +12,7 @@ HIDDEN = (512, 512, 256, 256, 128, 128)
 def mlp_gsc(in_features: int = 735, num_classes: int = 12) -> nn.Sequential:
     """Build the fully connected network 512-512-256-256-128-128-``num_classes`` with ReLU.
 
-    Parameters
-    ----------
-    in_features : int
-        Number of elements of an input, which is flattened.
-    num_classes : int
-        12 is that of the 12-class protocol (`ecqx.data.speech`).
+    Inputs of ``in_features`` elements are flattened.
     """
     sizes = (in_features, *HIDDEN)
     layers: list[nn.Module] = [nn.Flatten()]

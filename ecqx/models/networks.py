@@ -42,8 +42,7 @@ def build(name: str, **settings: Any) -> nn.Module:
         first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32x32 pixels.
     **settings
         ``num_classes`` and further settings of the network, such as ``in_channels``. The default
-        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), 1000
-        (torchvision's classification networks) or 21 (its segmentation networks).
+        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), or torchvision's.
 
     Returns
     -------

@@ -21,13 +21,7 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
         A network of torchvision that is not one of the suite's own. Classification networks have
         weights for ImageNet, segmentation networks for COCO images with the 21 classes of VOC.
     root : Path
-        Folder with the file under its official name, there or in ``models/``. A download is
-        checked against the digest in that name.
-
-    Returns
-    -------
-    dict of str to Tensor
-        For `ecqx.models.loading.load_weights`.
+        Folder with the file under its official name, there or in ``models/``.
 
     Raises
     ------

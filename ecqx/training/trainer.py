@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.modules import main_output
 from ecqx.training.constraint import Constraint
 from ecqx.training.distributed import Replicas, is_connected, is_first
 from ecqx.training.evaluation import evaluate
@@ -78,8 +77,8 @@ class Trainer:
         self.history: list[Epoch] = []
         # State after the best epoch so far, of equal ones the last.
         self.best: dict[str, Tensor] | None = None
-        self.replicas = Replicas(model) if is_connected() else None
-        if self.replicas is not None and quantizer is not None:
+        self.replicas = Replicas(model)
+        if is_connected() and quantizer is not None:
             quantizer.share_relevance(self.replicas.combined)
 
     @property
@@ -155,13 +154,9 @@ class Trainer:
             for x, y in self._batches():
                 total += self.step(x, y) * len(y)
                 samples, steps = samples + len(y), steps + 1
-        if self.replicas is not None:
-            # Each process has BatchNorm statistics of its own samples.
-            self.replicas.take_buffers_of_first()
-        accuracy = evaluate(self.model, self.validation)
-        if self.replicas is not None:
-            # A rounding difference must not make the processes keep different epochs.
-            accuracy = self.replicas.value_of_first(accuracy)
+        self.replicas.take_buffers_of_first()
+        # A rounding difference must not make the processes keep different epochs.
+        accuracy = self.replicas.value_of_first(evaluate(self.model, self.validation))
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(float(total) / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
@@ -172,19 +167,15 @@ class Trainer:
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One training step on one batch; returns the loss before it, a scalar in float64."""
         self.optimizer.zero_grad()
-        if self.replicas is None:
-            loss = self.objective.loss(main_output(self.model(x)), y)
-        else:
-            # The weight makes the mean over the processes one over the samples.
-            x, y, weight = self.replicas.share(x, y)
-            loss = weight * self.objective.loss(self.replicas.forward(x), y)
+        x, y, weight = self.replicas.share(x, y)
+        loss = weight * self.objective.loss(self.replicas.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()
         self.optimizer.step()
         if self.quantizer is not None:
             self.quantizer.update(x, y)
-        return (loss.detach() if self.replicas is None else self.replicas.mean(loss)).double()
+        return self.replicas.mean(loss).double()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, with a progress bar."""
@@ -209,9 +200,8 @@ class Trainer:
 
         A resumed training therefore ends like an uninterrupted one.
         """
-        rank = 0 if self.replicas is None else self.replicas.rank
         # numpy takes no negative seeds.
-        entropy = (self.seed % 2**64, len(self.history), rank)
+        entropy = (self.seed % 2**64, len(self.history), self.replicas.rank)
         drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):
