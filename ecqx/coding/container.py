@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
@@ -55,17 +56,13 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             raise InputError(f"{name!r:.60} is no name of at most {_MAX_NAME} characters")
         tokens = name.split(".")
-        shared = min(_common(previous, tokens), _MAX_SHARED_TOKENS)
+        in_common = sum(takewhile(bool, map(eq, previous, tokens)))
+        shared = min(in_common, _MAX_SHARED_TOKENS)
         ids = [token_ids.setdefault(token, len(token_ids)) for token in tokens[shared:]]
         headers.append(b"".join(map(varint, [shared | len(ids) << 4, *ids])) + entry.header())
         previous = tokens
     table = b"".join(varint(len(t)) + t for t in map(_utf8, token_ids))
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
-
-
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Number of leading tokens that are equal."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _utf8(token: str) -> bytes:

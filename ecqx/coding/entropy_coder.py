@@ -49,14 +49,9 @@ _MAX_SIDE_BYTES = 4096
 class _Coding:
     """Settings of a DeepCABAC layer.
 
-    Attributes
-    ----------
-    flags : int
-        Number of "magnitude is greater than …" flags, at least 1.
-    codebook_size, zero_offset : int
-        Number of possible levels, and how many of them are negative; 0, 0 for any int32.
-    dependent : int
-        1 for dependent (trellis-coded) quantization.
+    ``flags`` is the number of "magnitude is greater than …" flags, at least 1. Of the
+    ``codebook_size`` possible levels ``zero_offset`` are negative; 0 and 0 allow any int32.
+    ``dependent`` is 1 for dependent (trellis-coded) quantization.
     """
 
     flags: int
@@ -68,6 +63,16 @@ class _Coding:
     def of_range(cls, lowest: int, highest: int) -> _Coding:
         """Levels from ``lowest`` <= 0 to ``highest`` >= 0; flags alone code every magnitude."""
         return cls(max(-lowest, highest, 1), highest - lowest + 1, -lowest)
+
+    @property
+    def layer(self) -> tuple[int, int, int, int]:
+        """dq_flag, scan_order, general_profile_idc, parent_node_id_present_flag."""
+        return self.dependent, _ROW_SCAN, _PROFILE, 0
+
+    @property
+    def level_range(self) -> tuple[object, NDArray[np.int8], int, int]:
+        """History mode (off) and the range of levels."""
+        return deepCABAC.HdspMode.AlwaysOff, _NO_HISTORY, self.codebook_size, self.zero_offset
 
     @property
     def slice_elements(self) -> int:
@@ -216,7 +221,7 @@ class _Stream:
         decoder = deepCABAC.Decoder()
         decoder.setStream(self._input[self._position :])
         decoder.initCtxModels(coding.flags)
-        decoder.decodeLayer(levels, *_layer_settings(coding), *_codebook(coding))
+        decoder.decodeLayer(levels, *coding.layer, *coding.level_range)
         try:
             consumed = int(decoder.finish())
         except RuntimeError:
@@ -248,25 +253,9 @@ def _encode_slice(levels: NDArray[np.int32], coding: _Coding) -> bytes:
     empty_rows = ~levels.any(axis=1)
     encoder = deepCABAC.Encoder()
     encoder.initCtxModels(coding.flags, _PARAMETER_OPTIMIZATION)
-    encoder.encodeLayer(
-        levels,
-        *_layer_settings(coding),
-        int(empty_rows.any()),
-        empty_rows.astype(np.int32),
-        *_codebook(coding),
-    )
+    skipped = int(empty_rows.any()), empty_rows.astype(np.int32)
+    encoder.encodeLayer(levels, *coding.layer, *skipped, *coding.level_range)
     return bytes(encoder.finish())
-
-
-def _layer_settings(coding: _Coding) -> tuple[int, int, int, int]:
-    """dq_flag, scan_order, general_profile_idc, parent_node_id_present_flag."""
-    return coding.dependent, _ROW_SCAN, _PROFILE, 0
-
-
-def _codebook(coding: _Coding) -> tuple[object, NDArray[np.int8], int, int]:
-    """History mode (off) and the range of levels."""
-    history_off = deepCABAC.HdspMode.AlwaysOff
-    return history_off, _NO_HISTORY, coding.codebook_size, coding.zero_offset
 
 
 def _quantize(values: NDArray[np.float32], qp: int) -> tuple[NDArray[np.int32], int]:

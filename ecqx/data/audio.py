@@ -53,16 +53,8 @@ class Mfcc:
 class Disturbance:
     """Augmentation of a clip: background noise and a shift in time.
 
-    Attributes
-    ----------
-    noise : float
-        Probability of background noise (paper: 0.8).
-    volume : float
-        The noise is scaled by a factor drawn uniformly from 0 to this one.
-    shift : float
-        Probability of a shift (paper: 0.5).
-    shift_ms : int
-        Largest shift in either direction, in milliseconds (paper: 100).
+    Noise (paper: with probability 0.8) is scaled by a factor drawn uniformly from 0 to ``volume``.
+    A shift (paper: with probability 0.5) is at most ``shift_ms`` in either direction (paper: 100).
     """
 
     noise: float = 0.8
@@ -84,11 +76,9 @@ class Disturbance:
 
 def _shifted(clip: Clip, samples: int) -> Clip:
     """The clip later by ``samples`` (earlier if negative); silence fills the gap."""
-    moved = np.zeros_like(clip)
-    if samples >= 0:
-        moved[samples:] = clip[: len(clip) - samples]
-    else:
-        moved[:samples] = clip[-samples:]
+    moved = np.roll(clip, samples)
+    gap = slice(samples) if samples >= 0 else slice(samples, None)
+    moved[gap] = 0
     return moved
 
 
@@ -115,8 +105,7 @@ def decode(what: str, content: bytes) -> Clip:
 
 def one_second(sound: Clip) -> Clip:
     """The first second, padded with silence."""
-    clip = np.zeros(RATE, dtype=np.float32)
-    clip[: min(RATE, len(sound))] = sound[:RATE]
+    clip: Clip = np.pad(sound[:RATE], (0, max(0, RATE - len(sound))))
     return clip
 
 

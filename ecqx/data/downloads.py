@@ -105,6 +105,15 @@ def provide(source: Source, root: str | Path) -> Path:
             if not path.exists():
                 _download(source, path)
         return path
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        reason = type(error).__name__
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            reason = f"HTTP {error.response.status_code}"
+        raise InputError(
+            f"{source.title}: not in {root}, and {source.url} cannot be downloaded ({reason}); put "
+            f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
+            f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{source.title}: {error.filename or path}: {error.strerror or error}; "
@@ -185,8 +194,14 @@ def _download(source: Source, path: Path) -> None:
         with part.open("a+b") as file:
             # A killed process may have left a complete file.
             if not _matches(file, source.checksum):
-                _fetch(file, source, path.parent)
-                _check_download(file, source, path.parent)
+                _fetch(file, source)
+                if not _matches(file, source.checksum):
+                    file.truncate(0)
+                    raise InputError(
+                        f"{source.url}: the download is not {source.file} (its {source.checksum} "
+                        f"differs) and was deleted; run again, or put the right file into "
+                        f"{path.parent}"
+                    )
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -195,31 +210,19 @@ def _download(source: Source, path: Path) -> None:
             part.unlink()
 
 
-def _check_download(file: BinaryIO, source: Source, root: Path) -> None:
-    if not _matches(file, source.checksum):
-        file.truncate(0)
-        raise InputError(
-            f"{source.url}: the download is not {source.file} (its {source.checksum} differs) and "
-            f"was deleted; run again, or put the right file into {root}"
-        )
-
-
-def _fetch(file: BinaryIO, source: Source, root: Path) -> None:
+def _fetch(file: BinaryIO, source: Source) -> None:
     """Append what is missing, over new connections as long as they bring more of the file."""
     with requests.Session() as session:
         session.mount(source.url, HTTPAdapter(max_retries=RETRIES))
         longest, left = _size(file), CONNECTIONS
         while True:
             try:
-                _receive(session, file, source)
-                return
-            except requests.RequestException as error:  # no good answer, even after RETRIES
-                raise InputError(_cannot_download(source, root, error)) from error
-            except urllib3.exceptions.HTTPError as error:  # the content broke off
+                return _receive(session, file, source)
+            except urllib3.exceptions.HTTPError:  # the content broke off
                 size = _size(file)
                 left = (CONNECTIONS if size > longest else left) - 1
                 if not left:
-                    raise InputError(_cannot_download(source, root, error)) from error
+                    raise
                 longest = max(longest, size)
 
 
@@ -233,8 +236,7 @@ def _receive(session: requests.Session, file: BinaryIO, source: Source) -> None:
         if size and not continued and response.status_code in (PARTIAL, RANGE_NOT_SATISFIABLE):
             # The file is longer than the server's, or the server sends another range: start again.
             file.truncate(0)
-            _receive(session, file, source)
-            return
+            return _receive(session, file, source)
         response.raise_for_status()
         if response.status_code != PARTIAL:  # the server sends the whole file
             file.truncate(0)
@@ -252,14 +254,3 @@ def _receive(session: requests.Session, file: BinaryIO, source: Source) -> None:
 
 def _size(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
-
-
-def _cannot_download(source: Source, root: Path, error: Exception) -> str:
-    reason = type(error).__name__
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        reason = f"HTTP {error.response.status_code}"
-    return (
-        f"{source.title}: not in {root}, and {source.url} cannot be downloaded ({reason}); put "
-        f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
-        f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
-    )

@@ -104,12 +104,6 @@ def speech_commands(
     TensorData
         Inputs (N, versions, coefficients, frames), float32, divided by the standard deviation of
         each coefficient over the training split.
-
-    Raises
-    ------
-    InputError
-        If the archive is missing, damaged or has another layout, or lacks a file that one of its
-        lists names.
     """
     path = provide(SOURCES[archive], root)
     with sign(f"reading {path.name}"):

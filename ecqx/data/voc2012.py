@@ -59,8 +59,7 @@ def voc(
         unpacked there.
     task : {"classification", "segmentation"}
     crop : int
-        Side of the central crop in pixels; smaller images are padded with black pixels, whose
-        label is ignored.
+        Side of the central crop in pixels; smaller images are padded with black, ignored pixels.
     resize : int, optional
         Length of the shorter side before the crop.
     validation : float
@@ -74,12 +73,6 @@ def voc(
         Inputs (N, 3, crop, crop), uint8. Targets: 0 or 1, float32, (N, 20); or classes, uint8,
         (N, crop, crop), with 0 for background and 255 for ignored pixels. Training augmentation:
         random flips. The label has the number of images unless they are all of the official ones.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be downloaded, a file is missing or damaged, or there are too few images
-        for the splits.
     """
     _check_settings(task, crop, resize, validation)
     tree = provide(voc_source(), root)
