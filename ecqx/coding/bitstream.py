@@ -45,24 +45,10 @@ class FileSize:
 class TensorRecord:
     """One tensor of a file.
 
-    Attributes
-    ----------
-    dtype : torch.dtype
-        Of the tensor that `load` returns.
-    coded_bytes : int
-        Length of the payload.
-    bits : int, optional
-        Bit width; only of quantized tensors, as are all the following.
-    step : float, optional
-        Step size of an equidistant grid.
-    sparsity : float, optional
-        Share of zeros, in [0, 1]; of tensors that are decoded and not empty.
-    entropy : float, optional
-        First-order entropy of the integers, bits per element; as ``sparsity``.
-    form : {"values", "sums"}, optional
-        Form of a codebook, see `ecqx.assignment.codebooks`.
-    numbers : tuple of float, optional
-        Numbers of a codebook: its centroids except zero, or its basis.
+    ``dtype`` is that of the tensor that `load` returns, ``coded_bytes`` the length of the payload.
+    Quantized tensors have ``bits``, and the ``step`` of their grid or the ``form`` and ``numbers``
+    of their codebook (`ecqx.assignment.codebooks`). If they are decoded and not empty, they also
+    have ``sparsity``, in [0, 1], and first-order ``entropy`` in bits per element.
     """
 
     name: str

@@ -76,7 +76,6 @@ def cifar_source(classes: int) -> Source:
         title=f"CIFAR-{classes}",
         found_as=(official.base_folder, official.filename),
         url=official.url,
-        file=official.filename,
         checksum=f"md5:{official.tgz_md5}",
     )
 

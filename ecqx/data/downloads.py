@@ -58,8 +58,7 @@ class Source:
         Names in a data folder that count as having it, preferred first: what the file unpacks to,
         or the file itself.
     url : str
-    file : str
-        Name of the downloaded file in the data folder.
+        Ends with the file's name.
     checksum : str
         Of the file: ``md5:`` or ``sha256:`` and the first hexadecimal digits, or all.
     """
@@ -67,8 +66,12 @@ class Source:
     title: str
     found_as: tuple[str, ...]
     url: str
-    file: str
     checksum: str
+
+    @property
+    def file(self) -> str:
+        """Name of the downloaded file in the data folder."""
+        return self.url.rpartition("/")[2]
 
 
 def is_available(source: Source, root: str | Path) -> bool:

@@ -38,7 +38,6 @@ SOURCES = {
         title="Google Speech Commands v0.02",
         found_as=("speech_commands_v0.02", "speech_commands_v0.02.tar.gz"),
         url=f"{_HOST}/speech_commands_v0.02.tar.gz",
-        file="speech_commands_v0.02.tar.gz",
         checksum="sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     ),
     "test": Source(
@@ -49,7 +48,6 @@ SOURCES = {
             "speech_commands_test_set_v0.02.tar.gz",
         ),
         url=f"{_HOST}/speech_commands_test_set_v0.02.tar.gz",
-        file="speech_commands_test_set_v0.02.tar.gz",
         checksum="sha256:cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
     ),
 }

@@ -113,7 +113,6 @@ def voc_source() -> Source:
         title="Pascal VOC2012",
         found_as=(TREE, "VOC2012", official["filename"]),
         url=official["url"],
-        file=official["filename"],
         checksum=f"md5:{official['md5']}",
     )
 

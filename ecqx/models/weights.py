@@ -39,7 +39,6 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
         title=f"pre-trained weights of {name}",
         found_as=(file, f"models/{file}"),
         url=url,
-        file=file,
         checksum=f"sha256:{digest[1]}",
     )
     state = read_state(provide(source, root))
