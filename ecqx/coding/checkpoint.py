@@ -20,24 +20,12 @@ DATA_PARALLEL = "module."
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a model's state_dict without running code from its file.
+    """Read a model's state_dict without running code from its file; quantized tensors as values.
 
-    Parameters
-    ----------
-    path : path
-        A file of ``torch.save`` with a state_dict, or with a training checkpoint that has one
-        under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or
-        a ``.ecqx`` file. DataParallel's prefix of the names is removed.
-
-    Returns
-    -------
-    dict of str to Tensor
-        On the CPU; quantized tensors as their values.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, cannot be read safely, or holds no state_dict.
+    The file is one of ``torch.save`` with a state_dict, or with a training checkpoint that has one
+    under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or a
+    ``.ecqx`` file. DataParallel's prefix of the names is removed. A file that is missing, damaged,
+    not safe to read, or holds no state_dict is an `InputError`.
     """
     path = Path(path)
     if not path.is_file():

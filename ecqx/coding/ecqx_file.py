@@ -33,5 +33,4 @@ class EcqxFile(Form):
             raise RuntimeError(f"{path}: decodes to another {changed or 'list of tensors'}")
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """Decode."""
         return load(path)

@@ -24,18 +24,11 @@ from ecqx.files import write_atomically
 
 @dataclass(frozen=True)
 class NncFile(Form):
-    """Uniform or dependent (trellis-coded) quantization after training.
+    """Uniform or ``dependent`` (trellis-coded) quantization after training.
 
-    Tensors of one dimension have the package's default quantization parameter, -75. Row skipping
-    and parameter optimization of the coder are on; tools that need data (IOQ, LSA, fine-tuning)
-    are off.
-
-    Attributes
-    ----------
-    qp : int
-        Quantization parameter of the weights; the step doubles when it grows by 4.
-    dependent : bool
-        Dependent quantization.
+    ``qp`` is the quantization parameter of the weights; the step doubles when it grows by 4.
+    Tensors of one dimension have the package's default, -75. Row skipping and parameter
+    optimization of the coder are on; tools that need data (IOQ, LSA, fine-tuning) are off.
     """
 
     qp: int

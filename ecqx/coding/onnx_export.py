@@ -66,10 +66,8 @@ def export_onnx(
     Raises
     ------
     ValueError
-        In one line, if a package is missing, nothing is quantized, the file does not fit the
-        model, or torch cannot export the model.
-    OSError
-        If a file cannot be read or written.
+        If a package is missing, nothing is quantized, the file does not fit the model, or torch
+        cannot export the model.
 
     Examples
     --------

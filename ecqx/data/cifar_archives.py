@@ -25,22 +25,11 @@ PADDING = 4
 def cifar(root: str | Path, classes: int = 10, validation: int = 5000, seed: int = 0) -> TensorData:
     """Load CIFAR-10 or CIFAR-100, downloaded first if it is missing.
 
-    Parameters
-    ----------
-    root : path
-        Data folder with torchvision's tree (``cifar-10-batches-py/``, ``cifar-100-python/``) or
-        the official archive, which is unpacked there.
-    classes : {10, 100}
-    validation : int
-        Number of the 50,000 training images that are held out for validation, stratified.
-    seed : int
-        Draws the validation images.
-
-    Returns
-    -------
-    TensorData
-        Inputs (N, 3, 32, 32), uint8. Training augmentation: random flips, and random crops after
-        padding with 4 pixels. The test split is the official one.
+    ``root`` is a data folder with torchvision's tree (``cifar-10-batches-py/``,
+    ``cifar-100-python/``) or the official archive, which is unpacked there. Of the 50,000 training
+    images, ``validation`` are held out, stratified and drawn with ``seed``; the test split is the
+    official one. Inputs are uint8. Training augmentation: random flips, and random crops after
+    padding with 4 pixels.
     """
     if classes not in STATISTICS:
         raise InputError(f"classes: {classes}, but CIFAR has 10 or 100")

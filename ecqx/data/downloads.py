@@ -89,13 +89,9 @@ def provide(source: Source, root: str | Path) -> Path:
 
     An interrupted download is continued by the next call: it is kept as a ``.part`` file, which is
     renamed when it is complete and its checksum is right. Of several processes one downloads and
-    the others wait.
+    the others wait. What was unpacked from the file has no checksum; its reader checks it.
 
-    Raises
-    ------
-    InputError
-        If the file has another checksum, the download fails, or the folder cannot be written to.
-        Only the file has a checksum; what was unpacked from it is checked by its reader.
+    A wrong checksum, a failed download and a folder that cannot be written to are `InputError`.
     """
     root = Path(root)
     path = root / source.file

@@ -80,28 +80,16 @@ def speech_commands(
     mfcc: Mfcc | None = None,
     processes: int = 1,
 ) -> TensorData:
-    """Load MFCC features of the 12-class protocol.
+    """Load MFCC features of the 12-class protocol, downloaded first if they are missing.
 
-    Parameters
-    ----------
-    root : Path
-        Folder with the archive, packed or not, or to download it to.
-    archive : {"full", "test"}
-        The full archive has lists of validation and test clips, and background noise. The test
-        archive (4,890 clips) is split 80/10/10 by a hash of the speaker; its silence clips, which
-        name no speaker, by a hash of their name. Its noise is the training split's silence.
-    draws : int
-        Augmented versions of each training clip.
-    seed : int
-        Draws the augmentation and, for the full archive, unknown words and silence.
-    processes : int
-        Number of worker processes; it does not change the result.
+    The full archive has lists of validation and test clips, and background noise. The test archive
+    (4,890 clips) is split 80/10/10 by a hash of the speaker; its silence clips, which name no
+    speaker, by a hash of their name. Its noise is the training split's silence.
 
-    Returns
-    -------
-    TensorData
-        Inputs (N, versions, coefficients, frames), float32, divided by the standard deviation of
-        each coefficient over the training split.
+    Each training clip has ``draws`` augmented versions. ``seed`` draws the augmentation and, for
+    the full archive, unknown words and silence. The number of ``processes`` does not change the
+    result. Inputs are float32 of shape (N, versions, coefficients, frames), divided by the standard
+    deviation of each coefficient over the training split.
     """
     path = provide(SOURCES[archive], root)
     with sign(f"reading {path.name}"):

@@ -44,35 +44,21 @@ def voc(
 ) -> TensorData:
     """Load Pascal VOC2012, downloaded first if it is missing.
 
-    Segmentation is tested on the official ``val`` list (the labels of VOC's test set are not
-    public), and trained and validated on the official ``train`` list. Classification joins both
-    lists and is tested on 20 % of them, drawn at random.
+    ``root`` is a data folder with ``VOCdevkit/VOC2012/``, ``VOC2012/`` or the official archive,
+    which is unpacked there. Segmentation is tested on the official ``val`` list (the labels of
+    VOC's test set are not public), and trained and validated on the official ``train`` list.
+    Classification joins both lists and is tested on 20 % of them, drawn with ``seed``. The share
+    ``validation`` of the training images is held out.
 
     An image is labelled with all objects of its annotation, difficult ones included. In a tree
     without ``Annotations/`` the labels are the classes in the masks, for the images of the
     segmentation lists.
 
-    Parameters
-    ----------
-    root : path
-        Data folder with ``VOCdevkit/VOC2012/``, ``VOC2012/`` or the official archive, which is
-        unpacked there.
-    task : {"classification", "segmentation"}
-    crop : int
-        Side of the central crop in pixels; smaller images are padded with black, ignored pixels.
-    resize : int, optional
-        Length of the shorter side before the crop.
-    validation : float
-        Share of the training images that are held out for validation, in (0, 1).
-    seed : int
-        Of the random splits.
-
-    Returns
-    -------
-    TensorData
-        Inputs (N, 3, crop, crop), uint8. Targets: 0 or 1, float32, (N, 20); or classes, uint8,
-        (N, crop, crop), with 0 for background and 255 for ignored pixels. Training augmentation:
-        random flips. The label has the number of images unless they are all of the official ones.
+    Images are resized, so that the shorter side has ``resize`` pixels, and cropped around their
+    centre to ``crop`` pixels; smaller ones are padded with black, ignored pixels. Inputs: uint8,
+    (N, 3, crop, crop). Targets: 0 or 1, float32, (N, 20); or classes, uint8, (N, crop, crop), with
+    0 for background and 255 for ignored pixels. Training augmentation: random flips. The label of
+    the data has the number of images unless they are all of the official ones.
     """
     _check_settings(task, crop, resize, validation)
     tree = provide(voc_source(), root)

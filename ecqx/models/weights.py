@@ -15,18 +15,9 @@ from ecqx.models.networks import MODELS
 def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
     """torchvision's default pre-trained weights of a network, downloaded if they are missing.
 
-    Parameters
-    ----------
-    name : str
-        A network of torchvision that is not one of the suite's own. Classification networks have
-        weights for ImageNet, segmentation networks for COCO images with the 21 classes of VOC.
-    root : Path
-        Folder with the file under its official name, there or in ``models/``.
-
-    Raises
-    ------
-    InputError
-        If the network has no such weights, or the file cannot be downloaded or read.
+    Classification networks have weights for ImageNet, segmentation networks for COCO images with
+    the 21 classes of VOC; the suite's own networks have none. ``root`` is a folder with the file
+    under its official name, there or in ``models/``.
     """
     # Imported here because starting from a checkpoint needs no download.
     from ecqx.data.downloads import Source, provide

@@ -104,7 +104,9 @@ class Trainer:
         resume: Path | None = None,
         on_epoch: Callable[[Epoch], object] | None = None,
     ) -> list[Epoch]:
-        """Train to the end of the settings' epochs.
+        """Train to the end of the settings' epochs; returns one record an epoch.
+
+        The model is left in the state that `FitSettings.selection` names.
 
         Parameters
         ----------
@@ -114,11 +116,6 @@ class Trainer:
             File for the state after each epoch. If it exists, training resumes from it.
         on_epoch : callable, optional
             Called after each epoch, once its state is saved.
-
-        Returns
-        -------
-        list of Epoch
-            One record an epoch; the model is left in the state that `FitSettings.selection` names.
 
         Raises
         ------
