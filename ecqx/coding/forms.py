@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -37,6 +37,5 @@ FORMS: dict[str, str] = {
 
 def build_form(name: str, settings: Mapping[str, Any]) -> Form:
     """The form of this name with its settings."""
-    module, _, attribute = FORMS[name].partition(":")
-    form: Form = getattr(import_module(module), attribute)(**settings)
+    form: Form = resolve_name(FORMS[name])(**settings)
     return form

@@ -201,7 +201,7 @@ class _Reader:
             method = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
             image = image.resize((width, height), method)
         square = Image.new(image.mode, (self.crop, self.crop), fill)
-        # Rounded towards zero, and so alike for a margin and for a part that is cut off.
+        # Rounded towards zero, margins (positive) and cuts (negative) alike.
         left, top = (int((self.crop - side) / 2) for side in image.size)
         square.paste(image, (left, top))
         return torch.from_numpy(np.array(square))
