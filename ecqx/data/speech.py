@@ -170,11 +170,11 @@ def _full(path: Path, seed: int) -> _Selection:
         drawn = sorted(generator.permutation(len(unknown))[:extra])
         selected += known + [Selected(unknown[i], CLASSES.index(UNKNOWN), split) for i in drawn]
     wanted = {clip.name for clip in selected}
-    sounds = {
-        name: decode(f"{path}: {name}", content)
-        for name, content in members(path, lambda n: n in wanted or _is_background(n))
-    }
-    clips = [one_second(sounds[clip.name]) for clip in selected]
+    sounds = {}
+    for name, content in members(path, lambda n: n in wanted or _is_background(n)):
+        sound = decode(f"{path}: {name}", content)
+        sounds[name] = sound if _is_background(name) else one_second(sound)
+    clips = [sounds[clip.name] for clip in selected]
     noise = _seconds(path, [sounds[name] for name in sorted(filter(_is_background, sounds))])
     for split in SPLITS:
         for i in range(silent[split]):
