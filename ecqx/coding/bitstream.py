@@ -19,7 +19,7 @@ from ecqx.assignment.codebooks import Form
 from ecqx.coding.container import body_length_bytes, pack, read_entries
 from ecqx.coding.quantized import CodedStateSource, Quantized, first_order_entropy
 from ecqx.coding.tensor_coding import TYPES, WEIGHTS, Entry, Floats, Kind, code_tensor, varint
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 from ecqx.files import write_atomically
 from ecqx.modules import check_has_values, unwrapped
 from ecqx.progress import counted
@@ -148,10 +148,8 @@ def save(
     state, quantized = _coded_state(model)
     entries = []
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
-        try:
+        with input_errors(f"tensor {name}: "):
             entries.append(code_tensor(tensor, quantized.get(name), floats))
-        except ValueError as error:
-            raise InputError(f"tensor {name}: {error}") from error
     data = pack(list(state), entries)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
     return FileSize(len(data), _integer_bytes(entries, len(data)))
@@ -217,9 +215,8 @@ def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
 def _errors_name(path: str | Path, name: str) -> Iterator[None]:
     """Make errors of decoding name the file and the tensor."""
     try:
-        yield
-    except ValueError as error:
-        raise InputError(f"{path} is no valid bitstream: tensor {name!r}: {error}") from error
+        with input_errors(f"{path} is no valid bitstream: tensor {name!r}: "):
+            yield
     except MemoryError as error:
         raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
 

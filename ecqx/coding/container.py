@@ -14,7 +14,7 @@ from operator import eq
 from pathlib import Path
 
 from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks; a file without codebooks is still written as version 1.
@@ -78,13 +78,11 @@ def read_entries(path: Path) -> dict[str, Entry]:
     `InputError` if the file is not a bitstream, is cut off, damaged or inconsistent.
     """
     version, body = _verified_body(path)
-    try:
+    with input_errors(f"{path} is no valid bitstream: "):
         entries = _parse(Reader(body))
         if version != _version_of(entries.values()):
             raise ValueError(f"its types of tensors are not those of version {version}")
-        return entries
-    except ValueError as error:
-        raise InputError(f"{path} is no valid bitstream: {error}") from error
+    return entries
 
 
 def _verified_body(path: Path) -> tuple[int, memoryview]:
