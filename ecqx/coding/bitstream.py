@@ -94,17 +94,17 @@ class FileInfo:
     @property
     def sparsity(self) -> float | None:
         """Share of zeros among them; None if there are none."""
-        return self._mean([(r.elements, r.sparsity) for r in self.tensors])
+        return self._mean("sparsity")
 
     @property
     def entropy(self) -> float | None:
         """Their mean first-order entropy in bits per weight; None if there are none."""
-        return self._mean([(r.elements, r.entropy) for r in self.tensors])
+        return self._mean("entropy")
 
-    def _mean(self, values: list[tuple[int, float | None]]) -> float | None:
-        elements = self.quantized_elements
-        known = [(n, value) for n, value in values if value is not None]
-        return sum(n * value for n, value in known) / elements if elements else None
+    def _mean(self, name: str) -> float | None:
+        decoded = [record for record in self.tensors if record.sparsity is not None]
+        total = sum(record.elements * getattr(record, name) for record in decoded)
+        return total / self.quantized_elements if decoded else None
 
 
 def save(

@@ -22,14 +22,9 @@ Scores = dict[str, float]
 class Objective:
     """Loss and metrics of one kind of task.
 
-    Attributes
-    ----------
-    loss : callable
-        ``(logits, targets) -> scalar``.
-    metrics : tuple of str
-        Names of what `score` returns; the first one is the "accuracy" of results.
-    score : callable
-        The metrics, fractions of one, from the ``(logits, targets)`` of all batches of a split.
+    ``loss`` maps logits and targets to a scalar. ``score`` maps the logits and targets of all
+    batches of a split to the ``metrics`` by name, fractions of one; the first one is the "accuracy"
+    of results.
     """
 
     loss: Loss

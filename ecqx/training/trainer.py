@@ -69,6 +69,8 @@ class Trainer:
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.quantizer = settings, quantizer
+        # What has the state that training changes.
+        self.trained: Constraint | nn.Module = quantizer or model
         self.objective = objective_of(train.targets)
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
@@ -135,7 +137,7 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(epoch)
         if self.settings.selection == "best" and self.best is not None:
-            self._restore(self.best)
+            self.trained.load_state_dict(self.best)
         return self.history
 
     def run_epoch(self) -> Epoch:
@@ -157,7 +159,7 @@ class Trainer:
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(float(total) / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
-            self.best = {name: tensor.clone() for name, tensor in self._state().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
         self.history.append(epoch)
         return epoch
 
@@ -178,18 +180,17 @@ class Trainer:
         """The batches of an epoch, with a progress bar."""
         steps = steps_per_epoch(len(self.train), self.settings)
         batches = self.train.batches(self.settings.batch_size, self.generator)
-        with tqdm(
+        # A batch left over is drawn before the end is noticed. Its random numbers count: those of
+        # the next epoch follow them.
+        for batch, _ in tqdm(
+            zip(batches, range(steps), strict=False),
             total=steps,
             unit="batch",
             desc=f"epoch {len(self.history) + 1} of {self.settings.epochs}",
             leave=False,
             disable=None if self.shows_progress and is_first() else True,
-        ) as bar:
-            for number, batch in enumerate(batches):
-                if number == steps:
-                    return
-                yield batch
-                bar.update()
+        ):
+            yield batch
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -233,16 +234,10 @@ class Trainer:
         accuracies = [epoch.accuracy for epoch in self.history]
         return max(accuracies[-patience:]) < max(accuracies[:-patience]) + self.settings.min_delta
 
-    def _state(self) -> dict[str, Tensor]:
-        return (self.quantizer or self.model).state_dict()
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        (self.quantizer or self.model).load_state_dict(state)
-
     def save(self, path: Path) -> None:
         """Write everything that the remaining epochs depend on."""
         state = {
-            "state": self._state(),
+            "state": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "seed": self.seed,
             "generator": self.generator.get_state(),
@@ -255,7 +250,7 @@ class Trainer:
         """Restore what `save` wrote; ``InputError`` if it is damaged or of another training."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self._restore(state["state"])
+            self.trained.load_state_dict(state["state"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.seed = state["seed"]
             self.generator.set_state(state["generator"])
