@@ -36,20 +36,6 @@ _HOMES = {
     "__version__": "ecqx.version",
     "weight_relevance": "ecqx.relevance.weights",
 }
-
-__all__ = [
-    "EC2T",
-    "LRP",
-    "CentroidGrid",
-    "ECQx",
-    "FantastIC4",
-    "__version__",
-    "assign",
-    "export_onnx",
-    "load",
-    "models",
-    "save",
-    "weight_relevance",
-]
-
+__all__ = ["EC2T", "LRP", "CentroidGrid", "ECQx", "FantastIC4", "__version__", "assign"]
+__all__ += ["export_onnx", "load", "models", "save", "weight_relevance"]
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -17,10 +17,7 @@ class InputError(ValueError):
 def input_errors(start: str) -> Iterator[None]:
     """Turn a ``ValueError`` of the block into an `InputError`.
 
-    Parameters
-    ----------
-    start : str
-        Start of the message: the file or option in question.
+    ``start`` begins the message: the file or option in question.
     """
     try:
         yield

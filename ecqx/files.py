@@ -20,12 +20,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
     The contents are on disk before the file gets its name, so that a power cut leaves no empty
-    file.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written (full disk, read-only folder); it names ``path``.
+    file. ``OSError`` names ``path`` if it cannot be written (full disk, read-only folder).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,7 @@ from typing import Any
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A ``__getattr__`` for a package's ``__init__``: importing the package stays cheap.
 
-    Parameters
-    ----------
-    package : str
-        Full name of the package.
-    homes : mapping of str to str
-        Module of each public name; for a name that is a submodule, that module itself.
+    ``homes`` has the module of each public name; of a name that is a submodule, that module.
     """
 
     def get(name: str) -> Any:

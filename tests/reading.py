@@ -157,7 +157,7 @@ def _announced(path: Path) -> int:
 def _bytes_of(entry: Entry) -> int:
     dtype = INTEGER_DTYPES.get(entry.code, torch.float32)
     if entry.code in FLOAT_DTYPES:
-        dtype = FLOAT_DTYPES[entry.code][0]
+        dtype = FLOAT_DTYPES[entry.code]
     return dtype.itemsize * math.prod(entry.shape)
 
 

@@ -143,17 +143,6 @@ def test_the_split_depends_on_the_seed_alone(made: Made) -> None:
     assert samples(first.test) == samples(other.test)
 
 
-def test_the_published_split_is_the_first_ten_thousand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make(tmp_path, monkeypatch, train=10_050, test=3)
-    data = made.load(published_split=True)
-    shape = (-1, 3, 32, 32)
-    assert np.array_equal(data.validation.inputs, made.images[:10_000].reshape(shape))
-    assert np.array_equal(data.train.inputs, made.images[10_000:10_050].reshape(shape))
-    assert data.train.targets.tolist() == made.labels[10_000:10_050]
-
-
 def test_only_training_is_augmented(made: Made) -> None:
     data = made.load()
     plain, training = data.test.preparation, data.train.preparation

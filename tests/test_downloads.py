@@ -59,7 +59,6 @@ class Site:
             "title": "Things",
             "found_as": ("things", FILE),
             "url": self.url,
-            "file": FILE,
             "checksum": "sha256:" + hashlib.sha256(CONTENT).hexdigest(),
         }
         return Source(**(values | changes))  # type: ignore[arg-type]
@@ -236,7 +235,7 @@ def test_a_server_that_sends_another_range_is_asked_for_all(site: Site, tmp_path
 
 def test_a_whole_part_needs_no_server(tmp_path: Path) -> None:
     part(tmp_path, CONTENT)
-    source = Site(url="http://127.0.0.1:9/").source()
+    source = Site(url=f"http://127.0.0.1:9/{FILE}").source()
     assert provide(source, tmp_path).read_bytes() == CONTENT
     assert left(tmp_path) == [FILE]
 

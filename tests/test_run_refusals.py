@@ -11,7 +11,7 @@ import torch
 from running import Refused, Run, on
 from torch import nn
 
-from ecqx import data, models
+from ecqx import models
 from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
 from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
@@ -186,7 +186,7 @@ def test_speech_takes_the_full_archive_where_it_is(
     monkeypatch.setattr(speech, "speech_commands", take)
     arguments = ("--dataset", "speech_commands", "--model", "mlp_gsc", "--data_path", place)
     run(*arguments, "--workers", 3)
-    (place / data.speech_source("full").file).touch()
+    (place / speech.SOURCES["full"].file).touch()
     run(*arguments, "--workers", 0)
     assert asked == [("test", 3), ("full", 1)]
 

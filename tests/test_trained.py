@@ -23,7 +23,7 @@ from ecqx.assignment.codebooks import Codebook
 from ecqx.cli.main import cli
 from ecqx.coding.bitstream import inspect, load, save
 from ecqx.coding.coded_state import read_coded_state, write_coded_state
-from ecqx.coding.quantized import CodebookTensor
+from ecqx.coding.quantized import CodebookTensor, CodedState
 from ecqx.data import Split
 from ecqx.errors import InputError
 from ecqx.methods.registry import build_method
@@ -363,7 +363,7 @@ def test_integers_beyond_the_codebook_are_refused(tmp_path: Path) -> None:
     for wrong in ([-1, 0], [0, 3]):
         coded = {"w": CodebookTensor(torch.tensor(wrong), book)}
         with pytest.raises(InputError, match=r"tensor w: holds integers .* codebook allows 0 to 2"):
-            save(tmp_path / "q.ecqx", ecqx.coding.bitstream.CodedState(state, coded))
+            save(tmp_path / "q.ecqx", CodedState(state, coded))
 
 
 def sealed(version: int, body: bytes) -> bytes:
@@ -382,7 +382,7 @@ def test_the_worked_example_of_the_format(tmp_path: Path) -> None:
     coded = CodebookTensor(
         torch.tensor([1, 0, -1, 0, 0]), Codebook.of("values", torch.tensor([-0.5, 0.25]))
     )
-    size = save(path, ecqx.coding.bitstream.CodedState({"w": torch.zeros(5)}, {"w": coded}))
+    size = save(path, CodedState({"w": torch.zeros(5)}, {"w": coded}))
     assert path.read_bytes() == sealed(2, HEADER + TWO + b"\5" + PAYLOAD)
     assert load(path)["w"].tolist() == [0.25, 0.0, -0.5, 0.0, 0.0]
     page = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text(encoding="utf-8")

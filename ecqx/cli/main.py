@@ -135,6 +135,7 @@ def encode(
         from ecqx.coding import bitstream
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
+        from ecqx.coding.quantized import CodedState
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
@@ -144,7 +145,7 @@ def encode(
         coded = read_coded_state(checkpoint)
     else:
         state = read_state(checkpoint)
-        coded = bitstream.CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+        coded = CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:

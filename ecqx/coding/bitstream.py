@@ -6,58 +6,23 @@ The layout is specified in docs/bitstream.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ecqx.assignment.codebooks import Form
 from ecqx.coding.container import body_length_bytes, pack, read_entries
-from ecqx.coding.quantized import (
-    CodebookTensor,
-    CodedState,
-    CodedStateSource,
-    Quantized,
-    QuantizedTensor,
-    first_order_entropy,
-)
-from ecqx.coding.tensor_coding import (
-    FLOAT_DTYPES,
-    INTEGER_DTYPES,
-    LOSSY,
-    WEIGHTS,
-    Entry,
-    Floats,
-    code_tensor,
-    varint,
-)
-from ecqx.errors import InputError
+from ecqx.coding.quantized import CodedStateSource, Quantized, first_order_entropy
+from ecqx.coding.tensor_coding import TYPES, WEIGHTS, Entry, Floats, Kind, code_tensor, varint
+from ecqx.errors import InputError, input_errors
 from ecqx.files import write_atomically
 from ecqx.modules import check_has_values, unwrapped
 from ecqx.progress import counted
-
-_T = TypeVar("_T")
-Kind = Literal["quantized", "lossy", "float", "integer"]
-
-FLOATS_CHOICES: tuple[Floats, ...] = ("raw", "published")
-
-__all__ = [
-    "CodebookTensor",
-    "CodedState",
-    "FileInfo",
-    "FileSize",
-    "Quantized",
-    "QuantizedTensor",
-    "TensorRecord",
-    "first_order_entropy",
-    "inspect",
-    "load",
-    "save",
-]
 
 
 @dataclass(frozen=True)
@@ -80,27 +45,10 @@ class FileSize:
 class TensorRecord:
     """One tensor of a file.
 
-    Attributes
-    ----------
-    name : str
-    kind : {"quantized", "lossy", "float", "integer"}
-    dtype : torch.dtype
-        Of the tensor that `load` returns.
-    shape : tuple of int
-    coded_bytes : int
-        Length of the payload.
-    bits : int, optional
-        Bit width; only of quantized tensors, as are all the following.
-    step : float, optional
-        Step size of an equidistant grid.
-    sparsity : float, optional
-        Share of zeros, in [0, 1]; of tensors that are decoded and not empty.
-    entropy : float, optional
-        First-order entropy of the integers, bits per element; as ``sparsity``.
-    form : {"values", "sums"}, optional
-        Form of a codebook, see `ecqx.assignment.codebooks`.
-    numbers : tuple of float, optional
-        Numbers of a codebook: its centroids except zero, or its basis.
+    ``dtype`` is that of the tensor that `load` returns, ``coded_bytes`` the length of the payload.
+    Quantized tensors have ``bits``, and the ``step`` of their grid or the ``form`` and ``numbers``
+    of their codebook (`ecqx.assignment.codebooks`). If they are decoded and not empty, they also
+    have ``sparsity``, in [0, 1], and first-order ``entropy`` in bits per element.
     """
 
     name: str
@@ -146,17 +94,17 @@ class FileInfo:
     @property
     def sparsity(self) -> float | None:
         """Share of zeros among them; None if there are none."""
-        return self._mean([(r.elements, r.sparsity) for r in self.tensors])
+        return self._mean("sparsity")
 
     @property
     def entropy(self) -> float | None:
         """Their mean first-order entropy in bits per weight; None if there are none."""
-        return self._mean([(r.elements, r.entropy) for r in self.tensors])
+        return self._mean("entropy")
 
-    def _mean(self, values: list[tuple[int, float | None]]) -> float | None:
-        elements = self.quantized_elements
-        known = [(n, value) for n, value in values if value is not None]
-        return sum(n * value for n, value in known) / elements if elements else None
+    def _mean(self, name: str) -> float | None:
+        decoded = [record for record in self.tensors if record.sparsity is not None]
+        total = sum(record.elements * getattr(record, name) for record in decoded)
+        return total / self.quantized_elements if decoded else None
 
 
 def save(
@@ -181,10 +129,6 @@ def save(
     progress : bool
         Show a progress bar if stderr is a terminal.
 
-    Returns
-    -------
-    FileSize
-
     Raises
     ------
     ValueError
@@ -199,15 +143,13 @@ def save(
     torch.Size([2])
     """
     check_replaceable(path)
-    if floats not in FLOATS_CHOICES:
-        raise InputError(f"floats must be one of {', '.join(FLOATS_CHOICES)}, not {floats!r}")
+    if floats not in get_args(Floats):
+        raise InputError(f"floats must be one of {', '.join(get_args(Floats))}, not {floats!r}")
     state, quantized = _coded_state(model)
     entries = []
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
-        try:
+        with input_errors(f"tensor {name}: "):
             entries.append(code_tensor(tensor, quantized.get(name), floats))
-        except ValueError as error:
-            raise InputError(f"tensor {name}: {error}") from error
     data = pack(list(state), entries)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
     return FileSize(len(data), _integer_bytes(entries, len(data)))
@@ -215,12 +157,6 @@ def save(
 
 def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     """Read a file that `save` wrote back to a state_dict.
-
-    Parameters
-    ----------
-    path : path
-    progress : bool
-        As for `save`.
 
     Returns
     -------
@@ -236,39 +172,25 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     OSError
         If the file cannot be read.
     """
-    path = Path(path)
-    entries = counted(read_entries(path).items(), "decoding", "tensor", progress)
-    return {name: _decoded(path, name, entry.tensor) for name, entry in entries}
+    state = {}
+    for name, entry in counted(read_entries(Path(path)).items(), "decoding", "tensor", progress):
+        with _errors_name(path, name):
+            state[name] = entry.tensor()
+    return state
 
 
 def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -> FileInfo:
-    """Contents of a file that `save` wrote.
+    """Contents of a file that `save` wrote; errors as of `load`.
 
-    Parameters
-    ----------
-    path : path
-    statistics : bool
-        Also decode the quantized tensors, for their sparsity and entropy.
-    progress : bool
-        As for `save`.
-
-    Returns
-    -------
-    FileInfo
-
-    Raises
-    ------
-    ValueError, OSError
-        As `load`.
+    With ``statistics`` the quantized tensors are decoded, for their sparsity and entropy.
     """
-    path = Path(path)
-    entries = read_entries(path)
-    records = tuple(
-        _decoded(path, name, partial(_record, name, entry, statistics))
-        for name, entry in counted(entries.items(), "reading", "tensor", progress)
-    )
-    total = path.stat().st_size
-    return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), records)
+    entries = read_entries(Path(path))
+    records = []
+    for name, entry in counted(entries.items(), "reading", "tensor", progress):
+        with _errors_name(path, name):
+            records.append(_record(name, entry, statistics))
+    total = Path(path).stat().st_size
+    return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), tuple(records))
 
 
 def check_replaceable(path: str | Path) -> None:
@@ -289,12 +211,12 @@ def _integer_bytes(entries: Iterable[Entry], total: int) -> int:
     return sum(payloads) + lengths + body_length_bytes(total)
 
 
-def _decoded(path: Path, name: str, decode: Callable[[], _T]) -> _T:
-    """Call ``decode``; errors name the file and the tensor."""
+@contextmanager
+def _errors_name(path: str | Path, name: str) -> Iterator[None]:
+    """Make errors of decoding name the file and the tensor."""
     try:
-        return decode()
-    except ValueError as error:
-        raise InputError(f"{path} is no valid bitstream: tensor {name!r}: {error}") from error
+        with input_errors(f"{path} is no valid bitstream: tensor {name!r}: "):
+            yield
     except MemoryError as error:
         raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
 
@@ -322,24 +244,15 @@ def _coded_state(
 
 
 def _record(name: str, entry: Entry, statistics: bool) -> TensorRecord:
-    kind: Kind = "quantized"
-    dtype = torch.float32
-    if entry.code in FLOAT_DTYPES:
-        kind, dtype = "float", FLOAT_DTYPES[entry.code][0]
-    elif entry.code in INTEGER_DTYPES:
-        kind, dtype = "integer", INTEGER_DTYPES[entry.code]
-    elif entry.code == LOSSY:
-        kind = "lossy"
-    record = TensorRecord(name, kind, dtype, entry.shape, len(entry.payload))
-    if kind != "quantized":
-        return record
-    if entry.codebook is None:
-        record = replace(record, bits=entry.bits, step=entry.step)
-    else:
+    kind, dtype = TYPES[entry.code]
+    grid: dict[str, Any] = {}
+    if kind == "quantized":
+        grid = {"bits": entry.bits, "step": entry.step}
+    if entry.codebook is not None:
         numbers = tuple(entry.codebook.numbers.tolist())
-        record = replace(record, bits=entry.bits, form=entry.codebook.form, numbers=numbers)
-    if not statistics or record.elements == 0:
-        return record
-    integers = entry.quantized().integers
-    sparsity = 1 - int(integers.count_nonzero()) / integers.numel()
-    return replace(record, sparsity=sparsity, entropy=first_order_entropy(integers))
+        grid = {"bits": entry.bits, "form": entry.codebook.form, "numbers": numbers}
+    if kind == "quantized" and statistics and math.prod(entry.shape) > 0:
+        integers = entry.quantized().integers
+        grid["sparsity"] = 1 - int(integers.count_nonzero()) / integers.numel()
+        grid["entropy"] = first_order_entropy(integers)
+    return TensorRecord(name, kind, dtype, entry.shape, len(entry.payload), **grid)

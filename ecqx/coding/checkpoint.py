@@ -20,24 +20,12 @@ DATA_PARALLEL = "module."
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a model's state_dict without running code from its file.
+    """Read a model's state_dict without running code from its file; quantized tensors as values.
 
-    Parameters
-    ----------
-    path : path
-        A file of ``torch.save`` with a state_dict, or with a training checkpoint that has one
-        under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or
-        a ``.ecqx`` file. DataParallel's prefix of the names is removed.
-
-    Returns
-    -------
-    dict of str to Tensor
-        On the CPU; quantized tensors as their values.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, cannot be read safely, or holds no state_dict.
+    The file is one of ``torch.save`` with a state_dict, or with a training checkpoint that has one
+    under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or a
+    ``.ecqx`` file. DataParallel's prefix of the names is removed. A file that is missing, damaged,
+    not safe to read, or holds no state_dict is an `InputError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +35,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         content = _read_any(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    return _checked_state(path, _inner_state(content))
+    return _state_in(path, content)
 
 
 def _read_any(path: Path) -> object:
@@ -70,17 +58,10 @@ def _read_any(path: Path) -> object:
         ) from error
 
 
-def _inner_state(content: object) -> dict[Any, Any]:
-    """The state_dict in a training checkpoint, or the content itself; empty if it is no dict."""
-    if not isinstance(content, dict):
-        return {}
-    for key in STATE_KEYS:
-        if isinstance(content.get(key), dict):
-            return dict(content[key])
-    return dict(content)
-
-
-def _checked_state(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
+def _state_in(path: Path, content: object) -> dict[str, Tensor]:
+    """The state_dict that the content of a file is, or has under one of `STATE_KEYS`."""
+    state: dict[Any, Any] = content if isinstance(content, dict) else {}
+    state = next((state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)), state)
     named = all(isinstance(name, str) for name in state)
     if not named or not any(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path} holds no state_dict (a dict of names and tensors)")

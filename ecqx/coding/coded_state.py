@@ -22,13 +22,8 @@ def write_coded_state(
 ) -> None:
     """Write a quantized model to a safetensors file, which ``ecqx encode`` codes unchanged.
 
-    Parameters
-    ----------
-    path : path
-    state : mapping of str to Tensor
-        The model's whole state_dict, in order.
-    quantized : mapping of str to QuantizedTensor or CodebookTensor
-        Integers and step, or the codebook's numbers, are written in place of these values.
+    ``state`` is the model's whole state_dict, in order. In place of the tensors that are in
+    ``quantized``, their integers and step, or codebook, are written.
     """
     tensors = {f"model.{name}": t for name, t in state.items() if name not in quantized}
     bits, forms = {}, {}
@@ -52,13 +47,7 @@ def is_coded_state(path: str | Path) -> bool:
 
 
 def read_coded_state(path: str | Path) -> CodedState:
-    """Read what `write_coded_state` wrote.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not such a checkpoint.
-    """
+    """Read what `write_coded_state` wrote; `InputError` if the file is missing or another one."""
     tensors, metadata = read_tensors(path, METADATA_KEY)
     state, integers = section(tensors, "model"), section(tensors, "integers")
     steps, codebooks = section(tensors, "step"), section(tensors, "codebook")

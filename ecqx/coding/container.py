@@ -10,10 +10,11 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks; a file without codebooks is still written as version 1.
@@ -23,13 +24,7 @@ _MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
 
 
 def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
-    """A whole file of named tensors.
-
-    Raises
-    ------
-    InputError
-        If a name cannot be stored.
-    """
+    """A whole file of named tensors; `InputError` if a name cannot be stored."""
     body = _names_and_headers(names, entries) + b"".join(entry.payload for entry in entries)
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
     return MAGIC + bytes([_version_of(entries)]) + varint(len(body)) + digest + body
@@ -61,17 +56,13 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             raise InputError(f"{name!r:.60} is no name of at most {_MAX_NAME} characters")
         tokens = name.split(".")
-        shared = min(_common(previous, tokens), _MAX_SHARED_TOKENS)
+        in_common = sum(takewhile(bool, map(eq, previous, tokens)))
+        shared = min(in_common, _MAX_SHARED_TOKENS)
         ids = [token_ids.setdefault(token, len(token_ids)) for token in tokens[shared:]]
         headers.append(b"".join(map(varint, [shared | len(ids) << 4, *ids])) + entry.header())
         previous = tokens
     table = b"".join(varint(len(t)) + t for t in map(_utf8, token_ids))
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
-
-
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Number of leading tokens that are equal."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _utf8(token: str) -> bytes:
@@ -84,21 +75,14 @@ def _utf8(token: str) -> bytes:
 def read_entries(path: Path) -> dict[str, Entry]:
     """Entries of a file by name, their payloads not yet decoded.
 
-    Raises
-    ------
-    InputError
-        If the file is not a bitstream, is cut off, damaged or inconsistent.
-    OSError
-        If the file cannot be read.
+    `InputError` if the file is not a bitstream, is cut off, damaged or inconsistent.
     """
     version, body = _verified_body(path)
-    try:
+    with input_errors(f"{path} is no valid bitstream: "):
         entries = _parse(Reader(body))
         if version != _version_of(entries.values()):
             raise ValueError(f"its types of tensors are not those of version {version}")
-        return entries
-    except ValueError as error:
-        raise InputError(f"{path} is no valid bitstream: {error}") from error
+    return entries
 
 
 def _verified_body(path: Path) -> tuple[int, memoryview]:

@@ -17,25 +17,13 @@ from ecqx.coding.tensor_coding import Floats
 
 @dataclass(frozen=True)
 class EcqxFile(Form):
-    """An .ecqx file, see `ecqx.save`.
-
-    Attributes
-    ----------
-    floats : {"raw", "published"}
-        How tensors that are not quantized are stored.
-    """
+    """An .ecqx file; `ecqx.save` says how ``floats`` are stored."""
 
     floats: Floats = "raw"
     suffix: ClassVar[str] = "ecqx"
 
     def write(self, trained: Path, path: Path) -> None:
-        """Write the file, read it back and compare.
-
-        Raises
-        ------
-        RuntimeError
-            If a tensor that is coded without loss is decoded to other values.
-        """
+        """Write the file, read it back, and compare what is coded without loss."""
         coded = read_coded_state(trained)
         save(path, coded, self.floats)
         decoded = load(path)
@@ -45,5 +33,4 @@ class EcqxFile(Form):
             raise RuntimeError(f"{path}: decodes to another {changed or 'list of tensors'}")
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """Decode."""
         return load(path)

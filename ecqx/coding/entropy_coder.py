@@ -49,14 +49,9 @@ _MAX_SIDE_BYTES = 4096
 class _Coding:
     """Settings of a DeepCABAC layer.
 
-    Attributes
-    ----------
-    flags : int
-        Number of "magnitude is greater than …" flags, at least 1.
-    codebook_size, zero_offset : int
-        Number of possible levels, and how many of them are negative; 0, 0 for any int32.
-    dependent : int
-        1 for dependent (trellis-coded) quantization.
+    ``flags`` is the number of "magnitude is greater than …" flags, at least 1. Of the
+    ``codebook_size`` possible levels ``zero_offset`` are negative; 0 and 0 allow any int32.
+    ``dependent`` is 1 for dependent (trellis-coded) quantization.
     """
 
     flags: int
@@ -68,6 +63,16 @@ class _Coding:
     def of_range(cls, lowest: int, highest: int) -> _Coding:
         """Levels from ``lowest`` <= 0 to ``highest`` >= 0; flags alone code every magnitude."""
         return cls(max(-lowest, highest, 1), highest - lowest + 1, -lowest)
+
+    @property
+    def layer(self) -> tuple[int, int, int, int]:
+        """dq_flag, scan_order, general_profile_idc, parent_node_id_present_flag."""
+        return self.dependent, _ROW_SCAN, _PROFILE, 0
+
+    @property
+    def level_range(self) -> tuple[object, NDArray[np.int8], int, int]:
+        """History mode (off) and the range of levels."""
+        return deepCABAC.HdspMode.AlwaysOff, _NO_HISTORY, self.codebook_size, self.zero_offset
 
     @property
     def slice_elements(self) -> int:
@@ -107,23 +112,10 @@ _FLOAT_CODING = _Coding(FLOAT_FLAGS, dependent=1)
 
 
 def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
-    """Code an array of small integers without loss.
+    """Code an array of integers from -255 to 255 without loss, in about its first-order entropy.
 
-    Parameters
-    ----------
-    array : array of integers
-        Any shape; values from -255 to 255. Entries of the first axis (rows, filters) that are all
-        zero cost next to nothing.
-
-    Returns
-    -------
-    bytes
-        About the first-order entropy; empty for an empty array. The shape is not stored.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
+    Entries of the first axis (rows, filters) that are all zero cost next to nothing. The shape is
+    not stored; an empty array has no code. ``ValueError`` if a value is out of range.
     """
     if array.size == 0:
         return b""
@@ -142,11 +134,8 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
 def decode_integers(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.int32]:
     """Inverse of `encode_integers`: an array of int32 of the given shape.
 
-    Raises
-    ------
-    ValueError
-        If the payload is not exactly the code of an array of this shape. Damage that leaves the
-        code valid changes the integers: store a checksum beside the payload.
+    ``ValueError`` if the payload is not exactly the code of an array of this shape. Damage that
+    leaves the code valid changes the integers: store a checksum beside the payload.
     """
     stream = _Stream(payload, shape)
     # Memory of zeros is provided by the system on the first write: a forged code fails at the end
@@ -165,22 +154,8 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
     """Code an array of floats with loss, as NNCodec does with the published settings.
 
     Dependent quantization with parameter -40 (step about 1e-3) for two or more dimensions and -75
-    (step about 2.4e-6) for fewer.
-
-    Parameters
-    ----------
-    array : array of float32
-        Any shape.
-
-    Returns
-    -------
-    bytes
-        Empty for an empty array. The shape is not stored.
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite.
+    (step about 2.4e-6) for fewer. The shape is not stored; an empty array has no code.
+    ``ValueError`` if a value is not finite.
     """
     if array.size == 0:
         return b""
@@ -198,10 +173,7 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
 def decode_floats(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Inverse of `encode_floats`: the values that NNCodec itself would reconstruct, float32.
 
-    Raises
-    ------
-    ValueError
-        As `decode_integers`.
+    ``ValueError`` as `decode_integers`.
     """
     stream = _Stream(payload, shape)
     values = np.zeros(stream.elements, dtype=np.float32)
@@ -249,7 +221,7 @@ class _Stream:
         decoder = deepCABAC.Decoder()
         decoder.setStream(self._input[self._position :])
         decoder.initCtxModels(coding.flags)
-        decoder.decodeLayer(levels, *_layer_settings(coding), *_codebook(coding))
+        decoder.decodeLayer(levels, *coding.layer, *coding.level_range)
         try:
             consumed = int(decoder.finish())
         except RuntimeError:
@@ -281,25 +253,9 @@ def _encode_slice(levels: NDArray[np.int32], coding: _Coding) -> bytes:
     empty_rows = ~levels.any(axis=1)
     encoder = deepCABAC.Encoder()
     encoder.initCtxModels(coding.flags, _PARAMETER_OPTIMIZATION)
-    encoder.encodeLayer(
-        levels,
-        *_layer_settings(coding),
-        int(empty_rows.any()),
-        empty_rows.astype(np.int32),
-        *_codebook(coding),
-    )
+    skipped = int(empty_rows.any()), empty_rows.astype(np.int32)
+    encoder.encodeLayer(levels, *coding.layer, *skipped, *coding.level_range)
     return bytes(encoder.finish())
-
-
-def _layer_settings(coding: _Coding) -> tuple[int, int, int, int]:
-    """dq_flag, scan_order, general_profile_idc, parent_node_id_present_flag."""
-    return coding.dependent, _ROW_SCAN, _PROFILE, 0
-
-
-def _codebook(coding: _Coding) -> tuple[object, NDArray[np.int8], int, int]:
-    """History mode (off) and the range of levels."""
-    history_off = deepCABAC.HdspMode.AlwaysOff
-    return history_off, _NO_HISTORY, coding.codebook_size, coding.zero_offset
 
 
 def _quantize(values: NDArray[np.float32], qp: int) -> tuple[NDArray[np.int32], int]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 
 class Form(ABC):
-    """A file form with its settings; a subclass is a frozen dataclass of them.
-
-    Attributes
-    ----------
-    suffix : str
-        Of its files.
-    """
+    """A file form with its settings; a subclass is a frozen dataclass of them."""
 
     suffix: ClassVar[str]
 
@@ -43,6 +37,5 @@ FORMS: dict[str, str] = {
 
 def build_form(name: str, settings: Mapping[str, Any]) -> Form:
     """The form of this name with its settings."""
-    module, _, attribute = FORMS[name].partition(":")
-    form: Form = getattr(import_module(module), attribute)(**settings)
+    form: Form = resolve_name(FORMS[name])(**settings)
     return form

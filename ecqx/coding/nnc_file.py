@@ -5,11 +5,11 @@ Becking et al., 2023; ISO/IEC 15938-17. The suite's own files use its entropy co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,25 +22,13 @@ from ecqx.coding.forms import Form
 from ecqx.files import write_atomically
 
 
-def _package() -> ModuleType:
-    """NNCodec, imported when used: that takes seconds."""
-    return import_module("nncodec.nnc")
-
-
 @dataclass(frozen=True)
 class NncFile(Form):
-    """Uniform or dependent (trellis-coded) quantization after training.
+    """Uniform or ``dependent`` (trellis-coded) quantization after training.
 
-    Tensors of one dimension have the package's default quantization parameter, -75. Row skipping
-    and parameter optimization of the coder are on; tools that need data (IOQ, LSA, fine-tuning)
-    are off.
-
-    Attributes
-    ----------
-    qp : int
-        Quantization parameter of the weights; the step doubles when it grows by 4.
-    dependent : bool
-        Dependent quantization.
+    ``qp`` is the quantization parameter of the weights; the step doubles when it grows by 4.
+    Tensors of one dimension have the package's default, -75. Row skipping and parameter
+    optimization of the coder are on; tools that need data (IOQ, LSA, fine-tuning) are off.
     """
 
     qp: int
@@ -48,27 +36,18 @@ class NncFile(Form):
     suffix: ClassVar[str] = "nnc"
 
     def write(self, trained: Path, path: Path) -> None:
-        """Write a bitstream of NNCodec.
-
-        Raises
-        ------
-        RuntimeError
-            If the package rejects the model.
-        """
+        """Write a bitstream of NNCodec; ``RuntimeError`` if the package rejects the model."""
         state = read_coded_state(trained).state
         tensors = {name: _as_array(tensor) for name, tensor in state.items()}
-
-        def compress(temporary: Path) -> None:
-            settings: dict[str, Any] = {"qp": self.qp, "use_dq": self.dependent}
-            _package().compress(tensors, str(temporary), row_skipping=True, **settings)
-
-        _guarded(path, lambda: write_atomically(path, compress))
+        settings: dict[str, Any] = {"qp": self.qp, "use_dq": self.dependent, "row_skipping": True}
+        with _guarded(path) as nncodec:
+            write_atomically(path, lambda p: nncodec.compress(tensors, str(p), **settings))
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """Read a bitstream of NNCodec; single numbers have shape (1,)."""
-        found: dict[str, Any] = {}
-        _guarded(path, lambda: found.update(_package().decompress(str(path))))
-        return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
+        with _guarded(path) as nncodec:
+            arrays = nncodec.decompress(str(path))
+        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def _as_array(tensor: Tensor) -> NDArray[Any]:
@@ -78,9 +57,10 @@ def _as_array(tensor: Tensor) -> NDArray[Any]:
     return np.atleast_1d(array.astype(kind))
 
 
-def _guarded(path: Path, call: Callable[[], object]) -> None:
-    """Call NNCodec, which ends the program on an error."""
+@contextmanager
+def _guarded(path: Path) -> Iterator[Any]:
+    """NNCodec, imported when used, since that takes seconds; it ends the program on an error."""
     try:
-        call()
+        yield import_module("nncodec.nnc")
     except SystemExit as error:
         raise RuntimeError(f"{path}: NNCodec failed: {error}") from error

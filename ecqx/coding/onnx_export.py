@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load
 from ecqx.coding.container import read_entries
-from ecqx.coding.quantized import CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.quantized import CodedStateSource, QuantizedTensor
 from ecqx.coding.tensor_coding import QUANTIZED
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
@@ -44,7 +44,10 @@ def export_onnx(
     file: str | Path | None = None,
     four_bits: bool = True,
 ) -> int:
-    """Write a quantized model as an ONNX file with integer weights.
+    """Write a quantized model as an ONNX file with integer weights; returns its size in bytes.
+
+    The model is exported in eval mode with its logits as the only output; all other parameters
+    are float32.
 
     Parameters
     ----------
@@ -60,23 +63,11 @@ def export_onnx(
     four_bits : bool
         Store integers of up to four bits in four; some runtimes support only eight.
 
-    Returns
-    -------
-    int
-        Size of the file in bytes.
-
     Raises
     ------
     ValueError
-        In one line, if a package is missing, nothing is quantized, the file does not fit the
-        model, or torch cannot export the model.
-    OSError
-        If a file cannot be read or written.
-
-    Notes
-    -----
-    The model is exported in eval mode with its logits as the only output; all other parameters
-    are float32.
+        If a package is missing, nothing is quantized, the file does not fit the model, or torch
+        cannot export the model.
 
     Examples
     --------
@@ -116,32 +107,26 @@ def _network(
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
         entries = read_entries(Path(file)).items()
-        quantized = _with_steps({n: e.quantized() for n, e in entries if e.code == QUANTIZED})
-        if not quantized:
+        coded = {name: entry.quantized() for name, entry in entries if entry.code == QUANTIZED}
+        if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
         network = copy.deepcopy(model.model)
-        quantized = _with_steps(model.coded_state()[1])
+        coded = model.coded_state()[1]
     else:
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
     network.float().eval().requires_grad_(False)
     state = network.state_dict()
-    for name, tensor in quantized.items():
-        # Exact values; those of a model in half precision are rounded.
-        state[name].copy_(tensor.values())
-    return network, quantized
-
-
-def _with_steps(quantized: Mapping[str, Quantized]) -> dict[str, QuantizedTensor]:
-    """The same tensors; ``InputError`` if one has a codebook."""
-    found = {}
-    for name, tensor in quantized.items():
+    quantized = {}
+    for name, tensor in coded.items():
         if not isinstance(tensor, QuantizedTensor):
             raise InputError(
                 f"{name} has a codebook; only weights with a step size can be exported"
             )
-        found[name] = tensor
-    return found
+        # Exact values; those of a model in half precision are rounded.
+        state[name].copy_(tensor.values())
+        quantized[name] = tensor
+    return network, quantized
 
 
 def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
@@ -174,17 +159,14 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's warnings and log messages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _put_integers(

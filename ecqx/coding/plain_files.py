@@ -29,13 +29,11 @@ class Float16File(Form):
     suffix: ClassVar[str] = "zst"
 
     def write(self, trained: Path, path: Path) -> None:
-        """Write the state_dict in half precision."""
         state = read_coded_state(trained).state
         half = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
         _write(path, half)
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict in float32."""
         state = _read(path)
         return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
 
@@ -47,7 +45,6 @@ class Integer8File(Form):
     suffix: ClassVar[str] = "zst"
 
     def write(self, trained: Path, path: Path) -> None:
-        """Write integers and steps, and the other tensors unchanged."""
         tensors = {}
         for name, tensor in read_coded_state(trained).state.items():
             if is_weight(tensor):
@@ -60,7 +57,6 @@ class Integer8File(Form):
         _write(path, tensors)
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict, with integers times step in place of the weights."""
         tensors = _read(path)
         steps = section(tensors, "step")
         integers = section(tensors, "integers")
@@ -69,12 +65,9 @@ class Integer8File(Form):
 
 @dataclass(frozen=True)
 class PackedIntegersFile(Form):
-    """Symmetric integers with a scale a group, as torchao computes them; 4 bits packed in pairs.
+    """Symmetric integers of 4 or 8 bits with a scale a group, as torchao computes them.
 
-    Attributes
-    ----------
-    bits : int
-        4 or 8.
+    Integers of 4 bits are packed in pairs.
     """
 
     bits: int
@@ -89,7 +82,6 @@ class PackedIntegersFile(Form):
         _write(path, tensors)
 
     def read(self, path: Path) -> dict[str, Tensor]:
-        """The state_dict, with integers times scale in place of the weights."""
         tensors = _read(path)
         state = section(tensors, "kept")
         scales, shapes = section(tensors, "scale"), section(tensors, "shape")

@@ -18,14 +18,8 @@ from ecqx.assignment.codebooks import Codebook
 class QuantizedTensor:
     """A weight tensor on an equidistant grid; its values are ``float32(k) * float32(step)``.
 
-    Attributes
-    ----------
-    integers : Tensor of integers
-        The k, shape of the weight, from ``-2 ** (bits - 1)`` to ``2 ** bits - 1``.
-    step : float
-        Distance of neighbouring centroids, greater than 0.
-    bits : int
-        Bit width, 2 to 8.
+    The ``integers`` k have the shape of the weight and lie between ``-2 ** (bits - 1)`` and
+    ``2 ** bits - 1``.
     """
 
     integers: Tensor
@@ -50,11 +44,7 @@ class QuantizedTensor:
 class CodebookTensor:
     """A weight tensor with a codebook; its values are ``codebook.values[k + zero]``.
 
-    Attributes
-    ----------
-    integers : Tensor of integers
-        The k, shape of the weight: positions in the codebook, relative to its zero.
-    codebook : Codebook
+    The ``integers`` k have the shape of the weight: positions relative to the codebook's zero.
     """
 
     integers: Tensor
@@ -83,15 +73,7 @@ Quantized = QuantizedTensor | CodebookTensor
 
 @dataclass(frozen=True, eq=False)
 class CodedState:
-    """A state_dict with the integers of its quantized tensors, ready for `ecqx.save`.
-
-    Attributes
-    ----------
-    state : dict of str to Tensor
-        The model's whole state_dict, in order.
-    quantized : dict of str to QuantizedTensor or CodebookTensor
-        The quantized tensors by name.
-    """
+    """A whole state_dict in order, and its quantized tensors by name, ready for `ecqx.save`."""
 
     state: dict[str, Tensor]
     quantized: Mapping[str, Quantized]

@@ -20,32 +20,31 @@ from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, ch
 
 # How floats are stored that are not quantized: without loss, or float32 with loss by NNCodec.
 Floats = Literal["raw", "published"]
+Kind = Literal["quantized", "lossy", "float", "integer"]
 
 # Type codes of integers on an equidistant grid, and of float32 stored with loss.
 QUANTIZED, LOSSY = 0, 1
-# For each type code: the dtype, the integer dtype of the same width, and its layout in the file.
-FLOAT_DTYPES = {
-    2: (torch.float32, torch.int32, "<i4"),
-    3: (torch.float16, torch.int16, "<i2"),
-    4: (torch.bfloat16, torch.int16, "<i2"),
-    5: (torch.float64, torch.int64, "<i8"),
-}
+# Type codes of tensors that are stored without loss.
+FLOAT_DTYPES = {2: torch.float32, 3: torch.float16, 4: torch.bfloat16, 5: torch.float64}
 INTEGER_DTYPES = {
-    6: torch.int64,
-    7: torch.int32,
-    8: torch.int16,
-    9: torch.int8,
-    10: torch.uint8,
-    11: torch.bool,
+    **{6: torch.int64, 7: torch.int32, 8: torch.int16},
+    **{9: torch.int8, 10: torch.uint8, 11: torch.bool},
 }
 # Type codes of integers with a codebook, and its form (`ecqx.assignment.codebooks`).
 CODEBOOKS: dict[int, Form] = {12: "values", 13: "sums"}
 # Type codes of weights that are stored as integers.
 WEIGHTS = (QUANTIZED, *CODEBOOKS)
-_CODE_OF = {dtype: code for code, (dtype, _, _) in FLOAT_DTYPES.items()} | {
-    dtype: code for code, dtype in INTEGER_DTYPES.items()
+# Kind and dtype of what is decoded, by type code.
+TYPES: dict[int, tuple[Kind, torch.dtype]] = {
+    **dict.fromkeys(WEIGHTS, ("quantized", torch.float32)),
+    LOSSY: ("lossy", torch.float32),
+    **{code: ("float", dtype) for code, dtype in FLOAT_DTYPES.items()},
+    **{code: ("integer", dtype) for code, dtype in INTEGER_DTYPES.items()},
 }
+_CODE_OF = {dtype: code for code, dtype in (FLOAT_DTYPES | INTEGER_DTYPES).items()}
 _CODE_OF_FORM = {form: code for code, form in CODEBOOKS.items()}
+# The integer type of as many bytes, as which the bits of floats are stored.
+_BITS_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # The number of dimensions has four bits of a header's first byte.
 _MAX_DIMS, _MAX_ELEMENTS = 15, 1 << 40
 _MAX_VARINT_BYTES = 10
@@ -145,8 +144,8 @@ class Entry:
             return torch.from_numpy(entropy_coder.decode_floats(self.payload, self.shape))
         if self.code in INTEGER_DTYPES:
             return _decode_integer_tensor(self.payload, INTEGER_DTYPES[self.code], self.shape)
-        dtype, _, layout = FLOAT_DTYPES[self.code]
-        native = np.frombuffer(self.payload, layout).astype(np.dtype(layout).newbyteorder("="))
+        dtype = FLOAT_DTYPES[self.code]
+        native = np.frombuffer(self.payload, f"<i{dtype.itemsize}").astype(f"=i{dtype.itemsize}")
         return torch.from_numpy(native).view(dtype).reshape(self.shape)
 
     def quantized(self) -> Quantized:
@@ -168,7 +167,7 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
     if math.prod(max(1, size) for size in shape) > _MAX_ELEMENTS:
         raise ValueError(f"a tensor has the impossible shape {shape}")
     if code in FLOAT_DTYPES:
-        return Entry(code, shape), math.prod(shape) * FLOAT_DTYPES[code][0].itemsize
+        return Entry(code, shape), math.prod(shape) * FLOAT_DTYPES[code].itemsize
     if code == QUANTIZED:
         bits, step = struct.unpack("<Bf", reader.take(5))
         check_grid(bits, step)
@@ -200,8 +199,8 @@ def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> 
         return Entry(code, shape, _encode_integer_tensor(tensor))
     if tensor.dtype == torch.float32 and floats == "published":
         return Entry(LOSSY, shape, entropy_coder.encode_floats(tensor.numpy()))
-    _, as_integers, layout = FLOAT_DTYPES[code]
-    return Entry(code, shape, tensor.view(as_integers).numpy().astype(layout).tobytes())
+    stored = tensor.view(_BITS_OF[tensor.itemsize]).numpy().astype(f"<i{tensor.itemsize}")
+    return Entry(code, shape, stored.tobytes())
 
 
 def _quantized_entry(quantized: Quantized, shape: tuple[int, ...]) -> Entry:

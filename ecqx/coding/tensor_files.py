@@ -26,23 +26,10 @@ def write_tensors(
 def read_tensors(
     path: str | Path, metadata_key: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file.
+    """The tensors of a safetensors file, and the entry ``metadata_key`` of its metadata.
 
-    Parameters
-    ----------
-    path : path
-    metadata_key : str, optional
-        Entry that the file's metadata must have.
-
-    Returns
-    -------
-    (dict of str to Tensor, str)
-        The tensors, and the metadata entry (empty without a key).
-
-    Raises
-    ------
-    InputError
-        If the file is missing, not a safetensors file, or lacks the entry.
+    Without a key the entry is empty. An `InputError` is raised if the file is missing, not a
+    safetensors file, or lacks the entry.
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}

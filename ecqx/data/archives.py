@@ -28,27 +28,11 @@ Entry = tuple[str, Callable[[], bytes]]
 def members(
     path: Path, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[tuple[str, bytes]]:
-    """Iterate over the files in a folder or an archive.
+    """Name and content of each file that is ``wanted``, of a folder, ``.zip``, or tar archive.
 
-    Hidden files and folders and ``__MACOSX`` are left out.
-
-    Parameters
-    ----------
-    path : Path
-        A folder, a ``.zip``, or a tar archive, compressed or not.
-    wanted : callable
-        Takes a name and returns whether to read that file.
-
-    Yields
-    ------
-    (str, bytes)
-        Name, relative to the folder or to the archive's only top folder, with ``/`` as separator,
-        and content. Folders are sorted by name, archives keep their own order.
-
-    Raises
-    ------
-    InputError
-        If the path is missing, not an archive, or damaged.
+    Names are relative to the folder or to the archive's only top folder, with ``/`` as separator.
+    Folders are sorted by name, archives keep their own order. Hidden files and folders and
+    ``__MACOSX`` are left out. A path that is missing, damaged or no archive is an `InputError`.
     """
     with _errors_name(path):
         top = "" if path.is_dir() else _top_folder(name for name, _ in _entries(path))

@@ -22,16 +22,8 @@ class Mfcc:
     """Mel-frequency cepstral coefficients, minus their mean over the clip.
 
     The mean depends on room, microphone and voice; without it the network depends less on the
-    speaker.
-
-    Attributes
-    ----------
-    coefficients : int
-        The paper's 15.
-    window, hop : int
-        In samples at 16 kHz; the paper has a "long window" of unknown length.
-    mels : int
-        Number of mel bands.
+    speaker. ``window`` and ``hop`` are in samples at 16 kHz, ``mels`` is the number of mel bands.
+    The paper has 15 coefficients and a "long window" of unknown length.
     """
 
     coefficients: int = 15
@@ -61,16 +53,8 @@ class Mfcc:
 class Disturbance:
     """Augmentation of a clip: background noise and a shift in time.
 
-    Attributes
-    ----------
-    noise : float
-        Probability of background noise (paper: 0.8).
-    volume : float
-        The noise is scaled by a factor drawn uniformly from 0 to this one.
-    shift : float
-        Probability of a shift (paper: 0.5).
-    shift_ms : int
-        Largest shift in either direction, in milliseconds (paper: 100).
+    Noise (paper: with probability 0.8) is scaled by a factor drawn uniformly from 0 to ``volume``.
+    A shift (paper: with probability 0.5) is at most ``shift_ms`` in either direction (paper: 100).
     """
 
     noise: float = 0.8
@@ -92,21 +76,16 @@ class Disturbance:
 
 def _shifted(clip: Clip, samples: int) -> Clip:
     """The clip later by ``samples`` (earlier if negative); silence fills the gap."""
-    moved = np.zeros_like(clip)
-    if samples >= 0:
-        moved[samples:] = clip[: len(clip) - samples]
-    else:
-        moved[:samples] = clip[-samples:]
+    moved = np.roll(clip, samples)
+    gap = slice(samples) if samples >= 0 else slice(samples, None)
+    moved[gap] = 0
     return moved
 
 
 def decode(what: str, content: bytes) -> Clip:
     """Decode a WAV or FLAC file to one channel at 16 kHz, averaged and resampled if necessary.
 
-    Raises
-    ------
-    InputError
-        If it is not a sound file or has no samples; the message starts with ``what``.
+    ``what`` starts the message of an `InputError`.
     """
     import soundfile
 
@@ -126,8 +105,7 @@ def decode(what: str, content: bytes) -> Clip:
 
 def one_second(sound: Clip) -> Clip:
     """The first second, padded with silence."""
-    clip = np.zeros(RATE, dtype=np.float32)
-    clip[: min(RATE, len(sound))] = sound[:RATE]
+    clip: Clip = np.pad(sound[:RATE], (0, max(0, RATE - len(sound))))
     return clip
 
 
@@ -140,24 +118,10 @@ def versions(
     disturbance: Disturbance,
     mfcc: Mfcc,
 ) -> NDArray[np.float32]:
-    """Features of several augmented versions of each clip.
+    """Features of ``draws`` augmented versions of each clip, (N, draws, coefficients, frames).
 
-    Parameters
-    ----------
-    clips : array, shape (N, 16000)
-    numbers : array, shape (N,)
-        The random numbers of a clip depend on ``seed``, its number and the version only, not on
-        the clips that are processed with it.
-    draws : int
-        Number of versions per clip.
-    seed : int
-    recordings : array, shape (M, ≥ 16000)
-        Noise.
-    disturbance, mfcc
-
-    Returns
-    -------
-    array, shape (N, draws, coefficients, frames)
+    The random numbers of a clip of shape (16000,) depend on ``seed``, its number and the version
+    only, not on the clips that are processed with it. ``recordings``, (M, ≥ 16000), are noise.
     """
     features = []
     for draw in range(draws):

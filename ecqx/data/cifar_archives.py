@@ -20,42 +20,16 @@ STATISTICS = {
     100: ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 PADDING = 4
-PUBLISHED_VALIDATION = 10_000
 
 
-def cifar(
-    root: str | Path,
-    classes: int = 10,
-    validation: int = 5000,
-    seed: int = 0,
-    published_split: bool = False,
-) -> TensorData:
-    """Load CIFAR, downloaded first if it is missing.
+def cifar(root: str | Path, classes: int = 10, validation: int = 5000, seed: int = 0) -> TensorData:
+    """Load CIFAR-10 or CIFAR-100, downloaded first if it is missing.
 
-    Parameters
-    ----------
-    root : path
-        Data folder with torchvision's tree (``cifar-10-batches-py/``, ``cifar-100-python/``) or
-        the official archive, which is unpacked there.
-    classes : {10, 100}
-    validation : int
-        Number of the 50,000 training images that are held out for validation, stratified.
-    seed : int
-        Draws the validation images.
-    published_split : bool
-        Validate on the first 10,000 training images instead, as the published code does.
-
-    Returns
-    -------
-    TensorData
-        Inputs (N, 3, 32, 32), uint8; targets (N,), int64. Training augmentation: random flips, and
-        random crops after padding with 4 pixels. The test split is the official one.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be downloaded, or a file is missing or not the official one. Checksums
-        are compared before a pickle is opened.
+    ``root`` is a data folder with torchvision's tree (``cifar-10-batches-py/``,
+    ``cifar-100-python/``) or the official archive, which is unpacked there. Of the 50,000 training
+    images, ``validation`` are held out, stratified and drawn with ``seed``; the test split is the
+    official one. Inputs are uint8. Training augmentation: random flips, and random crops after
+    padding with 4 pixels.
     """
     if classes not in STATISTICS:
         raise InputError(f"classes: {classes}, but CIFAR has 10 or 100")
@@ -63,11 +37,8 @@ def cifar(
     found = provide(cifar_source(classes), root)
     folder = found if found.is_dir() else unpack(found, official.base_folder)
     images, labels, names = _read(official, folder, train=True)
-    if published_split:
-        validates = torch.arange(len(labels)) < PUBLISHED_VALIDATION
-    else:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        validates = held_out(labels, validation, order)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    validates = held_out(labels, validation, order)
     mean, deviation = STATISTICS[classes]
     plain = Preparation(mean, deviation)
     augmented = Preparation(mean, deviation, flip=True, padding=PADDING)
@@ -94,7 +65,6 @@ def cifar_source(classes: int) -> Source:
         title=f"CIFAR-{classes}",
         found_as=(official.base_folder, official.filename),
         url=official.url,
-        file=official.filename,
         checksum=f"md5:{official.tgz_md5}",
     )
 

@@ -12,20 +12,10 @@ TEST_SHARE = 0.25
 
 
 def digits(seed: int = 0, limit: int | None = None) -> TensorData:
-    """Load the digits in a stratified random split of 60 / 15 / 25 %.
+    """Load the digits in a stratified random split of 60 / 15 / 25 %, or only ``limit`` of each.
 
-    Parameters
-    ----------
-    seed : int
-        Of the split.
-    limit : int, optional
-        Keep only the first samples of each split, for quick tests.
-
-    Returns
-    -------
-    TensorData
-        Inputs (N, 1, 8, 8), float32, standardized by mean and standard deviation of the training
-        split; targets (N,), int64.
+    Inputs (N, 1, 8, 8), float32, are standardized by mean and standard deviation of the training
+    split.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

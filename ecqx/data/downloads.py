@@ -58,8 +58,7 @@ class Source:
         Names in a data folder that count as having it, preferred first: what the file unpacks to,
         or the file itself.
     url : str
-    file : str
-        Name of the downloaded file in the data folder.
+        Ends with the file's name.
     checksum : str
         Of the file: ``md5:`` or ``sha256:`` and the first hexadecimal digits, or all.
     """
@@ -67,8 +66,12 @@ class Source:
     title: str
     found_as: tuple[str, ...]
     url: str
-    file: str
     checksum: str
+
+    @property
+    def file(self) -> str:
+        """Name of the downloaded file in the data folder."""
+        return self.url.rpartition("/")[2]
 
 
 def is_available(source: Source, root: str | Path) -> bool:
@@ -82,28 +85,13 @@ def _found(source: Source, root: Path) -> str | None:
 
 
 def provide(source: Source, root: str | Path) -> Path:
-    """Find a source in a folder, or download it to there.
+    """Find a source in the data folder ``root``, or download it to there; returns its path.
 
     An interrupted download is continued by the next call: it is kept as a ``.part`` file, which is
     renamed when it is complete and its checksum is right. Of several processes one downloads and
-    the others wait.
+    the others wait. What was unpacked from the file has no checksum; its reader checks it.
 
-    Parameters
-    ----------
-    source : Source
-    root : path
-        The data folder; created if it is missing.
-
-    Returns
-    -------
-    Path
-        What was found, or the downloaded file.
-
-    Raises
-    ------
-    InputError
-        If the file has another checksum, the download fails, or the folder cannot be written to.
-        Only the file has a checksum; what was unpacked from it is checked by its reader.
+    A wrong checksum, a failed download and a folder that cannot be written to are `InputError`.
     """
     root = Path(root)
     path = root / source.file
@@ -116,6 +104,15 @@ def provide(source: Source, root: str | Path) -> Path:
             if not path.exists():
                 _download(source, path)
         return path
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        reason = type(error).__name__
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            reason = f"HTTP {error.response.status_code}"
+        raise InputError(
+            f"{source.title}: not in {root}, and {source.url} cannot be downloaded ({reason}); put "
+            f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
+            f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{source.title}: {error.filename or path}: {error.strerror or error}; "
@@ -124,24 +121,10 @@ def provide(source: Source, root: str | Path) -> Path:
 
 
 def unpack(archive: Path, folder: str) -> Path:
-    """Unpack a folder of a tar archive beside the archive, unless that folder already exists.
+    """Unpack a tar archive beside itself and return ``folder``, which lies in it.
 
-    Parameters
-    ----------
-    archive : Path
-        Compressed or not.
-    folder : str
-        Name of the folder in the archive.
-
-    Returns
-    -------
-    Path
-        The folder, which appears under its name only when it is complete.
-
-    Raises
-    ------
-    InputError
-        If the archive is damaged or unsafe, lacks the folder, or its place cannot be written to.
+    The folder appears under its name only when it is complete; one that exists is not unpacked.
+    An archive that is damaged, unsafe or lacks the folder is an `InputError`.
     """
     target = archive.parent / folder
     try:
@@ -210,8 +193,14 @@ def _download(source: Source, path: Path) -> None:
         with part.open("a+b") as file:
             # A killed process may have left a complete file.
             if not _matches(file, source.checksum):
-                _fetch(file, source, path.parent)
-                _check_download(file, source, path.parent)
+                _fetch(file, source)
+                if not _matches(file, source.checksum):
+                    file.truncate(0)
+                    raise InputError(
+                        f"{source.url}: the download is not {source.file} (its {source.checksum} "
+                        f"differs) and was deleted; run again, or put the right file into "
+                        f"{path.parent}"
+                    )
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -220,31 +209,19 @@ def _download(source: Source, path: Path) -> None:
             part.unlink()
 
 
-def _check_download(file: BinaryIO, source: Source, root: Path) -> None:
-    if not _matches(file, source.checksum):
-        file.truncate(0)
-        raise InputError(
-            f"{source.url}: the download is not {source.file} (its {source.checksum} differs) and "
-            f"was deleted; run again, or put the right file into {root}"
-        )
-
-
-def _fetch(file: BinaryIO, source: Source, root: Path) -> None:
+def _fetch(file: BinaryIO, source: Source) -> None:
     """Append what is missing, over new connections as long as they bring more of the file."""
     with requests.Session() as session:
         session.mount(source.url, HTTPAdapter(max_retries=RETRIES))
         longest, left = _size(file), CONNECTIONS
         while True:
             try:
-                _receive(session, file, source)
-                return
-            except requests.RequestException as error:  # no good answer, even after RETRIES
-                raise InputError(_cannot_download(source, root, error)) from error
-            except urllib3.exceptions.HTTPError as error:  # the content broke off
+                return _receive(session, file, source)
+            except urllib3.exceptions.HTTPError:  # the content broke off
                 size = _size(file)
                 left = (CONNECTIONS if size > longest else left) - 1
                 if not left:
-                    raise InputError(_cannot_download(source, root, error)) from error
+                    raise
                 longest = max(longest, size)
 
 
@@ -258,8 +235,7 @@ def _receive(session: requests.Session, file: BinaryIO, source: Source) -> None:
         if size and not continued and response.status_code in (PARTIAL, RANGE_NOT_SATISFIABLE):
             # The file is longer than the server's, or the server sends another range: start again.
             file.truncate(0)
-            _receive(session, file, source)
-            return
+            return _receive(session, file, source)
         response.raise_for_status()
         if response.status_code != PARTIAL:  # the server sends the whole file
             file.truncate(0)
@@ -277,14 +253,3 @@ def _receive(session: requests.Session, file: BinaryIO, source: Source) -> None:
 
 def _size(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
-
-
-def _cannot_download(source: Source, root: Path, error: Exception) -> str:
-    reason = type(error).__name__
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        reason = f"HTTP {error.response.status_code}"
-    return (
-        f"{source.title}: not in {root}, and {source.url} cannot be downloaded ({reason}); put "
-        f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
-        f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
-    )

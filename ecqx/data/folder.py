@@ -48,8 +48,7 @@ def image_folder(
         Keep the validation images in the training split too, for runs that train on all images
         and select no epoch or setting by validation.
     mean, deviation : tuple of float
-        Mean and standard deviation per channel, of pixels in [0, 1]; by default those of the
-        published code for CIFAR-10.
+        Mean and standard deviation per channel, of pixels in [0, 1]; by default CIFAR-10's.
     label : str, optional
         Name of the data in results; by default that of the folder or archive.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ SOURCES = {
         title="Google Speech Commands v0.02",
         found_as=("speech_commands_v0.02", "speech_commands_v0.02.tar.gz"),
         url=f"{_HOST}/speech_commands_v0.02.tar.gz",
-        file="speech_commands_v0.02.tar.gz",
         checksum="sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     ),
     "test": Source(
@@ -49,7 +48,6 @@ SOURCES = {
             "speech_commands_test_set_v0.02.tar.gz",
         ),
         url=f"{_HOST}/speech_commands_test_set_v0.02.tar.gz",
-        file="speech_commands_test_set_v0.02.tar.gz",
         checksum="sha256:cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
     ),
 }
@@ -69,12 +67,8 @@ class Selected:
     split: str
 
 
-class _Selection(NamedTuple):
-    """The clips that are used, and noise of shape (M, ≥ 16000) for the augmentation."""
-
-    clips: list[Clip]
-    selected: list[Selected]
-    noise: Clip
+# The clips that are used, where they belong, and noise of shape (M, ≥ 16000).
+_Selection = tuple[list[Clip], list[Selected], Clip]
 
 
 def speech_commands(
@@ -86,69 +80,34 @@ def speech_commands(
     mfcc: Mfcc | None = None,
     processes: int = 1,
 ) -> TensorData:
-    """Load MFCC features of the 12-class protocol.
+    """Load MFCC features of the 12-class protocol, downloaded first if they are missing.
 
-    Parameters
-    ----------
-    root : Path
-        Folder with the archive, packed or not, or to download it to.
-    archive : {"full", "test"}
-        The full archive has lists of validation and test clips, and background noise. The test
-        archive (4,890 clips) is split 80/10/10 by a hash of the speaker; its silence clips, which
-        name no speaker, by a hash of their name. Its noise is the training split's silence.
-    draws : int
-        Augmented versions of each training clip.
-    seed : int
-        Draws the augmentation and, for the full archive, unknown words and silence.
-    disturbance : Disturbance, optional
-    mfcc : Mfcc, optional
-    processes : int
-        Number of worker processes; it does not change the result.
+    The full archive has lists of validation and test clips, and background noise. The test archive
+    (4,890 clips) is split 80/10/10 by a hash of the speaker; its silence clips, which name no
+    speaker, by a hash of their name. Its noise is the training split's silence.
 
-    Returns
-    -------
-    TensorData
-        Inputs (N, versions, coefficients, frames), float32, divided by the standard deviation of
-        each coefficient over the training split; targets (N,), int64.
-
-    Raises
-    ------
-    InputError
-        If the archive is missing, damaged or has another layout, or lacks a file that one of its
-        lists names.
+    Each training clip has ``draws`` augmented versions. ``seed`` draws the augmentation and, for
+    the full archive, unknown words and silence. The number of ``processes`` does not change the
+    result. Inputs are float32 of shape (N, versions, coefficients, frames), divided by the standard
+    deviation of each coefficient over the training split.
     """
-    path = provide(speech_source(archive), root)
+    path = provide(SOURCES[archive], root)
     with sign(f"reading {path.name}"):
-        selection = _full(path, seed) if archive == "full" else _test_archive(path)
-    features, targets = {}, {}
+        clips, selected, noise = _full(path, seed) if archive == "full" else _test_archive(path)
+    compute = partial(versions, seed=seed, recordings=noise, mfcc=mfcc or Mfcc())
+    train = partial(compute, draws=draws, disturbance=disturbance or Disturbance())
+    others = partial(compute, draws=1, disturbance=Disturbance(noise=0.0, shift=0.0))
+    deviation: Clip | None = None
+    splits = {}
     for split in SPLITS:
-        chosen = [i for i, clip in enumerate(selection.selected) if clip.split == split]
-        augmentation = disturbance or Disturbance()
-        if split != "train":
-            augmentation = Disturbance(noise=0.0, shift=0.0)
-        compute = partial(
-            versions,
-            draws=draws if split == "train" else 1,
-            seed=seed,
-            recordings=selection.noise,
-            disturbance=augmentation,
-            mfcc=mfcc or Mfcc(),
-        )
-        features[split] = _in_chunks(compute, selection.clips, chosen, processes)
-        targets[split] = torch.tensor([selection.selected[i].label for i in chosen])
-    deviation = features["train"].std(axis=(0, 1, 3), keepdims=True)[0]
-    splits = {
-        split: Split(
-            torch.from_numpy(features[split] / deviation), targets[split], Preparation(draws=True)
-        )
-        for split in SPLITS
-    }
+        chosen = [i for i, clip in enumerate(selected) if clip.split == split]
+        features = _in_chunks(train if split == "train" else others, clips, chosen, processes)
+        if deviation is None:  # the training split is the first one
+            deviation = features.std(axis=(0, 1, 3), keepdims=True)[0]
+        targets = torch.tensor([selected[i].label for i in chosen])
+        inputs = torch.from_numpy(features / deviation)
+        splits[split] = Split(inputs, targets, Preparation(draws=True))
     return TensorData(**splits, classes=CLASSES, label=LABELS[archive])
-
-
-def speech_source(archive: Literal["full", "test"]) -> Source:
-    """Where an archive is downloaded from."""
-    return SOURCES[archive]
 
 
 def _in_chunks(
@@ -182,7 +141,7 @@ def _test_archive(path: Path) -> _Selection:
         for clip, which in zip(clips, selected, strict=True)
         if which.split == "train" and CLASSES[which.label] == SILENCE
     ]
-    return _Selection(clips, selected, np.stack(silence))
+    return clips, selected, np.stack(silence)
 
 
 def split_of(name: str) -> str:
@@ -211,23 +170,19 @@ def _full(path: Path, seed: int) -> _Selection:
         drawn = sorted(generator.permutation(len(unknown))[:extra])
         selected += known + [Selected(unknown[i], CLASSES.index(UNKNOWN), split) for i in drawn]
     wanted = {clip.name for clip in selected}
-    sounds: dict[str, Clip] = {}
-    recordings: dict[str, Clip] = {}
+    sounds = {}
     for name, content in members(path, lambda n: n in wanted or _is_background(n)):
         sound = decode(f"{path}: {name}", content)
-        if _is_background(name):
-            recordings[name] = sound
-        else:
-            sounds[name] = one_second(sound)
+        sounds[name] = sound if _is_background(name) else one_second(sound)
     clips = [sounds[clip.name] for clip in selected]
-    noise = _seconds(path, [recordings[name] for name in sorted(recordings)])
+    noise = _seconds(path, [sounds[name] for name in sorted(filter(_is_background, sounds))])
     for split in SPLITS:
         for i in range(silent[split]):
             second = noise[split][generator.integers(len(noise[split]))]
             clips.append(np.float32(generator.uniform()) * second)
             selected.append(Selected(f"{SILENCE}/{i}", CLASSES.index(SILENCE), split))
     _check_complete(path, selected)
-    return _Selection(clips, selected, noise["train"])
+    return clips, selected, noise["train"]
 
 
 def _by_split_and_word(path: Path) -> dict[tuple[str, str], list[str]]:

@@ -9,29 +9,11 @@ from ecqx.errors import InputError
 
 
 def held_out(labels: Tensor, count: int, order: Tensor, what: str = "") -> Tensor:
-    """Choose validation samples, of each class its share up to rounding.
+    """Choose ``count`` validation samples, of each class its share up to rounding.
 
-    Parameters
-    ----------
-    labels : Tensor of int, shape (N,)
-        Class of each sample.
-    count : int
-        Number of samples to hold out, from 1 to N - 1.
-    order : Tensor of int, shape (N,)
-        A permutation of the samples, random within each class; the first ones of each class are
-        held out.
-    what : str
-        Start of the error message, such as the file and a colon.
-
-    Returns
-    -------
-    Tensor of bool, shape (N,)
-        True for the samples that are held out.
-
-    Raises
-    ------
-    InputError
-        If ``count`` is out of range.
+    ``order`` is a permutation of the samples, random within each class: the first ones of each
+    class are held out. Returns a mask, True for them. ``what`` starts the message of an
+    `InputError`.
     """
     if not 0 < count < len(labels):
         raise InputError(f"{what}validation: {count} images, but it must be 1 to {len(labels) - 1}")

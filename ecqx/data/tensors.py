@@ -131,20 +131,10 @@ class Split:
     def batches(
         self, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the split once.
+        """Iterate over inputs and targets in batches; the last one may be smaller.
 
-        Parameters
-        ----------
-        size : int
-            Samples per batch; the last batch may be smaller.
-        generator : torch.Generator, optional
-            Draws the order and the augmentation. Without one there is no augmentation, and the
-            samples keep their order.
-
-        Yields
-        ------
-        (Tensor, Tensor)
-            Inputs and targets of a batch.
+        The generator draws the order and the augmentation. Without one there is no augmentation,
+        and the samples keep their order.
         """
         if generator is None:
             order = torch.arange(len(self))
@@ -182,17 +172,10 @@ class Split:
 
 @dataclass(frozen=True)
 class TensorData:
-    """Training, validation and test split of a data set.
+    """Training, validation and test split of a data set, and the names of its classes in order.
 
     Epochs and settings are chosen by validation; the test split is for reported numbers only.
-
-    Attributes
-    ----------
-    train, validation, test : Split
-    classes : tuple of str
-        Names in the order of the labels.
-    label : str
-        Name of the data set in results.
+    ``label`` is the name of the data set in results.
     """
 
     train: Split
@@ -203,12 +186,8 @@ class TensorData:
 
     def map(self, function: Callable[[Split], Split]) -> TensorData:
         """The data with a function applied to each split."""
-        return replace(
-            self,
-            train=function(self.train),
-            validation=function(self.validation),
-            test=function(self.test),
-        )
+        splits = {name: function(split) for name, split in self._splits()}
+        return TensorData(**splits, classes=self.classes, label=self.label)
 
     def _splits(self) -> Iterator[tuple[str, Split]]:
         return ((name, getattr(self, name)) for name in SPLITS)
@@ -219,7 +198,15 @@ class TensorData:
 
     def enlarged(self, times: int) -> TensorData:
         """The data with each pixel (and its label) repeated ``times`` times in both directions."""
-        return self if times == 1 else self.map(lambda split: _enlarged(split, times))
+
+        def repeated(pixels: Tensor) -> Tensor:
+            return pixels.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)
+
+        def enlarge(split: Split) -> Split:
+            targets = repeated(split.targets) if split.targets.ndim > 2 else split.targets
+            return replace(split, inputs=repeated(split.inputs), targets=targets)
+
+        return self if times == 1 else self.map(enlarge)
 
     def checksum(self) -> str:
         """BLAKE2b of samples and preparation, 32 hexadecimal digits; names are not included."""
@@ -244,13 +231,7 @@ class TensorData:
 
     @classmethod
     def load(cls, path: str | Path) -> TensorData:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is missing or not a data file of this suite.
-        """
+        """Read what `save` wrote; `InputError` if the file is missing or another one."""
         tensors, metadata = read_tensors(path, METADATA_KEY)
         try:
             about = json.loads(metadata)
@@ -273,12 +254,3 @@ def _preparation(values: dict[str, Any]) -> Preparation:
     """Preparation from JSON, which has lists in place of tuples."""
     values = {**values, "mean": tuple(values["mean"]), "deviation": tuple(values["deviation"])}
     return Preparation(**values)
-
-
-def _enlarged(split: Split, times: int) -> Split:
-    targets = _repeated(split.targets, times) if split.targets.ndim > 2 else split.targets
-    return replace(split, inputs=_repeated(split.inputs, times), targets=targets)
-
-
-def _repeated(pixels: Tensor, times: int) -> Tensor:
-    return pixels.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)

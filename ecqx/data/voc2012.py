@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -33,7 +32,6 @@ OFFICIAL_LISTS = {"classification": "Main", "segmentation": "Segmentation"}
 WHOLE = 1000
 
 Task = Literal["classification", "segmentation"]
-Pixels = NDArray[np.uint8]
 
 
 def voc(
@@ -46,42 +44,21 @@ def voc(
 ) -> TensorData:
     """Load Pascal VOC2012, downloaded first if it is missing.
 
-    Segmentation is tested on the official ``val`` list (the labels of VOC's test set are not
-    public), and trained and validated on the official ``train`` list. Classification joins both
-    lists and is tested on 20 % of them, drawn at random.
+    ``root`` is a data folder with ``VOCdevkit/VOC2012/``, ``VOC2012/`` or the official archive,
+    which is unpacked there. Segmentation is tested on the official ``val`` list (the labels of
+    VOC's test set are not public), and trained and validated on the official ``train`` list.
+    Classification joins both lists and is tested on 20 % of them, drawn with ``seed``. The share
+    ``validation`` of the training images is held out.
 
     An image is labelled with all objects of its annotation, difficult ones included. In a tree
     without ``Annotations/`` the labels are the classes in the masks, for the images of the
     segmentation lists.
 
-    Parameters
-    ----------
-    root : path
-        Data folder with ``VOCdevkit/VOC2012/``, ``VOC2012/`` or the official archive, which is
-        unpacked there.
-    task : {"classification", "segmentation"}
-    crop : int
-        Side of the central crop in pixels; smaller images are padded with black pixels, whose
-        label is ignored.
-    resize : int, optional
-        Length of the shorter side before the crop.
-    validation : float
-        Share of the training images that are held out for validation, in (0, 1).
-    seed : int
-        Of the random splits.
-
-    Returns
-    -------
-    TensorData
-        Inputs (N, 3, crop, crop), uint8. Targets: 0 or 1, float32, (N, 20); or classes, uint8,
-        (N, crop, crop), with 0 for background and 255 for ignored pixels. Training augmentation:
-        random flips. The label has the number of images unless they are all of the official ones.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be downloaded, a file is missing or damaged, or there are too few images
-        for the splits.
+    Images are resized, so that the shorter side has ``resize`` pixels, and cropped around their
+    centre to ``crop`` pixels; smaller ones are padded with black, ignored pixels. Inputs: uint8,
+    (N, 3, crop, crop). Targets: 0 or 1, float32, (N, 20); or classes, uint8, (N, crop, crop), with
+    0 for background and 255 for ignored pixels. Training augmentation: random flips. The label of
+    the data has the number of images unless they are all of the official ones.
     """
     _check_settings(task, crop, resize, validation)
     tree = provide(voc_source(), root)
@@ -122,7 +99,6 @@ def voc_source() -> Source:
         title="Pascal VOC2012",
         found_as=(TREE, "VOC2012", official["filename"]),
         url=official["url"],
-        file=official["filename"],
         checksum=f"md5:{official['md5']}",
     )
 
@@ -184,10 +160,9 @@ class _Reader:
             targets = torch.empty((len(names), self.crop, self.crop), dtype=torch.uint8)
         for i, name in enumerate(names):
             image = self._image(name)
-            inputs[i] = torch.from_numpy(self._cropped(image, 0)).permute(2, 0, 1)
+            inputs[i] = self._cropped(image, 0).permute(2, 0, 1)
             if self.task == "segmentation":
-                mask = self._mask(name, image.size)
-                targets[i] = torch.from_numpy(self._cropped(mask, IGNORED_LABEL))
+                targets[i] = self._cropped(self._mask(name, image.size), IGNORED_LABEL)
             else:
                 targets[i, self._objects(name, image.size)] = 1
             progress()
@@ -217,7 +192,7 @@ class _Reader:
         labels = np.unique(np.asarray(self._mask(name, size))).tolist()
         return [label - 1 for label in labels if 0 < label <= len(CLASSES)]
 
-    def _cropped(self, image: Image.Image, fill: int) -> Pixels:
+    def _cropped(self, image: Image.Image, fill: int) -> Tensor:
         """The resized central crop; labels are not interpolated."""
         if self.resize is not None:
             scale = self.resize / min(image.size)
@@ -225,18 +200,11 @@ class _Reader:
             labels = image.mode in ("P", "L")
             method = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
             image = image.resize((width, height), method)
-        pixels = np.asarray(image, dtype=np.uint8)
-        square = np.full((self.crop, self.crop, *pixels.shape[2:]), fill, dtype=np.uint8)
-        (rows, to_rows), (columns, to_columns) = (_overlap(n, self.crop) for n in pixels.shape[:2])
-        square[to_rows, to_columns] = pixels[rows, columns]
-        return square
-
-
-def _overlap(size: int, crop: int) -> tuple[slice, slice]:
-    """Overlap of two centred intervals of these lengths, as a slice of each."""
-    length = min(size, crop)
-    start, to = (size - length) // 2, (crop - length) // 2
-    return slice(start, start + length), slice(to, to + length)
+        square = Image.new(image.mode, (self.crop, self.crop), fill)
+        # Rounded towards zero, margins (positive) and cuts (negative) alike.
+        left, top = (int((self.crop - side) / 2) for side in image.size)
+        square.paste(image, (left, top))
+        return torch.from_numpy(np.array(square))
 
 
 def _opened(path: Path) -> Image.Image:

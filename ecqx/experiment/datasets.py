@@ -87,7 +87,7 @@ def _digits(settings: RunSettings) -> TensorData:
 def _speech_commands(settings: RunSettings) -> TensorData:
     from ecqx.data import downloads, speech
 
-    full = downloads.is_available(speech.speech_source("full"), settings.data_path)
+    full = downloads.is_available(speech.SOURCES["full"], settings.data_path)
     return speech.speech_commands(
         settings.data_path, "full" if full else "test", processes=max(1, settings.workers)
     )

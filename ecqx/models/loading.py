@@ -17,30 +17,14 @@ _NAMES_SHOWN = 3
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]:
-    """Load a state_dict into a model.
+    """Load a state_dict into a model, which stays unchanged if an error is raised.
 
     Names and shapes must agree, with three exceptions: a last layer for another number of classes
     keeps its random values; ``num_batches_tracked`` may be missing; auxiliary classifiers of
     pre-trained networks are ignored where the model has none.
 
-    Parameters
-    ----------
-    model : Module
-        Changed in place; unchanged if an error is raised.
-    state : mapping of str to Tensor
-    source : str
-        What error messages call the state, for example its file.
-
-    Returns
-    -------
-    list of str
-        Names of the tensors that keep their random values: those of the last layer if it has
-        another number of classes, else none.
-
-    Raises
-    ------
-    InputError
-        If tensors are missing, unknown or of another shape.
+    Returns the names of the tensors that keep their random values: those of a last layer for
+    another number of classes. An `InputError` calls the state ``source``, for example its file.
     """
     own = model.state_dict()
     given = {name: t for name, t in state.items() if name in own or not name.startswith(AUXILIARY)}
@@ -55,7 +39,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _last_layer(model: nn.Module) -> list[str]:
-    """Names of the tensors of the last layer that has a weight, in the order of registration."""
+    """Names of the tensors of the last registered layer that has a weight."""
     layers = [
         prefix
         for prefix, module in model.named_modules()
@@ -73,14 +57,13 @@ def _other_classes(given: Tensor, own: Tensor) -> bool:
 def _check(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], kept: Sequence[str], source: str
 ) -> None:
-    missing = [name for name in own if name not in given and not name.endswith(_COUNTER)]
-    unknown = [name for name in given if name not in own]
-    resized = [n for n in given if n in own and given[n].shape != own[n].shape and n not in kept]
+    """Raise `InputError` unless the tensors given are the model's own, except those kept."""
     problems = []
-    if missing:
+    if missing := [n for n in own if n not in given and not n.endswith(_COUNTER)]:
         problems.append(f"the model needs {_listed(missing)}, which it lacks")
-    if unknown:
+    if unknown := [n for n in given if n not in own]:
         problems.append(f"it has {_listed(unknown)}, which the model does not know")
+    resized = [n for n in given if n in own and given[n].shape != own[n].shape and n not in kept]
     if resized:
         shape, needed = list(given[resized[0]].shape), list(own[resized[0]].shape)
         problems.append(f"{resized[0]} has shape {shape}, where the model needs {needed}")

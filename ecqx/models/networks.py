@@ -5,13 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from ecqx.models.mlp import mlp_gsc
 from ecqx.models.resnet_cifar import BasicResNetCifar, BottleneckResNetCifar
 from ecqx.models.vgg import vgg16
+
+HIDDEN = (512, 512, 256, 256, 128, 128)
+
+
+def mlp_gsc(in_features: int = 735, num_classes: int = 12) -> nn.Sequential:
+    """The paper's fully connected network for Google Speech Commands, with ReLU.
+
+    Inputs of ``in_features`` elements are flattened.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise((in_features, *HIDDEN)):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(HIDDEN[-1], num_classes))
 
 
 def _vgg16_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
@@ -42,8 +55,7 @@ def build(name: str, **settings: Any) -> nn.Module:
         first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32x32 pixels.
     **settings
         ``num_classes`` and further settings of the network, such as ``in_channels``. The default
-        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), 1000
-        (torchvision's classification networks) or 21 (its segmentation networks).
+        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), or torchvision's.
 
     Returns
     -------

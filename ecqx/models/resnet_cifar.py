@@ -15,10 +15,7 @@ from ecqx.layers import PaddedShortcut, ResidualSum
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, and a shortcut without parameters.
-
-    The shortcut is the identity where the shape stays, else `PaddedShortcut`.
-    """
+    """Two 3x3 convolutions with BatchNorm, and the identity or `PaddedShortcut`."""
 
     expansion: ClassVar[int] = 1
 
@@ -45,8 +42,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions 1x1, 3x3 and 1x1 with BatchNorm, and a shortcut.
 
-    The last convolution and the shortcut have ``4 * channels`` output channels. The shortcut is the
-    identity where the shape stays, else a 1x1 convolution with BatchNorm.
+    The shortcut is the identity where the shape stays, else a 1x1 convolution with BatchNorm.
     """
 
     expansion: ClassVar[int] = 4

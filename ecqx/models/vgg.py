@@ -17,16 +17,8 @@ def vgg16(
 ) -> nn.Sequential:
     """Build VGG16 with the paper's classifier 512-512-``num_classes`` for CIFAR-sized images.
 
-    Smaller images work too, since pooling leaves a map of one pixel unchanged.
-
-    Parameters
-    ----------
-    num_classes : int
-    in_channels : int
-    width : float
-        Factor on the channels of the convolutions; not on the classifier.
-    batch_norm : bool
-        BatchNorm after each convolution.
+    ``width`` is a factor on the channels of the convolutions, ``batch_norm`` puts BatchNorm after
+    each. Smaller images work too, since pooling leaves a map of one pixel unchanged.
     """
     if not width > 0:
         raise ValueError(f"width must be greater than 0, not {width}")

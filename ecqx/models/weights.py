@@ -15,24 +15,9 @@ from ecqx.models.networks import MODELS
 def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
     """torchvision's default pre-trained weights of a network, downloaded if they are missing.
 
-    Parameters
-    ----------
-    name : str
-        A network of torchvision that is not one of the suite's own. Classification networks have
-        weights for ImageNet, segmentation networks for COCO images with the 21 classes of VOC.
-    root : Path
-        Folder with the file under its official name, there or in ``models/``. A download is
-        checked against the digest in that name.
-
-    Returns
-    -------
-    dict of str to Tensor
-        For `ecqx.models.loading.load_weights`.
-
-    Raises
-    ------
-    InputError
-        If the network has no such weights, or the file cannot be downloaded or read.
+    Classification networks have weights for ImageNet, segmentation networks for COCO images with
+    the 21 classes of VOC; the suite's own networks have none. ``root`` is a folder with the file
+    under its official name, there or in ``models/``.
     """
     # Imported here because starting from a checkpoint needs no download.
     from ecqx.data.downloads import Source, provide
@@ -45,7 +30,6 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
         title=f"pre-trained weights of {name}",
         found_as=(file, f"models/{file}"),
         url=url,
-        file=file,
         checksum=f"sha256:{digest[1]}",
     )
     state = read_state(provide(source, root))

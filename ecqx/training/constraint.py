@@ -19,8 +19,8 @@ class Constraint(Protocol):
     ) -> None:
         """Called once if there are several processes.
 
-        ``combine(relevances, samples)`` returns means over the samples of all processes. It takes
-        this process's mean relevances and the number of its samples.
+        ``combine(relevances, samples)`` takes this process's mean relevances over its samples, and
+        returns means over the samples of all processes.
         """
 
     def start_epoch(self) -> None:

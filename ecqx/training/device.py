@@ -8,13 +8,7 @@ from ecqx.errors import InputError
 
 
 def find_device(name: str) -> torch.device:
-    """The device for a setting: "cpu", "cuda", or "auto" for a GPU where there is one.
-
-    Raises
-    ------
-    InputError
-        For "cuda" without a GPU, or another name.
-    """
+    """The device for a setting: "cpu", "cuda", or "auto" for a GPU where there is one."""
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device: {name!r}, but it must be auto, cpu or cuda")
     has_gpu = torch.cuda.is_available()

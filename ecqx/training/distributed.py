@@ -56,28 +56,26 @@ def wait_for_all() -> None:
 class Replicas:
     """The model of this process and its replicas in the others, all with the same weights.
 
-    BatchNorm's running statistics are those of a process's own parts of the batches; before an
-    evaluation all processes take those of the first.
+    A process that is not connected is the only one. BatchNorm's running statistics are those of a
+    process's own parts of the batches; before an evaluation all processes take those of the first.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.model = model
-        # An auxiliary head that the loss does not use gets no gradient.
-        self.forward = DistributedDataParallel(MainOutput(model), find_unused_parameters=True)
+        self.rank, self.size = 0, 1
+        self.forward: nn.Module = MainOutput(model)
+        if is_connected():
+            self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+            # An auxiliary head that the loss does not use gets no gradient.
+            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=True)
 
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
-        """This process's part of a batch.
+        """This process's inputs and targets of a batch, and the weight of their mean loss.
 
-        Returns
-        -------
-        inputs, targets : Tensor
-            Every ``size``-th sample; the whole batch where a process would have a single one, which
-            BatchNorm cannot be trained on.
-        weight : float
-            Factor on the part's mean loss, so that the mean over the processes is the mean over the
-            samples of the batch. (For a mean over labelled pixels this holds only where all parts
-            have equally many.)
+        They are every ``size``-th sample; the whole batch where a process would have a single one,
+        which BatchNorm cannot be trained on. With the weight, the mean over the processes is the
+        mean over the samples. (For a mean over labelled pixels this holds only where all parts
+        have equally many.)
         """
         n = len(targets)
         if n < 2 * self.size:
@@ -87,16 +85,25 @@ class Replicas:
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over the processes."""
+        if self.size == 1:
+            return value.detach()
         total = value.detach().clone()
         distributed.all_reduce(total)
         return total / self.size
 
     def value_of_first(self, value: float) -> float:
         """The first process's value, in all of them."""
+        if self.size == 1:
+            return value
         device = next(self.model.parameters()).device
         shared = torch.tensor([value], dtype=torch.float64, device=device)
         distributed.broadcast(shared, src=0)
         return float(shared)
+
+    def take_buffers_of_first(self) -> None:
+        """Give all processes the first one's running statistics."""
+        for buffer in self.model.buffers() if self.size > 1 else ():
+            distributed.broadcast(buffer, src=0)
 
     def combined(self, relevances: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
         """Mean relevances over the samples of all processes; this one has ``samples`` of them."""
@@ -109,8 +116,3 @@ class Replicas:
             name: part.reshape(r.shape)
             for (name, r), part in zip(relevances.items(), parts, strict=True)
         }
-
-    def take_buffers_of_first(self) -> None:
-        """Give all processes the first one's running statistics."""
-        for buffer in self.model.buffers():
-            distributed.broadcast(buffer, src=0)

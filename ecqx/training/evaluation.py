@@ -14,11 +14,10 @@ MOST_ELEMENTS = 2**24
 
 
 def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
-    """The metric of a model on a split that models are selected by, a fraction of one.
+    """The metric of a model that models are selected by (`Objective.metric`), a fraction of one.
 
-    Which one depends on the targets (`ecqx.training.objectives`). The model is evaluated in eval
-    mode and its modes are restored. ``batch_size`` is an upper limit: large images are evaluated
-    in smaller batches.
+    The model is evaluated in eval mode and its modes are restored. ``batch_size`` is an upper
+    limit: large images are evaluated in smaller batches.
     """
     return scores(model, split, batch_size)[objective_of(split.targets).metric]
 

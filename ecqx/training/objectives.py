@@ -22,15 +22,9 @@ Scores = dict[str, float]
 class Objective:
     """Loss and metrics of one kind of task.
 
-    Attributes
-    ----------
-    loss : callable
-        ``(logits, targets) -> scalar``.
-    metrics : tuple of str
-        Names of what `score` returns; the first one is the "accuracy" of results.
-    score : callable
-        Takes the batches of ``(logits, targets)`` of a whole split and returns the metrics by
-        name, fractions of one.
+    ``loss`` maps logits and targets to a scalar. ``score`` maps the logits and targets of all
+    batches of a split to the ``metrics`` by name, fractions of one; the first one is the "accuracy"
+    of results.
     """
 
     loss: Loss
@@ -44,18 +38,10 @@ class Objective:
 
 
 def objective_of(targets: Tensor) -> Objective:
-    """The objective for a split's targets.
+    """The objective for a split's targets; `ValueError` if there is none.
 
-    Parameters
-    ----------
-    targets : Tensor
-        Classes, integers of shape (N,); several labels, floats of shape (N, C); or a label per
-        pixel, integers of shape (N, H, W).
-
-    Raises
-    ------
-    ValueError
-        For any other targets.
+    Targets are classes, integers of shape (N,); several labels, floats of shape (N, C); or a label
+    per pixel, integers of shape (N, H, W).
     """
     if targets.ndim == 1 and not targets.is_floating_point():
         return CLASSIFICATION

@@ -13,7 +13,7 @@ Selection = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is trained.
+    """How a network is trained; `ValueError` for the first setting that is out of range.
 
     Attributes
     ----------
@@ -33,18 +33,11 @@ class FitSettings:
     max_batches : int, optional
         Upper limit of batches per epoch, at least 1.
     patience : int, optional
-        Stop when validation accuracy has not risen by ``min_delta`` for this many epochs, at least
-        1.
-    min_delta : float
-        Smallest rise of accuracy that counts for ``patience``, a fraction of one, at least 0.
+        Stop when validation accuracy has not risen by ``min_delta``, a fraction of one, for this
+        many epochs, at least 1.
     selection : {"best", "last"}
         Epoch whose state is kept: the best on the validation split (the last of equally good ones,
         since its sparsity has settled longest), or the last.
-
-    Raises
-    ------
-    ValueError
-        For the first setting that is out of range.
     """
 
     epochs: int = 10
@@ -80,7 +73,7 @@ class FitSettings:
 
 
 def steps_per_epoch(samples: int, fit: FitSettings) -> int:
-    """Number of training steps in an epoch, for the number of samples in the training split."""
+    """Number of training steps in an epoch of so many samples."""
     batches, left_over = divmod(samples, fit.batch_size)
     if left_over > 1 or (left_over == 1 and batches == 0):
         batches += 1

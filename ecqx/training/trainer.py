@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.modules import main_output
 from ecqx.training.constraint import Constraint
 from ecqx.training.distributed import Replicas, is_connected, is_first
 from ecqx.training.evaluation import evaluate
@@ -70,6 +69,8 @@ class Trainer:
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.quantizer = settings, quantizer
+        # What has the state that training changes.
+        self.trained: Constraint | nn.Module = quantizer or model
         self.objective = objective_of(train.targets)
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
@@ -78,8 +79,8 @@ class Trainer:
         self.history: list[Epoch] = []
         # State after the best epoch so far, of equal ones the last.
         self.best: dict[str, Tensor] | None = None
-        self.replicas = Replicas(model) if is_connected() else None
-        if self.replicas is not None and quantizer is not None:
+        self.replicas = Replicas(model)
+        if is_connected() and quantizer is not None:
             quantizer.share_relevance(self.replicas.combined)
 
     @property
@@ -105,7 +106,9 @@ class Trainer:
         resume: Path | None = None,
         on_epoch: Callable[[Epoch], object] | None = None,
     ) -> list[Epoch]:
-        """Train to the end of the settings' epochs.
+        """Train to the end of the settings' epochs; returns one record an epoch.
+
+        The model is left in the state that `FitSettings.selection` names.
 
         Parameters
         ----------
@@ -115,11 +118,6 @@ class Trainer:
             File for the state after each epoch. If it exists, training resumes from it.
         on_epoch : callable, optional
             Called after each epoch, once its state is saved.
-
-        Returns
-        -------
-        list of Epoch
-            One record an epoch; the model is left in the state that `FitSettings.selection` names.
 
         Raises
         ------
@@ -139,7 +137,7 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(epoch)
         if self.settings.selection == "best" and self.best is not None:
-            self._restore(self.best)
+            self.trained.load_state_dict(self.best)
         return self.history
 
     def run_epoch(self) -> Epoch:
@@ -155,53 +153,44 @@ class Trainer:
             for x, y in self._batches():
                 total += self.step(x, y) * len(y)
                 samples, steps = samples + len(y), steps + 1
-        if self.replicas is not None:
-            # Each process has BatchNorm statistics of its own samples.
-            self.replicas.take_buffers_of_first()
-        accuracy = evaluate(self.model, self.validation)
-        if self.replicas is not None:
-            # A rounding difference must not make the processes keep different epochs.
-            accuracy = self.replicas.value_of_first(accuracy)
+        self.replicas.take_buffers_of_first()
+        # A rounding difference must not make the processes keep different epochs.
+        accuracy = self.replicas.value_of_first(evaluate(self.model, self.validation))
         sparsity = self.quantizer.sparsity() if self.quantizer is not None else 0.0
         epoch = Epoch(float(total) / max(samples, 1), accuracy, sparsity, steps)
         if accuracy >= max((past.accuracy for past in self.history), default=0.0):
-            self.best = {name: tensor.clone() for name, tensor in self._state().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
         self.history.append(epoch)
         return epoch
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One training step on one batch; returns the loss before it, a scalar in float64."""
         self.optimizer.zero_grad()
-        if self.replicas is None:
-            loss = self.objective.loss(main_output(self.model(x)), y)
-        else:
-            # The weight makes the mean over the processes one over the samples.
-            x, y, weight = self.replicas.share(x, y)
-            loss = weight * self.objective.loss(self.replicas.forward(x), y)
+        x, y, weight = self.replicas.share(x, y)
+        loss = weight * self.objective.loss(self.replicas.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()
         self.optimizer.step()
         if self.quantizer is not None:
             self.quantizer.update(x, y)
-        return (loss.detach() if self.replicas is None else self.replicas.mean(loss)).double()
+        return self.replicas.mean(loss).double()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, with a progress bar."""
         steps = steps_per_epoch(len(self.train), self.settings)
         batches = self.train.batches(self.settings.batch_size, self.generator)
-        with tqdm(
+        # A batch left over is drawn before the end is noticed. Its random numbers count: those of
+        # the next epoch follow them.
+        for batch, _ in tqdm(
+            zip(batches, range(steps), strict=False),
             total=steps,
             unit="batch",
             desc=f"epoch {len(self.history) + 1} of {self.settings.epochs}",
             leave=False,
             disable=None if self.shows_progress and is_first() else True,
-        ) as bar:
-            for number, batch in enumerate(batches):
-                if number == steps:
-                    return
-                yield batch
-                bar.update()
+        ):
+            yield batch
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -209,9 +198,8 @@ class Trainer:
 
         A resumed training therefore ends like an uninterrupted one.
         """
-        rank = 0 if self.replicas is None else self.replicas.rank
         # numpy takes no negative seeds.
-        entropy = (self.seed % 2**64, len(self.history), rank)
+        entropy = (self.seed % 2**64, len(self.history), self.replicas.rank)
         drawn = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):
@@ -246,16 +234,10 @@ class Trainer:
         accuracies = [epoch.accuracy for epoch in self.history]
         return max(accuracies[-patience:]) < max(accuracies[:-patience]) + self.settings.min_delta
 
-    def _state(self) -> dict[str, Tensor]:
-        return (self.quantizer or self.model).state_dict()
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        (self.quantizer or self.model).load_state_dict(state)
-
     def save(self, path: Path) -> None:
         """Write everything that the remaining epochs depend on."""
         state = {
-            "state": self._state(),
+            "state": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "seed": self.seed,
             "generator": self.generator.get_state(),
@@ -268,7 +250,7 @@ class Trainer:
         """Restore what `save` wrote; ``InputError`` if it is damaged or of another training."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self._restore(state["state"])
+            self.trained.load_state_dict(state["state"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.seed = state["seed"]
             self.generator.set_state(state["generator"])

@@ -14,7 +14,7 @@ from ecqx.data.cifar_archives import cifar, cifar_source
 from ecqx.data.digit_images import digits
 from ecqx.data.downloads import is_available
 from ecqx.data.folder import image_folder
-from ecqx.data.speech import speech_commands, speech_source
+from ecqx.data.speech import SOURCES, speech_commands
 from ecqx.data.tensors import TensorData
 from ecqx.data.voc2012 import voc, voc_source
 from ecqx.errors import InputError
@@ -109,7 +109,7 @@ class SpeechCommands(Loader):
     hop: Positive
 
     def available(self, root: Path) -> bool:
-        return is_available(speech_source(self.archive), root)
+        return is_available(SOURCES[self.archive], root)
 
     def build(self, root: Path, processes: int) -> TensorData:
         return speech_commands(
