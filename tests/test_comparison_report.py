@@ -21,8 +21,7 @@ from scipy import stats
 from ecqx.errors import InputError
 from ecqx.methods.trained_centroids import EC2T, FantastIC4
 from ecqx.report.build import build
-from ecqx.report.comparison import Comparison
-from ecqx.report.comparison_curves import area, areas, kept, smallest_within
+from ecqx.report.comparison import Comparison, area, areas, kept, smallest_within
 from ecqx.report.comparison_tables import WIDTHS, build_comparison_tables
 from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.evidence import Evidence

@@ -47,7 +47,8 @@ def rows_of(folder: Path, table: str) -> list[dict[str, str]]:
 
 def test_data_that_all_panels_share_is_named_once(mixed: tuple[Path, dict[str, Figure]]) -> None:
     figure = mixed[1]["accuracy_sparsity_resnet20"]
-    assert figure.caption.startswith("Suite mixed, cifar10-jpeg, mean ± deviation over 3 seeds.")
+    assert figure.caption.startswith("Suite mixed. Mean ± standard deviation over seeds.")
+    assert figure.caption.count("cifar10-jpeg") == 1
     assert not any("cifar10-jpeg" in panel.title for panel in figure.panels)
 
 
@@ -227,7 +228,7 @@ def test_one_seed_has_no_deviation_and_says_so(tmp_path: Path) -> None:
     figures = draw(one_seed_suite(), tmp_path)
     assert {"accuracy_sparsity", "accuracy_size", "sparsity_lambda", "ratio_lambda"} <= set(figures)
     for figure in figures.values():
-        assert "one seed, no deviation" in figure.caption
+        assert "One seed each, hence without deviation" in figure.caption
         assert "±" not in figure.caption
     for name in ("results", "grid", "networks"):
         text = (tmp_path / f"tables/{name}.md").read_text(encoding="utf-8")

@@ -73,7 +73,7 @@ def test_estimate_of_one_value_has_no_spread() -> None:
 def test_estimate_changes_its_unit_and_sign() -> None:
     found = Estimate(1.0, 0.5, 3, 0.25, 1.75)
     assert found.scaled(100) == Estimate(100.0, 50.0, 3, 25.0, 175.0)
-    assert found.negated() == Estimate(-1.0, 0.5, 3, -1.75, -0.25)
+    assert found.scaled(-1) == Estimate(-1.0, 0.5, 3, -1.75, -0.25)
 
 
 def test_an_interval_needs_a_spread() -> None:

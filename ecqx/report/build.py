@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,13 @@ from ecqx.files import write_atomically
 from ecqx.report.claims import build_claims
 from ecqx.report.comparison import Comparison
 from ecqx.report.comparison_tables import build_comparison_tables
-from ecqx.report.comparison_verdict import (
-    comparison_markdown,
-    duel_table,
-    judge,
-    rule,
-    smallest_rule,
-)
+from ecqx.report.comparison_verdict import comparison_markdown, judge
 from ecqx.report.correlations import Relevance, correlate
 from ecqx.report.evidence import Evidence
 from ecqx.report.figures import build_curve_figures, comparison_figure
 from ecqx.report.formats import FORMATS
 from ecqx.report.networks import build_layer_figures, build_relevance_figures
-from ecqx.report.page import Content, Contest, Origin, Section, render_page
+from ecqx.report.page import Contest, Origin, Section, render_page
 from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED
 from ecqx.report.rules import Rules
 from ecqx.report.samples import Classes, Samples, build_input_figures, build_masks_figures
@@ -50,7 +45,7 @@ def build(
     classes: Classes | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Write tables, figures, claims and the page of a suite.
+    """Write ``tables/``, ``figures/``, ``claims.md`` and ``report.html`` of a suite to ``out``.
 
     The same input gives the same bytes, in whatever order the records come. Everything is made
     before the first file is written.
@@ -58,39 +53,23 @@ def build(
     Parameters
     ----------
     records : sequence of mapping
-        Entries of ``metrics.json``, with the keys of `ecqx.report.records.Record`. Those of sweep
-        "comparison" are compared by ``rules``; those of "grid", "p", "ablation" and "trained" make
-        all else.
-    out : Path
-        Folder to write ``tables/``, ``figures/``, ``claims.md`` and ``report.html`` to.
-    suite : str
-        Name of the suite, shown everywhere.
+        Entries of ``metrics.json``, with the keys of `ecqx.report.records.Record`.
     tasks : mapping of str to str
         Titles of the tasks, in the order in which they are shown.
     rules : Rules, optional
-        What all methods are compared by; without them nothing of the comparison is shown.
+        What the records of sweep "comparison" are compared by; without them these are not shown.
     layers : sequence of mapping
         Sparsity, entropy and size per layer of one run (``seed``) per task and method, in the
         network's order.
     published : sequence of mapping
-        ``task``, ``bits`` and ``lam`` of the settings that have rows of their own as published
-        setups.
+        ``task``, ``bits`` and ``lam`` of published setups, which have rows of their own.
     yardsticks : sequence of mapping
-        Results of the published algorithm to compare with: ``task``, ``method``, ``bits``,
-        ``lam``, ``accuracy``, ``sparsity`` (fractions of one) and ``bytes``.
-    relevance : mapping, optional
-        Task → layer → (weight, relevance) of the full-precision checkpoint, first layer first.
-    decoded : mapping, optional
-        The same of models decoded from their files.
-    samples : mapping of str to ndarray, optional
-        Images and masks of segmentation tasks: ``TASK/image``, uint8 of shape (N, 3, H, W), and
-        ``TASK/truth``, ``TASK/full precision``, ``TASK/decoded``, uint8 of shape (N, H, W).
-        Test samples with the relevance of their inputs: ``TASK/input``, ``TASK/relevance KIND``,
-        ``TASK/label`` and ``TASK/label KIND``, where KIND is "full precision" or "decoded".
-    classes : mapping of str to sequence of str, optional
-        Names of those tasks' classes, in the order of the labels.
-    origin : Origin, optional
-        What the results were made from, for the page.
+        Results of the published code, with the keys of `ecqx.report.yardstick.Yardstick`.
+    relevance, decoded : mapping, optional
+        Task → layer → (weight, relevance), first layer first, of the full-precision checkpoint and
+        of the model decoded from its file.
+    samples, classes : mapping, optional
+        Test samples as `stages.exhibits.samples` makes them, and task → names of its classes.
 
     Raises
     ------
@@ -106,10 +85,13 @@ def build(
     tables = build_tables(paper, correlations, layers, published)
     beside = [yardstick_table(paper, counterparts)] if counterparts else []
     comparison = None if rules is None else Comparison.collect(every, rules)
-    contest = None if comparison is None else _contest(comparison)
     text = claims_markdown(claims, suite)
-    if comparison and contest:
-        text += f"\n{comparison_markdown(comparison, contest.judgements)}"
+    contest = None
+    if comparison:
+        judgements = judge(comparison)
+        text += f"\n{comparison_markdown(comparison, judgements)}"
+        others = build_comparison_tables(comparison)
+        contest = Contest(comparison, judgements, comparison_figure(comparison), others)
 
     samples, classes = samples or {}, classes or {}
     curves = build_curve_figures(paper, counterparts)
@@ -128,9 +110,9 @@ def build(
         Section("tables", "Tables", (), [t for t in tables if t.name not in own]),
     ]
     centre = [Section("tradeoff", "Accuracy and size", first)]
-    content = Content(claims, own["best_files"], centre, sections, contest, origin)
     shown = every.sweeps(*PAPER, *([COMPARISON] if comparison else []))
-    files = {"claims.md": text.encode(), "report.html": render_page(shown, content).encode()}
+    page = render_page(shown, claims, own["best_files"], centre, sections, contest, origin)
+    files = {"claims.md": text.encode(), "report.html": page.encode()}
     for table in (*tables, *beside, *(contest.tables if contest else ())):
         for ending, write in FORMATS.items():
             files[f"tables/{table.name}.{ending}"] = write(table).encode()
@@ -138,26 +120,9 @@ def build(
     for figure in (*figures, *([contest.figure] if contest else ())):
         for ending, picture in figure.files().items():
             files[f"figures/{figure.name}.{ending}"] = picture
-    for name, content_of_file in files.items():
-        _write(out / name, content_of_file)
+    for name, content in files.items():
+        write_atomically(out / name, partial(Path.write_bytes, data=content))
 
 
 # Tables that have a place of their own on the page.
 PLACED = ("best_files", "relevance_magnitude", "layers", "trained_centroids")
-
-
-def _contest(comparison: Comparison) -> Contest:
-    """The comparison as the page shows it."""
-    judgements = judge(comparison)
-    return Contest(
-        judgements=judgements,
-        loss=comparison.rules.loss_in_words,
-        rules=(rule(comparison), smallest_rule(comparison.rules)),
-        duels=duel_table(comparison, judgements),
-        figure=comparison_figure(comparison),
-        tables=build_comparison_tables(comparison),
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda p: p.write_bytes(content))

@@ -32,19 +32,10 @@ SHOWN = f"indexof({HIDDEN}, datum.series) < 0 && indexof({HIDDEN}, datum.width) 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a panel.
+    """An axis of a panel; without ``ticks`` these follow from the domain.
 
-    Attributes
-    ----------
-    title : str
-    domain : (float, float)
-    scale : {"linear", "log", "symlog"}
-    ticks : sequence of float
-        Where the ticks are; chosen by the domain where there are none.
-    linear_below : float or None
-        Where a ``symlog`` scale goes from linear to logarithmic.
-    format : str
-        Of the labels of scales that are not linear, in the language of d3.
+    A "symlog" scale is linear below ``linear_below``. ``format``, in the language of d3, is that of
+    labels of scales that are not linear.
     """
 
     title: str
@@ -91,13 +82,10 @@ def curves(
         Of kind "point", with ``x, x0, x1, y, y0, y1`` and ``order`` or, for fronts, ``bytes`` and
         ``validation``; "run" and "published", with ``x`` and ``y``; "front", a line for all
         series; "reference", with ``y, y0, y1``.
-    x, y : Axis
-    series : sequence of str
-        All series of the figure.
+    series, widths : sequence of str
+        All series of the figure; bit widths, shown by the marks' sizes.
     labels : mapping of str to str
         What is shown of a mark that is pointed at.
-    widths : sequence of str
-        Bit widths, shown by the marks' sizes.
     fronts : bool
         Whether lines join the Pareto-optimal points only: no other shown point of the series is as
         small and as accurate in validation.
@@ -105,10 +93,11 @@ def curves(
     kinds = {row["kind"] for row in rows}
     across, up = x.encode(alt.X, "x"), y.encode(alt.Y, "y")
     both = alt.Chart().encode(x=across, y=up)
-    legend = alt.Legend(symbolOpacity=1)
-    colour = alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=legend)
-    coloured = both.encode(color=colour)
-    shape = alt.Shape("series:N", scale=_scale(series, "path"), title=None)
+    coloured = both.encode(color=_colour(series, alt.Legend(symbolOpacity=1)))
+    marked: Any = {
+        "shape": alt.Shape("series:N", scale=_scale(series, "path"), title=None),
+        "tooltip": _tooltips(labels),
+    }
     layers = []
     if "reference" in kinds:
         full = alt.Chart().transform_filter("datum.kind == 'reference'")
@@ -119,13 +108,8 @@ def curves(
         ]
     if "front" in kinds:
         front = both.transform_filter("datum.kind == 'front'").encode(order="order:Q")
-        round_ends: Any = {
-            "strokeCap": "round",
-            "strokeJoin": "round",
-            "opacity": 0.4,
-            "clip": True,
-        }
-        layers.append(front.mark_line(style="band", color=LOOKS[FRONT].colour, **round_ends))
+        band: Any = {"strokeCap": "round", "strokeJoin": "round", "opacity": 0.4, "clip": True}
+        layers.append(front.mark_line(style="band", color=LOOKS[FRONT].colour, **band))
     points = coloured.transform_filter("datum.kind == 'point'")
     spread = points.transform_filter(_unless(SPREAD)).mark_rule(style="spread", clip=True)
     layers += [
@@ -137,9 +121,8 @@ def curves(
     if "run" in kinds:
         runs = coloured.transform_filter(f"datum.kind == 'run' && {_unless(RUNS)}")
         marks = runs.mark_point(style="run", filled=True, opacity=0.6, clip=True)
-        layers.append(marks.encode(shape=shape, tooltip=_tooltips(labels)))
-    marks = points.mark_point(style="mean", filled=True, opacity=1, clip=True)
-    marks = marks.encode(shape=shape, tooltip=_tooltips(labels))
+        layers.append(marks.encode(**marked))
+    marks = points.mark_point(style="mean", filled=True, opacity=1, clip=True).encode(**marked)
     if len(widths) > 1:
         sizes = alt.Scale(domain=list(widths))
         legend = alt.Legend(symbolFillColor="#808080", symbolStrokeWidth=0)
@@ -148,8 +131,7 @@ def curves(
     if "published" in kinds:
         theirs = coloured.transform_filter(f"datum.kind == 'published' && {_unless(PUBLISHED)}")
         stars = theirs.mark_point(style="star", filled=True, opacity=1, stroke="white", clip=True)
-        path = alt.value(LOOKS[PUBLISHED].path)
-        layers.append(stars.encode(shape=path, tooltip=_tooltips(labels)))
+        layers.append(stars.encode(**marked | {"shape": alt.value(LOOKS[PUBLISHED].path)}))
     return _spec(alt.layer(*layers).transform_filter(SHOWN), rows)
 
 
@@ -175,7 +157,7 @@ def bars(rows: Sequence[Row], names: Sequence[str], series: Sequence[str], label
         x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=4, labelSeparation=5)),
         y=alt.Y("name:N", sort=list(names), axis=axis),
         yOffset=alt.YOffset("series:N", sort=list(series)),
-        color=alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=_SQUARES),
+        color=_colour(series, _SQUARES),
         tooltip=_tooltips(labels),
     )
     return _spec(chart, rows)
@@ -238,13 +220,7 @@ def pictures(
 
 
 def shaded(shares: NDArray[np.float64], colours: Sequence[str]) -> NDArray[np.uint8]:
-    """Numbers between 0 and 1 as colours, NaN as white.
-
-    Returns
-    -------
-    ndarray of uint8
-        Of the shape of ``shares`` with one more axis of length 3.
-    """
+    """Numbers between 0 and 1 as colours along a new last axis, NaN as white."""
     anchors = np.array([list(bytes.fromhex(colour[1:])) for colour in colours])
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(shares, places, anchor) for anchor in anchors.T]
@@ -281,6 +257,10 @@ def _spec(chart: alt.Chart | alt.LayerChart | alt.FacetChart, rows: Sequence[Row
 
 def _scale(series: Sequence[str], what: str) -> alt.Scale:
     return alt.Scale(domain=list(series), range=[getattr(LOOKS[name], what) for name in series])
+
+
+def _colour(series: Sequence[str], legend: alt.Legend) -> alt.Color:
+    return alt.Color("series:N", scale=_scale(series, "colour"), title=None, legend=legend)
 
 
 _SQUARES = alt.Legend(

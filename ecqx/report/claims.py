@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 from ecqx.report import columns as col
-from ecqx.report.columns import gain_cells, row, settings_table, table
+from ecqx.report.columns import gain_cells, row, table
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row
 from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
 from ecqx.report.selection import flat, gain_at_equal_sparsity, most_accurate, smallest_file
 from ecqx.report.statistics import Estimate, grouped, with_pooled_spread
-from ecqx.report.tables import relevance_and_magnitude
+from ecqx.report.tables import RELEVANCE, relevance_row
 from ecqx.report.verdicts import (
     MARGIN_TEXT,
-    NO_SPREAD_TEXT,
-    RANK_BOUND,
     Claim,
     Part,
     Verdict,
-    by_task,
     combine,
-    extreme,
-    in_points,
     judge_below,
-    judge_drop,
     judge_gain,
-    tally,
 )
 
 PAPER_RATIO = 103
 PAPER_BITS = range(2, 6)
+
+RANK_BOUND = 0.9
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
@@ -41,7 +37,9 @@ EVIDENCE = ("Evidence", "")
 
 DROP_TEXT = (
     "The drop is the accuracy (the task's metric) of the same checkpoint trained as long in full "
-    "precision, accuracy_fp32, minus that of the decoded model, paired per seed."
+    "precision, accuracy_fp32, minus that of the decoded model, paired per seed. Where all seeds "
+    "agree exactly, the deviation is that of the task’s settings, pooled; where none of them has "
+    "any, or with one seed only, the row is inconclusive."
 )
 
 
@@ -55,40 +53,35 @@ def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> lis
     ]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A setting of the grid with the drop that it is judged by."""
+class Judged(NamedTuple):
+    """A setting of the grid, the drop and the verdict on whether it keeps the accuracy."""
 
     setting: Setting
     drop: Estimate
+    verdict: Verdict
 
     @property
     def ratio(self) -> Estimate:
         """Compression ratio over seeds."""
         return self.setting.mean("compression_ratio")
 
-    @property
-    def verdict(self) -> Verdict:
-        """Whether it keeps the accuracy."""
-        return judge_drop(self.drop)
 
-
-def _judged(evidence: Evidence, task: str) -> list[Judged]:
-    """A task's grid; settings whose drop is the same in all seeds take the pooled deviation."""
+def _judged(evidence: Evidence, task: str, method: str) -> list[Judged]:
+    """A method's grid; settings whose drop is the same in all seeds take the pooled deviation."""
     settings = evidence.of(task)
-    drops = with_pooled_spread([setting.drop() for setting in settings])
-    return [Judged(s, drop) for s, drop in zip(settings, drops, strict=True) if drop]
+    drops = with_pooled_spread([setting.mean("drop") for setting in settings])
+    pairs = zip(settings, drops, strict=True)
+    return [Judged(s, drop, judge_below(drop)) for s, drop in pairs if drop and s.method == method]
 
 
 def file_size(evidence: Evidence) -> Claim:
     """Claim 1: how small a file may be while the accuracy is kept."""
-    judged = {task: _judged(evidence, task) for task in evidence.tasks}
-    own = [one for task in judged for one in judged[task] if one.setting.method == PAPER_METHOD]
+    own = [one for task in evidence.tasks for one in _judged(evidence, task, PAPER_METHOD)]
     rows = [
         row
         for task in evidence.tasks
         for method in GRID_METHODS
-        for row in _ratio_rows([one for one in judged[task] if one.setting.method == method])
+        for row in _ratio_rows(_judged(evidence, task, method))
     ]
     columns = (
         *(col.METHOD, Column("chosen", "setting"), col.BITS, col.LABEL[-1], col.RATIO, DROP),
@@ -101,7 +94,7 @@ def file_size(evidence: Evidence) -> Claim:
         findings=tuple(_ratio_findings(evidence, own)),
         rule=(
             "A setting keeps the accuracy if the 95 % interval of its drop lies below "
-            f"{MARGIN_TEXT}. {DROP_TEXT} {NO_SPREAD_TEXT} The claim holds if an ECQx setting with "
+            f"{MARGIN_TEXT}. {DROP_TEXT} The claim holds if an ECQx setting with "
             f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
             "ECQx setting has the interval of its ratio wholly below that or the interval of its "
             "drop wholly above the margin. The largest ratio is chosen by test accuracy; the rows "
@@ -163,21 +156,18 @@ def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
         numbers: tuple[Cell, ...] = ("none", None, None, None, None)
         if one is not None:
             label = (one.setting.bits, one.setting.lam_in_words)
-            numbers = (*label, one.ratio, one.drop, _overhead(one.setting))
+            overhead = one.setting.mean("bytes_other").mean / one.setting.mean("bytes").mean
+            numbers = (*label, one.ratio, one.drop, overhead)
         yield row(records, smallest.method, words, *numbers)
-
-
-def _overhead(setting: Setting) -> float:
-    """Share of the file that does not hold the integers of weights."""
-    return setting.mean("bytes_other").mean / setting.mean("bytes").mean
 
 
 def low_bit_width(evidence: Evidence) -> Claim:
     """Claim 2: whether accuracy is kept at each bit width."""
     rows, parts = [], []
     for task in evidence.tasks:
-        judged = _judged(evidence, task)
-        of_kind = grouped(judged, lambda one: (one.setting.bits, one.setting.method))
+        judged = [one for method in GRID_METHODS for one in _judged(evidence, task, method)]
+        in_order = sorted(judged, key=lambda one: one.setting.bits or 0)
+        of_kind = grouped(in_order, lambda one: (one.setting.bits, one.setting.method))
         for (bits, method), own in of_kind.items():
             if bits in PAPER_BITS:
                 chosen = most_accurate([one.setting for one in own])
@@ -200,10 +190,10 @@ def low_bit_width(evidence: Evidence) -> Claim:
             "Per task, bit width and method the setting of highest mean validation accuracy is "
             "taken. The row holds if the 95 % interval of its drop lies below "
             f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} "
-            f"{NO_SPREAD_TEXT} Only the rows of ECQx count: the claim holds if all of them do, and "
+            "Only the rows of ECQx count: the claim holds if all of them do, and "
             "does not hold if one does not."
         ),
-        table=settings_table(evidence, "claim_bit_width", *EVIDENCE, columns, rows),
+        table=table(evidence, "claim_bit_width", *EVIDENCE, columns, rows),
     )
 
 
@@ -222,7 +212,7 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         for bits, gain, difference in zip(pairs, gains, differences, strict=True):
             verdict = judge_gain(difference)
             parts.append(Part(evidence.name(task), f"{bits} bit", difference, verdict))
-            shown = gain_cells(replace(gain, difference=difference)).values()
+            shown = gain_cells(replace(gain, difference=difference))
             compared = f"{gain.compared} of {gain.seeds}"
             rows.append(row(flat(chain(*pairs[bits])), bits, *shown, compared, verdict.value))
     columns = (col.BITS, col.GAIN, col.SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
@@ -261,10 +251,9 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
     """Claim 4: relevance ranks weights otherwise than magnitude does."""
     ranks = [(evidence.name(found.task), found.layer, found.spearman) for found in correlations]
     parts = [Part(*rank, judge_below(rank[-1], RANK_BOUND)) for rank in ranks]
-    shown = relevance_and_magnitude(evidence, correlations)
     rows = [
-        Row(one.task, (*one.cells[1:], part.verdict.value), one.source)
-        for one, part in zip(shown.rows, parts, strict=True)
+        relevance_row(evidence, found, part.verdict.value)
+        for found, part in zip(correlations, parts, strict=True)
     ]
     known = [part for part in parts if part.value and part.value.high is not None]
     highest = extreme(known, max, "Highest rank correlation", Column("", "", "interval", 3).text)
@@ -279,7 +268,45 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
             f"{RANK_BOUND}, and does not hold if the lower end lies above. The claim holds if all "
             "layers do, and does not hold if one does not."
         ),
-        table=table(
-            evidence, "claim_not_magnitude", *EVIDENCE, (*shown.columns[1:], VERDICT), rows
-        ),
+        table=table(evidence, "claim_not_magnitude", *EVIDENCE, (*RELEVANCE, VERDICT), rows),
     )
+
+
+# -- findings in words -----------------------------------------------------------------------------
+
+POINTS = Column("", "", "interval", 2, 100)
+
+
+def tally(parts: Sequence[Part], what: str) -> str:
+    """How many parts have which verdict, in words."""
+    if not parts:
+        return f"No {what} were measured."
+    verdicts = [part.verdict for part in parts]
+    counts = [f"{v.value} in {verdicts.count(v)}" for v in Verdict if v in verdicts]
+    text = f"{', '.join(counts)} of {len(parts)} {what}."
+    return text[0].upper() + text[1:]
+
+
+def extreme(
+    parts: Sequence[Part], choose: Callable[..., Part], what: str, words: Callable[[Estimate], str]
+) -> Iterator[str]:
+    """The smallest or largest value, by ``choose`` (min or max), in words, where there is one."""
+    known = [part for part in parts if part.value]
+    if known:
+        part = choose(known, key=lambda part: part.value.mean if part.value else 0.0)
+        yield f"{what}: {words(part.value) if part.value else ''} ({part.name})."
+
+
+def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
+    """Verdict and values of each task, in words; ``what`` names the value."""
+    for task in dict.fromkeys(part.task for part in parts):
+        own = [part for part in parts if part.task == task]
+        values = ", ".join(f"{part.case} {POINTS.text(part.value)}" for part in own)
+        yield f"{task}: {combine(own).value}. {what} (points): {values}."
+
+
+def in_points(value: Estimate) -> str:
+    """A difference of accuracies in words."""
+    without = "one seed" if value.n == 1 else "equal in all seeds"
+    note = f" ({without}, no interval)" if value.low is None else ""
+    return f"{POINTS.text(value)} points{note}"

@@ -18,10 +18,10 @@ def _mean(key: str, header: str, digits: int, scale: float, name: str) -> Column
 
 TASK = Column("task", "task")
 METRIC = Column("metric", "metric", value=lambda s: s.first.metric, paper="no")
-BITS = Column("bits", "bits", "number", value=lambda s: s.bits)
-METHOD = Column("method", "method", value=lambda s: s.method)
+BITS = Column("bits", "bits", "number")
+METHOD = Column("method", "method")
 LAMBDA = Column("lambda", "Λ", value=lambda s: s.lam_in_words)
-VARIANT = Column("variant", "other settings", value=lambda s: s.variant)
+VARIANT = Column("variant", "other settings")
 P = Column("p", "p")
 ACCURACY = _mean("accuracy_percent", "accuracy (%)", 2, 100, "accuracy")
 DROP = _mean("drop_points", "drop (points)", 2, 100, "drop")
@@ -42,11 +42,6 @@ LABEL = (BITS, METHOD, LAMBDA)
 MEASURES = (ACCURACY, DROP, SPARSITY, SIZE, RATIO, ENTROPY)
 
 
-def measures(setting: Setting, columns: Iterable[Column] = MEASURES) -> tuple[Cell, ...]:
-    """Cells of columns that every setting has."""
-    return tuple(column.value(setting) for column in columns if column.value)
-
-
 def other_columns(evidence: Evidence) -> tuple[Column, ...]:
     """A column for each metric that some task has beside its accuracy."""
 
@@ -54,21 +49,19 @@ def other_columns(evidence: Evidence) -> tuple[Column, ...]:
         key, header = f"{name.replace(' ', '_')}_percent", f"{name} (%)"
         return Column(key, header, "spread", 2, 100, lambda setting: setting.other(name))
 
-    return tuple(map(column, evidence.other_metrics()))
+    names = dict.fromkeys(name for record in evidence.records for name in record.other_metrics)
+    return tuple(map(column, names))
 
 
-def gain_cells(gain: Gain) -> dict[str, Cell]:
+def gain_cells(gain: Gain) -> tuple[Cell, Cell]:
     """Cells of `GAIN` and `SHARED_RANGE`."""
     shared = f"{100 * gain.low:.1f} to {100 * gain.high:.1f}"
-    return {
-        GAIN.key: gain.difference,
-        SHARED_RANGE.key: "no common range" if gain.difference is None else shared,
-    }
+    return gain.difference, "no common range" if gain.difference is None else shared
 
 
 def spread_in_words(evidence: Evidence) -> str:
     """What stands behind the numbers of a setting."""
-    if evidence.seeds_per_setting() == [1]:
+    if all(len(setting.records) == 1 for setting in evidence.settings):
         return "One seed each, hence without deviation"
     return "Mean ± standard deviation over seeds"
 
@@ -90,41 +83,23 @@ def table(
     title: str,
     caption: str,
     columns: tuple[Column, ...],
-    rows: Iterable[Row],
+    rows: Iterable[Row | Setting | tuple[Setting, Mapping[str, Cell]]],
 ) -> Table:
-    """A table of the suite; the title of a row's task is its first cell."""
-    titled = [Row(row.task, (evidence.tasks[row.task], *row.cells), row.source) for row in rows]
-    return Table(name, title, caption, evidence.suite, evidence.tasks, (TASK, *columns), titled)
+    """A table of the suite, whose first cell in each row is the title of the row's task.
 
-
-def row(records: Sequence[Record], *cells: Cell) -> Row:
-    """A row about some records of one task, without the task's title."""
-    return Row(records[0].task, cells, source_of(records))
-
-
-def settings_table(
-    evidence: Evidence,
-    name: str,
-    title: str,
-    caption: str,
-    columns: tuple[Column, ...],
-    rows: Iterable[tuple[Setting, Mapping[str, Cell]]],
-) -> Table:
-    """A table with a row for each setting.
-
-    Parameters
-    ----------
-    rows : iterable of (Setting, mapping)
-        Each with the cells, by the key of their column, that are not the column's own value.
+    A row is given by its cells, or by a setting: alone, or with cells, by the key of their column,
+    that are not the column's value.
     """
+    made = []
+    for one in rows:
+        if not isinstance(one, Row):
+            setting, own = one if isinstance(one, tuple) else (one, {})
+            cells = (own[c.key] if c.key in own else c.of(setting) for c in columns)
+            one = row(setting.records, *cells)
+        made.append(Row(one.task, (evidence.tasks[one.task], *one.cells), one.source))
+    return Table(name, title, caption, evidence.suite, evidence.tasks, (TASK, *columns), made)
 
-    def cell(column: Column, setting: Setting, other: Mapping[str, Cell]) -> Cell:
-        if column.key in other or column.value is None:
-            return other[column.key]
-        return column.value(setting)
 
-    made = (
-        row(setting.records, *(cell(column, setting, other) for column in columns))
-        for setting, other in rows
-    )
-    return table(evidence, name, title, caption, columns, made)
+def row(records: Sequence[Record], *cells: Cell, trained: bool = True) -> Row:
+    """A row, without its task's title, about records of one task or, untrained, their start."""
+    return Row(records[0].task, cells, source_of(records, trained))

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ecqx.report import columns as col
-from ecqx.report.columns import other_columns, reading, row, settings_table, table
-from ecqx.report.comparison import Comparison
-from ecqx.report.comparison_curves import areas, kept
+from ecqx.report.columns import reading, row, table
+from ecqx.report.comparison import Comparison, areas, kept
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import GRID_METHODS, Setting
 from ecqx.report.selection import flat, front
@@ -78,7 +77,7 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
         smallest = front(own)[0]
         cells = (
             *(method, len(own)),
-            estimate(areas(files, comparison.fairness(task).ratios).values()),
+            estimate(areas(files, comparison.rules.tasks[task].ratios).values()),
             within.coverage,
             *(within.mean(name) for name in ("bytes", "compression_ratio", "drop")),
             sum(trial.method == method for trial in best),
@@ -102,12 +101,12 @@ def trials(comparison: Comparison) -> Table:
             value=lambda trial: trial.mean("accuracy_validation"),
         ),
         *(replace(column, paper="no") if column is col.DROP else column for column in MEASURES),
-        *other_columns(comparison.evidence),
+        *col.other_columns(comparison.evidence),
         *(Column("front", "on the front"), replace(COST, paper="no"), col.SEEDS),
     )
     title = "All trials of all methods"
     rows = (row for task in comparison.tasks for row in _trials(comparison, task))
-    return settings_table(comparison.evidence, "trials", title, caption, columns, rows)
+    return table(comparison.evidence, "trials", title, caption, columns, rows)
 
 
 def _trials(comparison: Comparison, task: str) -> Iterator[tuple[Setting, Mapping[str, Cell]]]:
@@ -137,8 +136,8 @@ def family(comparison: Comparison) -> Table:
         "of 4 bit; an x marks the methods with relevance. Λ means something else in each method: "
         f"compare accuracies at similar sizes, not at equal Λ. {reading(comparison.evidence)}"
     )
-    return settings_table(
+    return table(
         *(comparison.evidence, "family", "The family of quantizers", caption),
         columns=(*col.LABEL, col.VARIANT, *MEASURES),
-        rows=((trial, {}) for trial in rows),
+        rows=rows,
     )

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ecqx.report.columns import RATIO, SIZE, row, table
-from ecqx.report.comparison import Comparison
-from ecqx.report.comparison_curves import Kept, areas, by_seed, kept
+from ecqx.report.comparison import Comparison, Kept, areas, kept
 from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import PAPER_METHOD, Record
 from ecqx.report.rules import Rules
+from ecqx.report.selection import by_seed
 from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
 from ecqx.report.verdicts import Verdict, judge_against
 
@@ -34,22 +34,18 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Duel:
-    """ECQx against one other method.
+    """ECQx against one other method; differences are paired per seed.
 
     Where all seeds agree, intervals have the pooled deviation of the task's duels.
 
     Attributes
     ----------
-    area : Estimate or None
-        Area under the curve of ECQx minus that of the other, paired per seed, a fraction of one.
-    common : Estimate or None
-        The same over the part of the range where both have a file with every seed; None where
-        there is no such part.
+    area, common : Estimate or None
+        Area under the curve of ECQx minus that of the other, a fraction of one; and the same over
+        the part of the range where both have a file with every seed, if there is one.
     factor : Estimate or None
-        Smallest file within the loss of the other over that of ECQx: geometric mean over seeds,
-        above one where ECQx is smaller. None where some seed of either has no such file.
-    coverage : str
-        How many of the seeds have such a file of both.
+        Smallest file within the loss of the other over that of ECQx: geometric mean over seeds.
+        None where some seed of either has no such file; ``coverage`` says how many have.
     """
 
     rival: str
@@ -93,76 +89,77 @@ class Judgement:
         """The verdict in one line."""
         if not self.duels:
             return f"{self.title}: there is nothing to compare {PAPER_METHOD} with."
-        verdicts = {duel.rival: duel.verdict for duel in self.duels}
-        return f"{self.title}: {PAPER_METHOD} {_relations(RELATIONS, verdicts)}."
+        words = _relations(RELATIONS, [(duel.rival, duel.verdict) for duel in self.duels])
+        return f"{self.title}: {PAPER_METHOD} {words}."
 
     @property
     def size_sentence(self) -> str:
         """The same about the files within the loss; empty where there is nothing to compare."""
-        verdicts = {duel.rival: duel.size_verdict for duel in self.duels}
-        words = _relations(SIZES, verdicts)
+        words = _relations(SIZES, [(duel.rival, duel.size_verdict) for duel in self.duels])
         return f"{PAPER_METHOD}’s files there are {words}." if words else ""
 
 
-def _relations(words: Mapping[Verdict, str], verdicts: Mapping[str, Verdict]) -> str:
+def _relations(words: Mapping[Verdict, str], verdicts: Sequence[tuple[str, Verdict]]) -> str:
     """Each verdict that occurs, in words, with the methods that have it."""
-    named = {v: [rival for rival, own in verdicts.items() if own is v] for v in words}
+    named = {v: [rival for rival, own in verdicts if own is v] for v in words}
     return "; ".join(f"{words[v]} {', '.join(rivals)}" for v, rivals in named.items() if rivals)
 
 
 def judge(comparison: Comparison) -> list[Judgement]:
     """The verdict on every task."""
-    return [
-        Judgement(task, title, _duels(comparison, task), _smallest_in_words(comparison, task))
-        for task, title in comparison.tasks.items()
-    ]
+    return [_judgement(comparison, task) for task in comparison.tasks]
 
 
-def _duels(comparison: Comparison, task: str) -> tuple[Duel, ...]:
+def _judgement(comparison: Comparison, task: str) -> Judgement:
     files = {method: comparison.records(task, method) for method in comparison.methods(task)}
-    own = files.pop(PAPER_METHOD, None)
-    if not own:
-        return ()
-    loss, ratios = comparison.rules.loss, comparison.fairness(task).ratios
-    ours, others = kept(own, loss), [kept(theirs, loss) for theirs in files.values()]
-    whole = with_pooled_spread([_difference(own, f, ratios) for f in files.values()])
-    common = with_pooled_spread([_common_difference(own, f, ratios) for f in files.values()])
-    factors = with_pooled_spread([_log_factor(ours, other) for other in others])
-    counts = [len(ours.files.keys() & other.files.keys()) for other in others]
+    within = {method: kept(own, comparison.rules.loss) for method, own in files.items()}
+    smallest = _smallest_in_words(within)
+    duels: tuple[Duel, ...] = ()
+    if PAPER_METHOD in files:
+        duels = _duels(files, within, comparison.rules.tasks[task].ratios)
+    return Judgement(task, comparison.tasks[task], duels, smallest)
+
+
+def _duels(
+    files: Mapping[str, Sequence[Record]], within: Mapping[str, Kept], ratios: tuple[float, float]
+) -> tuple[Duel, ...]:
+    ours, rivals = within[PAPER_METHOD], [method for method in files if method != PAPER_METHOD]
+
+    def difference(rival: str, low: float, high: float) -> Estimate | None:
+        """Difference of areas; None over an empty range."""
+        own, theirs = files[PAPER_METHOD], files[rival]
+        if low >= high:
+            return None
+        return paired_difference(areas(own, (low, high)), areas(theirs, (low, high)))
+
+    def reached(method: str) -> float:
+        """The ratio that the method reaches with any seed."""
+        seeds = by_seed(files[method]).values()
+        return min(max(file.compression_ratio for file in own) for own in seeds)
+
+    def log_factor(rival: str) -> Estimate | None:
+        """Logarithm of how many times larger the other's files are."""
+        if not (ours.complete and within[rival].complete):
+            return None
+        own, theirs = (
+            {seed: math.log(file.bytes) for seed, file in method.files.items()}
+            for method in (ours, within[rival])
+        )
+        return paired_difference(theirs, own)
+
+    low, high = ratios
+    most = {method: min(high, reached(method)) for method in files}
+    whole = with_pooled_spread([difference(r, low, high) for r in rivals])
+    common = with_pooled_spread(
+        [difference(r, low, min(most[r], most[PAPER_METHOD])) for r in rivals]
+    )
+    factors = with_pooled_spread([log_factor(rival) for rival in rivals])
+    counts = [len(ours.files.keys() & within[rival].files.keys()) for rival in rivals]
     return tuple(
         Duel(rival, area, part, _exponential(factor), f"{count} of {ours.seeds}")
         for rival, area, part, factor, count in zip(
-            files, whole, common, factors, counts, strict=True
+            rivals, whole, common, factors, counts, strict=True
         )
-    )
-
-
-def _difference(
-    own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
-) -> Estimate:
-    return paired_difference(areas(own, ratios), areas(theirs, ratios))
-
-
-def _common_difference(
-    own: Sequence[Record], theirs: Sequence[Record], ratios: tuple[float, float]
-) -> Estimate | None:
-    """Difference of areas where both have files: up to the ratio that both reach with any seed."""
-    reached = [
-        max(file.compression_ratio for file in files)
-        for method in (own, theirs)
-        for files in by_seed(method).values()
-    ]
-    common = (ratios[0], min(ratios[1], *reached))
-    return _difference(own, theirs, common) if common[1] > common[0] else None
-
-
-def _log_factor(ours: Kept, other: Kept) -> Estimate | None:
-    """Logarithm of how many times larger the other's files are; None where some seed lacks one."""
-    if not (ours.complete and other.complete):
-        return None
-    return paired_difference(
-        {seed: math.log(file.bytes) for seed, file in other.files.items()},
-        {seed: math.log(file.bytes) for seed, file in ours.files.items()},
     )
 
 
@@ -173,11 +170,10 @@ def _exponential(logs: Estimate | None) -> Estimate | None:
     return Estimate(math.exp(logs.mean), None, logs.n, low, high)
 
 
-def _smallest_in_words(comparison: Comparison, task: str) -> str:
-    """Who has the smallest files within the loss, and who comes next."""
+def _smallest_in_words(within: Mapping[str, Kept]) -> str:
+    """Which methods have the smallest and the second smallest files within the loss."""
     sizes: list[tuple[float, str]] = []
-    for method in comparison.methods(task):
-        found = kept(comparison.records(task, method), comparison.rules.loss)
+    for method, found in within.items():
         size, ratio = found.mean("bytes"), found.mean("compression_ratio")
         if size and ratio:
             words = f"{method}, {SIZE.text(size)} kB (ratio {RATIO.text(ratio)})"
@@ -228,8 +224,7 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     rows = [
         row(
             [r for m in (PAPER_METHOD, duel.rival) for r in comparison.records(judgement.task, m)],
-            *(duel.rival, duel.verdict.value),
-            *(duel.area, duel.common, duel.factor, duel.coverage),
+            *(duel.rival, duel.verdict.value, duel.area, duel.common, duel.factor, duel.coverage),
         )
         for judgement in judgements
         for duel in judgement.duels

@@ -38,17 +38,14 @@ class Correlation:
 
 def correlate(relevance: Relevance, tasks: Iterable[str]) -> list[Correlation]:
     """Correlations of all layers, task by task; ``tasks`` in the order in which they are shown."""
-    return [
-        _correlate(task, layer, weight, of_weight)
-        for task in tasks
-        for layer, (weight, of_weight) in relevance.get(task, {}).items()
-    ]
-
-
-def _correlate(task: str, layer: str, weight: NDArray[Any], relevance: NDArray[Any]) -> Correlation:
-    w, r = (np.abs(values).ravel().astype(np.float64) for values in (weight, relevance))
-    linear = math.nan if _constant(w, r) else float(stats.pearsonr(w, r).statistic)
-    return Correlation(task, layer, w.size, linear, rank_correlation(w, r), float((r == 0).mean()))
+    found = []
+    for task in tasks:
+        for layer, arrays in relevance.get(task, {}).items():
+            w, r = (np.abs(values).ravel().astype(np.float64) for values in arrays)
+            linear = math.nan if _constant(w, r) else float(stats.pearsonr(w, r).statistic)
+            ranks, share = rank_correlation(w, r), float((r == 0).mean())
+            found.append(Correlation(task, layer, w.size, linear, ranks, share))
+    return found
 
 
 def rank_correlation(x: NDArray[Any], y: NDArray[Any], seed: int = 0) -> Estimate:
@@ -56,12 +53,7 @@ def rank_correlation(x: NDArray[Any], y: NDArray[Any], seed: int = 0) -> Estimat
 
     The interval comes from `RESAMPLES` resamples of a fixed-stride subsample of at most
     `BOOTSTRAP_SAMPLE` elements, moved to the correlation of all elements; it is therefore wider
-    than that of all elements would be.
-
-    Returns
-    -------
-    Estimate
-        NaN without interval where one array is constant.
+    than that of all elements would be. NaN without interval where one array is constant.
     """
     if _constant(x, y):
         return Estimate(math.nan)

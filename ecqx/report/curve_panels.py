@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ecqx.report.charts import FRONTS, RUNS, SPREAD, Axis, Row, curves, short
-from ecqx.report.columns import ACCURACY, MEASURES, SIZE, SPARSITY, measures
+from ecqx.report.columns import ACCURACY, MEASURES, SIZE, SPARSITY
 from ecqx.report.records import METHODS, Record, Setting
 from ecqx.report.render import Panel
 from ecqx.report.selection import flat, over_seeds, widths
@@ -38,7 +38,7 @@ class Quantity:
 
 
 ACCURACIES = Quantity("metric (%)", lambda s: s.mean("accuracy").scaled(100), 100.0)
-CHANGE = Quantity("change of metric (points)", lambda s: s.drop().negated().scaled(100))
+CHANGE = Quantity("change of metric (points)", lambda s: s.mean("drop").scaled(-100))
 SPARSITIES = Quantity("sparsity (%)", lambda s: s.mean("sparsity").scaled(100), 100.0)
 SIZES = Quantity("file size (kB)", lambda s: s.mean("bytes").scaled(1e-3), scale="log")
 RATIOS = Quantity("compression ratio", lambda s: s.mean("compression_ratio"), scale="log")
@@ -47,7 +47,7 @@ LAMBDA = Quantity("Λ", lambda s: Estimate(s.lam))
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of one panel, and what stands beside them."""
+    """The settings of one panel, all of one task, and what stands beside them."""
 
     title: str
     settings: list[Setting]
@@ -60,9 +60,8 @@ class Case:
         return self.settings[0].task
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The panels of a figure of curves, what a reader can hide, and what is out of sight."""
+class Curves(NamedTuple):
+    """The panels of a figure, what a reader can hide, and how many marks are out of sight."""
 
     panels: list[Panel]
     switches: dict[str, list[str]]
@@ -83,8 +82,6 @@ def draw(cases: Sequence[Case], x: Quantity, y: Quantity, fronts: bool = False) 
     series += [FULL_PRECISION] if relative else []
     series += [FRONT] if any(case.front for case in cases) else []
     series += [PUBLISHED] if any(case.published for case in cases) else []
-    kinds = {row["kind"] for rows in every for row in rows}
-    hidden = (RUNS,) if "run" in kinds else ()
     panels = []
     for case, rows, window in zip(cases, every, windows, strict=True):
         # Sizes of other tasks say nothing about one.
@@ -97,18 +94,19 @@ def draw(cases: Sequence[Case], x: Quantity, y: Quantity, fronts: bool = False) 
         up = Axis(y.title.replace("metric", case.settings[0].first.metric), window, y.scale)
         chart = curves(rows, across, up, series, LABELS, widths=bits, fronts=fronts)
         panels.append(Panel(case.title, chart))
+    hidden = (RUNS,) if any(row["kind"] == "run" for rows in every for row in rows) else ()
     switches = {
         "Series": series,
         "Bit widths": bits if len(bits) > 1 else [],
         "Show": [SPREAD, *([FRONTS] if fronts else []), *hidden],
     }
-    seen = [
-        row["y"] >= window[0]
+    below = sum(
+        row["y"] < window[0]
         for rows, window in zip(every, windows, strict=True)
         for row in rows
         if row["kind"] == "point"
-    ]
-    return Curves(panels, switches, hidden, len(seen) - sum(seen), len(seen))
+    )
+    return Curves(panels, switches, hidden, below, len(settings))
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def _point(setting: Setting, x: Quantity, y: Quantity) -> Row:
         "bytes": short(setting.mean("bytes").mean, 9),
         "validation": short(setting.mean("accuracy_validation").mean, 9),
         "setting": _words(setting),
-        **{c.key: c.text(cell) for c, cell in zip(MEASURES, measures(setting), strict=True)},
+        **{column.key: column.text(column.of(setting)) for column in MEASURES},
         "seeds": ", ".join(str(run.seed) for run in setting.records),
     }
 
@@ -159,7 +157,6 @@ def _spread(axis: str, value: Estimate, top: float) -> Row:
 
 
 def _run_row(setting: Setting, run: Record) -> Row:
-    cells = {ACCURACY: run.accuracy, SPARSITY: run.sparsity, SIZE: run.bytes}
     return {
         "kind": "run",
         "series": setting.method,
@@ -167,7 +164,7 @@ def _run_row(setting: Setting, run: Record) -> Row:
         "x": short(run.bytes / 1000),
         "y": short(100 * run.accuracy),
         "setting": f"{_words(setting)}, run {run.run_id}",
-        **{column.key: column.text(cell) for column, cell in cells.items()},
+        **_tips(run),
         "seeds": str(run.seed),
     }
 
@@ -182,10 +179,13 @@ def _published_row(one: Yardstick) -> Row:
         **{"kind": "published", "series": one.method, "width": f"{one.bits} bit"},
         **{"x": one.bytes / 1000, "y": short(100 * one.accuracy)},
         "setting": f"{PUBLISHED} {one.method}, {one.bits} bit, Λ {one.lam:g}",
-        ACCURACY.key: ACCURACY.text(one.accuracy),
-        SPARSITY.key: SPARSITY.text(one.sparsity),
-        SIZE.key: SIZE.text(one.bytes),
+        **_tips(one),
     }
+
+
+def _tips(one: Record | Yardstick) -> Row:
+    cells = {ACCURACY: one.accuracy, SPARSITY: one.sparsity, SIZE: one.bytes}
+    return {column.key: column.text(cell) for column, cell in cells.items()}
 
 
 # -- scales ----------------------------------------------------------------------------------------
@@ -224,13 +224,10 @@ def _windows(cases: Sequence[Case], panels: Sequence[list[Row]]) -> list[Window]
     unless one is so low that half of it would be empty.
     """
     ends = [_needed(rows) for rows in panels]
-    tops: dict[str, float] = {}
-    for case, (_, high) in zip(cases, ends, strict=True):
-        task = case.task
-        tops[task] = max(tops.get(task, high), high)
     placed = []
     for case, (low, high) in zip(cases, ends, strict=True):
-        top = tops[case.task]
+        of_task = (end for one, (_, end) in zip(cases, ends, strict=True) if one.task == case.task)
+        top = max(of_task)
         placed.append((low, top if top - high < DEPTH / 2 else high))
     length = max(high - low for low, high in placed) or 1.0
     room = 0.03 * length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ecqx.report.columns import spread_in_words
 from ecqx.report.comparison import Comparison
 from ecqx.report.curve_panels import (
     ACCURACIES,
@@ -18,25 +19,16 @@ from ecqx.report.curve_panels import (
     draw,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import (
-    FIXED,
-    GRID,
-    GRID_METHODS,
-    METHODS,
-    PAPER_METHOD,
-    TRAINED_METHODS,
-    Setting,
-)
+from ecqx.report.records import FIXED, GRID, METHODS, PAPER_METHOD, TRAINED_METHODS, Setting
 from ecqx.report.render import Figure
 from ecqx.report.selection import front
 from ecqx.report.sweeps import p_settings
 from ecqx.report.yardstick import Counterpart
 
 # Methods that share a panel of the comparison, beside ECQx.
-_OTHERS = tuple(m for m in METHODS if m not in (*GRID_METHODS, *TRAINED_METHODS, *FIXED, "torchao"))
 GROUPS = (
     *(("ECQ",), TRAINED_METHODS[:2], TRAINED_METHODS[2:]),
-    *(_OTHERS[:2], _OTHERS[2:], ("torchao", *FIXED)),
+    *(("NNCodec uniform", "NNCodec dependent"), ("pruning", "LSQ"), ("torchao", *FIXED)),
 )
 
 
@@ -61,8 +53,8 @@ def build_curve_figures(evidence: Evidence, counterparts: Sequence[Counterpart])
 def accuracy_against_sparsity(evidence: Evidence) -> Figure | None:
     """One panel per task, at the bit width that stands for it."""
     cases = _each_task(evidence)
-    title = f"{_titled(evidence.metric_of_all(_tasks(cases)))} against sparsity"
-    return _figure(evidence, "accuracy_sparsity", title, _ALONG, cases, SPARSITIES, ACCURACIES)
+    title = f"{_metric(evidence, [case.task for case in cases])} against sparsity"
+    return _figure(evidence, "accuracy_sparsity", title, _ALONG, cases)
 
 
 _ALONG = "Each mark is one Λ; the larger, the further right."
@@ -70,32 +62,24 @@ _ALONG = "Each mark is one Λ; the larger, the further right."
 
 def each_bit_width(evidence: Evidence, task: str) -> Figure | None:
     """One panel per bit width of a task that was measured at several."""
-    bits = evidence.bits(task)
-    cases = [Case(f"{width} bit", evidence.of(task, bits=width)) for width in bits]
-    title = f"{_titled(evidence.metric_of_all([task]))} against sparsity: {evidence.tasks[task]}"
+    cases = [Case(f"{bits} bit", evidence.of(task, bits=bits)) for bits in evidence.bits(task)]
+    title = f"{_metric(evidence, [task])} against sparsity: {evidence.tasks[task]}"
+    shown = cases if len(cases) > 1 else []
     name = f"accuracy_sparsity_{task}"
-    return (
-        _figure(evidence, name, title, _ALONG, cases, SPARSITIES, ACCURACIES)
-        if len(bits) > 1
-        else None
-    )
+    return _figure(evidence, name, title, _ALONG, shown)
 
 
 def influence_of_p(evidence: Evidence) -> Figure | None:
     """Accuracy against sparsity, a panel for each p, with ECQ in all of them."""
-    series = [(task, p_settings(evidence, task)) for task in evidence.tasks]
-    tasks = [task for task, found in series if found]
-    cases = []
-    for task, found in series:
-        reference = [setting for p, own in found if p is None for setting in own]
-        for p, own in found:
-            if p is not None:
-                detail = f"p = {p:g}, {own[0].bits} bit"
-                cases.append(Case(_heading(evidence, task, detail, tasks), [*reference, *own]))
+    series = {task: p_settings(evidence, task) for task in evidence.tasks}
+    tasks = [task for task, (_, swept) in series.items() if swept]
+    cases = [
+        Case(_heading(evidence, task, f"p = {p:g}, {own[0].bits} bit", tasks), [*reference, *own])
+        for task, (reference, swept) in series.items()
+        for p, own in swept.items()
+    ]
     caption = f"ECQx may add at most p to the sparsity of ECQ. {_ALONG}"
-    return _figure(
-        evidence, "influence_of_p", "Influence of p", caption, cases, SPARSITIES, ACCURACIES
-    )
+    return _figure(evidence, "influence_of_p", "Influence of p", caption, cases)
 
 
 def influence_of_batchnorm(evidence: Evidence) -> Figure | None:
@@ -108,17 +92,15 @@ def influence_of_batchnorm(evidence: Evidence) -> Figure | None:
             heading = _heading(evidence, pair[0], detail, pair)
             cases.append(Case(heading, evidence.of(task, GRID, bits=bits)))
     cases = [case for case in cases if case.settings]
-    caption = "Change against the same network trained as long in full precision."
-    title = "Influence of BatchNorm"
-    return _figure(
-        evidence, "influence_of_batchnorm", title, f"{caption} {_ALONG}", cases, SPARSITIES, CHANGE
-    )
+    caption = f"Change against the same network trained as long in full precision. {_ALONG}"
+    name, title = "influence_of_batchnorm", "Influence of BatchNorm"
+    return _figure(evidence, name, title, caption, cases, y=CHANGE)
 
 
 def along_lambda(evidence: Evidence, name: str, y: Quantity) -> Figure | None:
     """A quantity over Λ, one panel per task."""
     cases = [case for case in _each_task(evidence) if len({s.lam for s in case.settings}) > 1]
-    title = f"{_titled(y.title.split(' (')[0])} along Λ"
+    title = f"{y.title.split(' (')[0].capitalize()} along Λ"
     caption = (
         "Λ weighs information against distance: the larger, the sparser and smaller. The scale of "
         "Λ is logarithmic, and linear below the smallest positive one."
@@ -134,13 +116,13 @@ def accuracy_against_size(evidence: Evidence) -> Figure | None:
         settings = evidence.of(task)
         detail = f"{settings[0].first.bytes_fp32 / 1000:,.0f} kB in 32 bit"
         cases.append(Case(_heading(evidence, task, detail, tasks), settings))
-    title = f"{_titled(evidence.metric_of_all(tasks))} against file size"
+    title = f"{_metric(evidence, tasks)} against file size"
     caption = (
         "Every setting of the grid. Lines join the settings of a method that no other one of it "
         "beats in both size and validation accuracy, the Pareto front; shown is their test "
         "accuracy, so that a line may fall."
     )
-    return _figure(evidence, "accuracy_size", title, caption, cases, SIZES, ACCURACIES, fronts=True)
+    return _figure(evidence, "accuracy_size", title, caption, cases, SIZES, fronts=True)
 
 
 def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) -> Figure | None:
@@ -166,7 +148,7 @@ def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) ->
     )
     return _figure(
         *(evidence, "yardstick", "Beside the published algorithm", caption, cases),
-        *(SIZES, ACCURACIES),
+        x=SIZES,
         more=f"Whether a point of ours is at least as good in both: {words}.",
     )
 
@@ -174,28 +156,20 @@ def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) ->
 def comparison_figure(comparison: Comparison) -> Figure:
     """Accuracy against size of all methods, a few of them a panel, each beside ECQx."""
     evidence = comparison.evidence
-    cases, words = [], []
-    for task in comparison.tasks:
-        every = comparison.of(task)
+    cases, alone, words = [], [], []
+    for task, title in comparison.tasks.items():
+        every, measured = comparison.of(task), comparison.methods(task)
         best = front(every)
-        measured = comparison.methods(task)
         for group in GROUPS:
             others = [method for method in group if method in measured]
             own = [s for s in every if s.method in (*others, PAPER_METHOD)]
             if others:
-                detail = ", ".join(others)
-                heading = _heading(evidence, task, detail, comparison.tasks)
+                heading = _heading(evidence, task, ", ".join(others), comparison.tasks)
                 cases.append(Case(heading, own, front=best))
+        alone.append(Case(title, every, front=best))
         methods = ", ".join(dict.fromkeys(trial.method for trial in best))
         ends = " to ".join(_place(setting) for setting in (best[0], best[-1]))
-        words.append(
-            f"{comparison.tasks[task]}: the Pareto front of all goes from {ends} ({methods})."
-        )
-    if not cases:
-        cases = [
-            Case(comparison.tasks[task], comparison.of(task), front=front(comparison.of(task)))
-            for task in comparison.tasks
-        ]
+        words.append(f"{title}: the Pareto front of all goes from {ends} ({methods}).")
     caption = (
         "Every trial, a few methods a panel, ECQx in all of them. Lines join the trials of a "
         "method that no other trial of it beats in both mean size and mean validation accuracy; "
@@ -203,8 +177,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
         "so that a line may fall. Further left and higher is better."
     )
     figure = _figure(
-        *(evidence, "comparison", "Accuracy against file size: all methods", caption, cases),
-        *(SIZES, ACCURACIES),
+        *(evidence, "comparison", "Accuracy against file size: all methods", caption),
+        *(cases or alone, SIZES),
         fronts=True,
         more=" ".join(words),
     )
@@ -218,18 +192,13 @@ def comparison_figure(comparison: Comparison) -> Figure:
 def _each_task(evidence: Evidence) -> list[Case]:
     """One case per task, at the bit width that stands for it."""
     chosen = {
-        task: evidence.of(task, bits=bits)
-        for task in evidence.tasks
-        if (bits := evidence.reference_bits(task)) is not None
+        task: evidence.of(task, bits=evidence.reference_bits(task)) for task in evidence.tasks
     }
+    chosen = {task: own for task, own in chosen.items() if own}
     return [
         Case(_heading(evidence, task, f"{own[0].bits} bit", chosen), own)
         for task, own in chosen.items()
     ]
-
-
-def _tasks(cases: Iterable[Case]) -> list[str]:
-    return list(dict.fromkeys(setting.task for case in cases for setting in case.settings))
 
 
 def _figure(
@@ -238,8 +207,8 @@ def _figure(
     title: str,
     caption: str,
     cases: Sequence[Case],
-    x: Quantity,
-    y: Quantity,
+    x: Quantity = SPARSITIES,
+    y: Quantity = ACCURACIES,
     *,
     fronts: bool = False,
     more: str = "",
@@ -249,7 +218,7 @@ def _figure(
         return None
     drawn = draw(cases, x, y, fronts)
     settings = [setting for case in cases for setting in case.settings]
-    notes = [_subtitle(evidence, settings), caption]
+    notes = [f"Suite {evidence.suite}. {spread_in_words(evidence)}.", caption]
     if y in (ACCURACIES, CHANGE):
         several = any(len(setting.records) > 1 for setting in settings)
         band = ", its band the deviation over seeds" if several and y is ACCURACIES else ""
@@ -262,7 +231,7 @@ def _figure(
             f"Out of sight: {drawn.below} of {drawn.marks} marks, which lie further down than "
             f"{DEPTH:g} points below full precision, or below the best mark of their panel."
         )
-    notes.append(evidence.notes(_tasks(cases)))
+    notes += evidence.notes(dict.fromkeys(case.task for case in cases))
     words = f"Curves of {y.title.replace('metric', 'the metric')} over {x.title}. {more}"
     alt = " ".join([words, *(_in_words(case, y) for case in cases)])
     return Figure(name, title, " ".join(notes), alt, drawn.panels, drawn.switches, drawn.hidden)
@@ -270,32 +239,14 @@ def _figure(
 
 def _heading(evidence: Evidence, task: str, detail: str, among: Iterable[str]) -> str:
     """Title of a panel: task, its data where the figure's tasks differ in that, and the detail."""
-    data, title = evidence.data_in_short(task), evidence.tasks[task]
-    differ = evidence.common_data(among) is None and data not in title
-    return f"{title}, {data}, {detail}" if differ else f"{title}, {detail}"
+    data, title = evidence.data(task, short=True), evidence.tasks[task]
+    differ = len({evidence.data(other, short=True) for other in among}) > 1
+    return f"{title}, {data}, {detail}" if differ and data not in title else f"{title}, {detail}"
 
 
-def _titled(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-# -- words -----------------------------------------------------------------------------------------
-
-
-def _subtitle(evidence: Evidence, settings: Sequence[Setting]) -> str:
-    """Suite, data if all tasks have the same, and number of seeds."""
-    seeds = sorted({len(setting.records) for setting in settings})
-    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    spread = f"mean ± deviation over {count} seeds" if seeds != [1] else "one seed, no deviation"
-    return f"{suite_and_data(evidence, [s.task for s in settings])}, {spread}."
-
-
-def suite_and_data(evidence: Evidence, tasks: Sequence[str]) -> str:
-    """Suite, and data if all tasks have the same and their titles do not name it."""
-    data = evidence.common_data(tasks)
-    if data is None or all(data in evidence.tasks[task] for task in tasks):
-        return f"Suite {evidence.suite}"
-    return f"Suite {evidence.suite}, {data}"
+def _metric(evidence: Evidence, tasks: Iterable[str]) -> str:
+    name = evidence.metric_of_all(tasks)
+    return name[:1].upper() + name[1:]
 
 
 def _in_words(case: Case, y: Quantity) -> str:

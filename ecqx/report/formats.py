@@ -33,18 +33,14 @@ class Column:
 
     Attributes
     ----------
-    key : str
-        Name in CSV.
-    header : str
-        Heading elsewhere, with the unit.
+    key, header : str
+        Name in CSV, and the heading with its unit elsewhere.
     kind : {"text", "number", "spread", "interval"}
         ``spread`` shows mean ± standard deviation, ``interval`` the mean with its 95 % interval.
-    digits : int
-        Decimals.
     scale : float
         Factor from the cell's unit to the shown one: 100 from fractions to percent.
     value : callable, optional
-        Gives the cell of a setting.
+        Gives the cell of what a row is about, such as a setting; else its attribute ``key`` does.
     paper : {"column", "caption", "no"}
         Where LaTeX shows it; "caption" names a value that all rows share, and is a column where
         there are several.
@@ -57,6 +53,11 @@ class Column:
     scale: float = 1.0
     value: Callable[[Any], Cell] | None = None
     paper: Literal["column", "caption", "no"] = "column"
+
+    def of(self, subject: Any) -> Cell:
+        """The cell of what a row is about."""
+        cell: Cell = self.value(subject) if self.value else getattr(subject, self.key)
+        return cell
 
     def parts(self, cell: Cell) -> list[str]:
         """The rounded numbers of a cell, one per CSV column; empty where there is none."""
@@ -134,7 +135,7 @@ class Table:
 
     def data(self) -> str:
         """The data that the rows were measured on."""
-        return "; ".join(dict.fromkeys(join(row.source.dataset) for row in self.rows))
+        return "; ".join(dict.fromkeys(join(row.source["data"]) for row in self.rows))
 
 
 def to_terminal(
@@ -172,7 +173,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*names, *added])
     for row in table.rows:
-        known = {"suite": table.suite, **row.source.record()}
+        known = {"suite": table.suite, **{label: join(row.source[label]) for label in LABELS}}
         cells = zip(table.columns, row.cells, strict=True)
         parts = [part for column, cell in cells for part in column.parts(cell)]
         writer.writerow([*parts, *(known[label] for label in added)])
@@ -278,8 +279,4 @@ def _escape(text: str) -> str:
     return "".join(LATEX_SYMBOLS.get(symbol, symbol) for symbol in text)
 
 
-FORMATS: Mapping[str, Callable[[Table], str]] = {
-    "md": to_markdown,
-    "csv": to_csv,
-    "tex": to_latex,
-}
+FORMATS: Mapping[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}

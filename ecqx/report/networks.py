@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecqx.report.charts import Axis, Row, bars, counts, scatter, shaded, short
 from ecqx.report.correlations import Correlation, Relevance
 from ecqx.report.evidence import Evidence
-from ecqx.report.figures import suite_and_data
 from ecqx.report.formats import Column
 from ecqx.report.records import GRID_METHODS
 from ecqx.report.render import Figure, Panel
@@ -42,34 +40,22 @@ def build_relevance_figures(
 ) -> list[Figure]:
     """For each task, relevance against magnitude and relevance place by place.
 
-    Parameters
-    ----------
-    evidence : Evidence
-    relevance, decoded : Relevance
-        Of the checkpoint in full precision and of the model decoded from its file. A layer whose
-        relevance is zero throughout has nothing to draw.
-    correlations : sequence of Correlation
-        Of ``relevance``.
+    ``relevance`` is that of the checkpoint in full precision, ``decoded`` that of the model decoded
+    from its file. A layer whose relevance is zero throughout has nothing to draw.
     """
     figures = []
     for task in evidence.tasks:
-        layers = [
-            (layer, kind, np.abs(arrays[layer][0]).astype(float), _relative(arrays[layer][1]))
-            for layer in relevance.get(task, {})
-            for kind, arrays in ((BEFORE, relevance[task]), (AFTER, decoded.get(task, {})))
-            if layer in arrays and np.any(arrays[layer][1])
-        ]
+        layers: list[Layer] = []
+        for layer in relevance.get(task, {}):
+            for kind, arrays in ((BEFORE, relevance[task]), (AFTER, decoded.get(task, {}))):
+                if layer in arrays and np.any(arrays[layer][1]):
+                    w, r = (np.abs(values).astype(np.float64) for values in arrays[layer])
+                    layers.append((layer, kind, w, r / r.max()))
         if layers:
             found = {c.layer: c for c in correlations if c.task == task}
             figures.append(_against_magnitude(evidence, task, layers, found))
             figures.append(_weight_maps(evidence, task, layers))
     return figures
-
-
-def _relative(relevance: NDArray[Any]) -> Floats:
-    """|relevance| over the largest of the layer."""
-    magnitude = np.abs(relevance).astype(np.float64)
-    return np.asarray(magnitude / (magnitude.max() or 1.0))
 
 
 def _against_magnitude(
@@ -89,7 +75,7 @@ def _against_magnitude(
     return Figure(
         f"relevance_{task}",
         f"Relevance against magnitude: {evidence.tasks[task]}",
-        f"{suite_and_data(evidence, [task])}. First and last layer: at most {DOTS} weights in "
+        f"Suite {evidence.suite}. First and last layer: at most {DOTS} weights in "
         "full precision, evenly strided, with histograms of both axes over all weights; and all "
         "weights, counted, in full precision and, with few distinct magnitudes, as decoded from "
         "the file. R is |relevance| over the largest of its layer; weights with R = 0 have no "
@@ -138,29 +124,24 @@ def _dots(magnitude: Floats, share: Floats, x: Axis, y: Axis) -> list[Row]:
     """Some weights as dots; histograms of all as boxes in the upper and the right 15 %."""
     magnitude, share = magnitude.ravel(), share.ravel()
     stride = sample_stride(magnitude.size, DOTS)
-    rows: list[Row] = [
-        {"x": short(w, 4), "y": short(r, 4)}
-        for w, r in zip(magnitude[::stride].tolist(), share[::stride].tolist(), strict=True)
-        if r >= y.domain[0]
-    ]
-    decades = math.log10(y.domain[1] / y.domain[0])
-    across = np.histogram(magnitude, BINS, x.domain)
-    ends = (math.log10(y.domain[0]), math.log10(y.domain[1]))
-    up = np.histogram(np.log10(share[share > 0]), BINS, ends)
-    for count, low, high in _boxes(*across):
-        top = y.domain[1]
-        rows.append(
-            {"x": low, "x2": high, "y": short(top / 10 ** (0.15 * decades * count)), "y2": top}
-        )
-    for count, low, high in _boxes(*up):
-        right = x.domain[1]
+    dots = zip(magnitude[::stride].tolist(), share[::stride].tolist(), strict=True)
+    rows: list[Row] = [{"x": short(w, 4), "y": short(r, 4)} for w, r in dots if r >= y.domain[0]]
+    right, (bottom, top) = x.domain[1], y.domain
+    decades = math.log10(top / bottom)
+    for count, low, high in _boxes(magnitude, x.domain):
+        rows.append({"x": low, "x2": high, "y": short(top / 10 ** (0.15 * decades * count))})
+        rows[-1]["y2"] = top
+    for count, low, high in _boxes(
+        np.log10(share[share > 0]), (math.log10(bottom), math.log10(top))
+    ):
         place = {"y": short(10**low), "y2": short(10**high)}
         rows.append({"x": short(right * (1 - 0.15 * count)), "x2": short(right), **place})
     return rows
 
 
-def _boxes(numbers: NDArray[Any], edges: Floats) -> list[tuple[float, float, float]]:
+def _boxes(values: Floats, domain: tuple[float, float]) -> list[tuple[float, float, float]]:
     """Height, relative to the highest, and ends of the bins that are not empty."""
+    numbers, edges = np.histogram(values, BINS, domain)
     heights = (numbers / numbers.max()).tolist()
     boxes = zip(heights, edges[:-1].tolist(), edges[1:].tolist(), strict=True)
     return [(short(h, 4), short(low), short(high)) for h, low, high in boxes if h]
@@ -208,28 +189,22 @@ def build_layer_figures(evidence: Evidence, layers: Records) -> list[Figure]:
 def _layers(evidence: Evidence, task: str, layers: Records) -> Figure:
     methods = [m for m in GRID_METHODS if any(layer["method"] == m for layer in layers)]
     names = list(dict.fromkeys(_layer_name(layer["layer"]) for layer in layers))
+    margin = MARGIN_OF_NAMES + LETTER * min(max(map(len, names)), 24)  # longer names are cut
     first = layers[0]
-    panels = [
-        Panel(
-            title,
-            bars(
-                [
-                    {
-                        "series": layer["method"],
-                        "name": _layer_name(layer["layer"]),
-                        "value": short(factor * float(layer[key]), 5),
-                        "elements": f"{layer['elements']:,}",
-                    }
-                    for layer in layers
-                ],
-                *(names, methods),
-                {"series": "method", "name": "layer", "value": title, "elements": "weights"},
-            ),
-            11.0 * len(names),
-            MARGIN_OF_NAMES + LETTER * min(max(map(len, names)), 24),  # longer names are cut
-        )
-        for title, key, factor in QUANTITIES
-    ]
+    panels = []
+    for title, key, factor in QUANTITIES:
+        rows = [
+            {
+                "series": layer["method"],
+                "name": _layer_name(layer["layer"]),
+                "value": short(factor * float(layer[key]), 5),
+                "elements": f"{layer['elements']:,}",
+            }
+            for layer in layers
+        ]
+        labels = {"series": "method", "name": "layer", "value": title, "elements": "weights"}
+        chart = bars(rows, names, methods, labels)
+        panels.append(Panel(title, chart, 11.0 * len(names), margin))
     return Figure(
         f"layers_{task}",
         f"Layer by layer: {evidence.tasks[task]}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,11 +13,11 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from ecqx.report.comparison_verdict import RELATIONS, Judgement
+from ecqx.report.comparison import Comparison
+from ecqx.report.comparison_verdict import RELATIONS, Judgement, duel_table, rule, smallest_rule
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.render import FORMATS, VEGA_LITE, Figure
-from ecqx.report.sources import describe, source_of
 from ecqx.report.statistics import Estimate
 from ecqx.report.style import LOOKS, page_config
 from ecqx.report.verdicts import Claim, Verdict
@@ -48,15 +48,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the results were made from.
-
-    Attributes
-    ----------
-    settings : str
-        The suite's settings as YAML.
-    data : mapping of str to str
-        Checksums of the data sets.
-    """
+    """What the results were made from: the suite's settings as YAML, checksums of data sets."""
 
     settings: str
     data: Mapping[str, str]
@@ -64,72 +56,40 @@ class Origin:
 
 @dataclass(frozen=True)
 class Contest:
-    """ECQx beside other methods, as the page shows it.
+    """ECQx beside other methods: verdicts, and the numbers behind them."""
 
-    Attributes
-    ----------
-    judgements : sequence of Judgement
-        One for each task.
-    loss : str
-        How much accuracy a file may lose.
-    rules : sequence of str
-        How the verdict follows from the numbers.
-    duels : Table
-        The numbers behind the verdict.
-    figure : Figure
-    tables : sequence of Table
-    """
-
+    comparison: Comparison
     judgements: Sequence[Judgement]
-    loss: str
-    rules: Sequence[str]
-    duels: Table
     figure: Figure
     tables: Sequence[Table]
 
 
-@dataclass(frozen=True)
-class Content:
-    """What the page shows beside the records.
+def render_page(
+    evidence: Evidence,
+    claims: Sequence[Claim],
+    best: Sequence[Table],
+    first: Sequence[Section],
+    sections: Sequence[Section],
+    contest: Contest | None,
+    origin: Origin | None,
+) -> str:
+    """The page as HTML that loads nothing from outside itself.
 
-    Attributes
-    ----------
-    claims : sequence of Claim
-        In the order in which they are shown.
-    best : sequence of Table
-        The best file of each task; empty where no grid was measured.
-    first, sections : sequence of Section
-        Before and after the claims, in the order in which they are shown; empty ones are left out.
-    contest : Contest or None
-        None where the suite compares no other methods.
-    origin : Origin or None
-    """
-
-    claims: Sequence[Claim]
-    best: Sequence[Table]
-    first: Sequence[Section] = ()
-    sections: Sequence[Section] = ()
-    contest: Contest | None = None
-    origin: Origin | None = field(default=None)
-
-
-def render_page(evidence: Evidence, content: Content) -> str:
-    """Render the page.
-
-    Returns
-    -------
-    str
-        HTML that loads nothing from outside itself. Links lead to the works it cites and to the
-        files that lie beside it.
+    The tables ``best`` stand in the overview, ``first`` and ``sections`` before and after the
+    claims; empty sections are left out.
     """
     return _template().render(
         suite=evidence.suite,
-        measured=describe(
-            (title, source_of(evidence.of_task(task))) for task, title in evidence.tasks.items()
-        ),
-        content=content,
-        first=[section for section in content.first if section],
-        sections=[section for section in content.sections if section],
+        measured=evidence.notes(evidence.tasks),
+        claims=claims,
+        best=best,
+        first=list(filter(None, first)),
+        sections=list(filter(None, sections)),
+        contest=contest,
+        rule=rule,
+        smallest_rule=smallest_rule,
+        duel_table=duel_table,
+        origin=origin,
         library=_library(),
         config=script_json(page_config()),
         looks=LOOKS,
@@ -160,7 +120,7 @@ def sort_key(cell: Cell, column: Column) -> str:
     """What a column is sorted by: the unrounded number, or else the text."""
     value = cell.mean if isinstance(cell, Estimate) else cell
     if isinstance(value, int | float):
-        return "" if value != value else repr(value * column.scale)
+        return "" if value != value else f"{value * column.scale:.12g}"
     return value or ""
 
 

@@ -149,10 +149,6 @@ class Setting:
         known = [r.other_metrics[metric] for r in self.records if metric in r.other_metrics]
         return estimate(known) if known else None
 
-    def drop(self) -> Estimate:
-        """Full-precision accuracy minus accuracy, paired per seed; positive is a loss."""
-        return self.mean("drop")
-
 
 def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
     """Check and sort entries of ``metrics.json``; unknown sweeps and keys are ignored.
@@ -190,33 +186,25 @@ def _read(entry: Mapping[str, Any]) -> Record:
     for key in ("bits", "lam"):
         if entry[key] is None and sweep != COMPARISON:
             raise InputError(f"run {name}: '{key}' must be a number in sweep {sweep!r}, not null")
-    configuration = tuple(_hashable(entry[key]) for key in CONFIGURATION)
+    values = (entry[key] for key in CONFIGURATION)
+    configuration = tuple(tuple(v) if isinstance(v, list) else v for v in values)
     return Record(**{key: entry[key] for key in _OWN}, configuration=configuration)
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _order(record: Record) -> tuple[Any, ...]:
+    """Sort key; variants that differ only in their numbers are sorted by these."""
     bits, p, lam = (-1.0 if v is None else v for v in (record.bits, record.p, record.lam))
-    method, variant = METHODS.index(record.method), _natural(record.variant or "")
-    return (record.task, record.sweep, bits, method, variant, p, lam, record.seed)
-
-
-def _natural(text: str) -> tuple[Any, ...]:
-    """Sort key: texts that differ only in their numbers are sorted by these numbers."""
+    method, variant = METHODS.index(record.method), record.variant or ""
     number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
-    return (re.sub(number, "", text), [float(found) for found in re.findall(number, text)], text)
+    natural = (re.sub(number, "", variant), list(map(float, re.findall(number, variant))), variant)
+    return (record.task, record.sweep, bits, method, natural, p, lam, record.seed)
 
 
 def group_settings(records: Iterable[Record]) -> list[Setting]:
     """Settings in the order of their records, each with its records by ascending seed."""
 
-    def shared(
-        run: Record,
-    ) -> tuple[str, str, str, int | None, str | None, float | None, float]:
-        lam = math.nan if run.lam is None else run.lam
-        return (run.task, run.sweep, run.method, run.bits, run.variant, run.p, lam)
+    def key(r: Record) -> tuple[str, str, str, int | None, str | None, float | None, float]:
+        lam = math.nan if r.lam is None else r.lam
+        return (r.task, r.sweep, r.method, r.bits, r.variant, r.p, lam)
 
-    return [Setting(*key, tuple(own)) for key, own in grouped(records, shared).items()]
+    return [Setting(*shared, tuple(own)) for shared, own in grouped(records, key).items()]

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,6 +57,7 @@ GOOD = {
 # Quantities whose means are compared, and the one that must be equal on any machine.
 MEANS = ("accuracy", "sparsity", "bytes")
 EXACT = "bytes_other"
+NEEDED = (*MEANS, EXACT)
 FALSE_ALARMS = 0.01
 UNKNOWN_SPREAD_TOLERANCE = 0.02
 
@@ -75,21 +75,10 @@ class Kind(StrEnum):
 class Difference:
     """One difference from the accepted results.
 
-    Attributes
-    ----------
-    setting : str
-        The setting in words; with the seed where it is about one run.
-    quantity : str
-        Key of the record that differs; ``run`` for a run that only one side has.
-    old, new : object
-        Accepted and present value; means where several seeds were compared.
-    kind : Kind
-    counts : bool
-        Whether the check fails because of it.
-    difference, tolerance : float or None
-        New minus old, and what is allowed; None where the value is no number.
-    severity : float
-        Orders the differences of a kind, the largest first.
+    ``setting`` is in words, with the seed where it is about one run; ``quantity`` is the key that
+    differs, or "run" for a run that only one side has. ``old`` and ``new`` are means where several
+    seeds were compared; ``difference`` and ``tolerance`` are None where they are no numbers. The
+    check fails because of it if it ``counts``; ``severity`` orders the differences of a kind.
     """
 
     setting: str
@@ -104,19 +93,14 @@ class Difference:
 
 
 def setting_of(run: Run, keys: Iterable[str]) -> str:
-    """What identifies the setting of a run: the values of these keys."""
+    """The values of these keys, such as those that identify a run's setting."""
     return json.dumps([run.get(key) for key in keys], sort_keys=True)
 
 
 class Names:
     """Settings in words: task, method, bits, Λ and the fewest other keys that distinguish them.
 
-    Parameters
-    ----------
-    runs : sequence of mapping
-        All runs to distinguish.
-    keys : sequence of str
-        What the runs of a setting share.
+    ``keys`` are those that the runs of a setting share.
     """
 
     def __init__(self, runs: Sequence[Run], keys: Sequence[str]) -> None:
@@ -142,34 +126,24 @@ class Names:
 def _telling_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Keys that tell the settings of the runs apart, each only if those before it do not."""
     chosen: list[str] = []
-    known = 1
     for key in keys:
-        count = len({setting_of(run, [*chosen, key]) for run in runs})
-        if count > known:
+        before, after = (
+            len({setting_of(run, known) for run in runs}) for known in (chosen, [*chosen, key])
+        )
+        if after > before:
             chosen.append(key)
-            known = count
     return chosen
 
 
 def compare(
     old_runs: Iterable[Run], new_runs: Iterable[Run], same_machine: bool
 ) -> list[Difference]:
-    """Compare present runs with accepted ones.
+    """Differences of the present runs from the accepted ones, `in_order`.
 
-    Keys that only the present runs have are no difference of any run: see `keys_apart`. A key that
-    only the accepted runs have is one difference, not one of each run.
-
-    Parameters
-    ----------
-    old_runs, new_runs : iterable of mapping
-        Accepted and present entries of ``metrics.json``, matched by ``run_id``.
-    same_machine : bool
-        Whether machine and packages are those of the accepted runs.
-
-    Returns
-    -------
-    list of Difference
-        By `in_order`.
+    Runs, entries of ``metrics.json``, are matched by ``run_id``. Keys that only the present runs
+    have are no difference of any run: see `keys_apart`. A key that only the accepted runs have is
+    one difference, not one of each run. On the ``same_machine``, with the same packages, every
+    field is compared.
 
     Raises
     ------
@@ -181,10 +155,14 @@ def compare(
     gone, _ = keys_apart(old.values(), new.values())
     pairs = [(old[key], new[key]) for key in old if key in new]
     judge = _all_fields if same_machine else _means
+    vanished = [
+        Difference("every run", key, "present", "missing", counts=same_machine or key in NEEDED)
+        for key in gone
+    ]
     return in_order(
         [
             *_unmatched(old, new, names, same_machine),
-            *(_vanished(key, same_machine) for key in gone),
+            *vanished,
             *(_not_judged(pair, names) for pair in pairs if not _comparable(pair)),
             *judge([pair for pair in pairs if _comparable(pair)], names, gone),
         ]
@@ -212,29 +190,26 @@ def count_judged(old_runs: Iterable[Run], new_runs: Iterable[Run]) -> int:
 
 
 def _by_id(runs: Iterable[Run]) -> dict[str, Run]:
-    listed = list(runs)
-    counts = Counter(run.get("run_id") for run in listed)
-    if None in counts:
-        raise InputError("a run has no run_id")
-    for name, count in counts.items():
-        if count > 1:
-            raise InputError(f"run {name} is there {count} times")
-    return {run["run_id"]: run for run in listed}
-
-
-def _source(run: Run) -> tuple[Any, ...]:
-    return tuple(run.get(key) for key in SOURCE)
+    for name, alike in (groups := grouped(runs, lambda run: run.get("run_id"))).items():
+        if name is None:
+            raise InputError("a run has no run_id")
+        if len(alike) > 1:
+            raise InputError(f"run {name} is there {len(alike)} times")
+    return {str(name): run for name, (run,) in groups.items()}
 
 
 def _comparable(pair: Pair) -> bool:
-    return _source(pair[0]) == _source(pair[1])
+    old, new = pair
+    return setting_of(old, SOURCE) == setting_of(new, SOURCE)
 
 
 def _unmatched(
     old: Mapping[str, Run], new: Mapping[str, Run], names: Names, same_machine: bool
 ) -> Iterator[Difference]:
     """Runs that only one side has; not judged if the task has no source that both sides have."""
-    sources = [{(run.get("task"), _source(run)) for run in runs.values()} for runs in (old, new)]
+    sources = [
+        {(run.get("task"), setting_of(run, SOURCE)) for run in runs.values()} for runs in (old, new)
+    ]
     tasks = [{task for task, _ in side} for side in sources]
     elsewhere = tasks[0] & tasks[1] - {task for task, _ in sources[0] & sources[1]}
     for runs, others, states, kind in (
@@ -247,11 +222,6 @@ def _unmatched(
             else:
                 counts = same_machine or kind is Kind.WORSE
                 yield Difference(names.run(run), "run", *states, kind, counts)
-
-
-def _vanished(key: str, same_machine: bool) -> Difference:
-    counts = same_machine or key in (*MEANS, EXACT)
-    return Difference("every run", key, "present", "missing", counts=counts)
 
 
 def _not_judged(pair: Pair, names: Names) -> Difference:
@@ -317,28 +287,21 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
             yield from mean.judged(squares / max(1, freedom), freedom, confidence)
 
 
-@dataclass(frozen=True)
 class _Mean:
-    """One quantity of one setting, over the seeds of both sides."""
+    """One quantity of one setting, over the seeds of both sides.
 
-    setting: str
-    task: str
-    quantity: str
-    pairs: Sequence[Pair]
+    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds.
+    """
 
-    def _values(self, side: int) -> list[float]:
-        return [_number(pair[side].get(self.quantity)) for pair in self.pairs]
-
-    @property
-    def scale(self) -> float:
-        """Unit of deviations and tolerances."""
-        return abs(fmean(self._values(0))) if self.quantity == "bytes" else 1.0
-
-    @property
-    def variance(self) -> float:
-        """Variance over the accepted runs' seeds, in units of the scale."""
-        known = self.scale and len(self.pairs) > 1
-        return variance(value / self.scale for value in self._values(0)) if known else 0.0
+    def __init__(self, setting: str, task: str, quantity: str, pairs: Sequence[Pair]) -> None:
+        self.setting, self.task, self.quantity, self.pairs = setting, task, quantity, pairs
+        accepted, present = (
+            [_number(run.get(quantity)) for run in side] for side in zip(*pairs, strict=True)
+        )
+        self.old, self.new = fmean(accepted), fmean(present)
+        self.scale = abs(self.old) if quantity == "bytes" else 1.0
+        known = self.scale and len(pairs) > 1
+        self.variance = variance(value / self.scale for value in accepted) if known else 0.0
 
     def judged(self, pooled: float, freedom: int, confidence: float) -> Iterator[Difference]:
         """The change of the mean, if it is more than chance allows."""
@@ -348,11 +311,10 @@ class _Mean:
             quantile = float(stats.t.ppf(confidence, freedom))
             allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
-        old, new = fmean(self._values(0)), fmean(self._values(1))
-        kind = _kind(self.quantity, old, new, tolerance)
+        kind = _kind(self.quantity, self.old, self.new, tolerance)
         if kind is not Kind.DIFFERENT:
-            change, counts = new - old, kind is Kind.WORSE
+            change, counts = self.new - self.old, kind is Kind.WORSE
             known = math.isfinite(change) and tolerance
             severity = abs(change) / tolerance if known else math.inf
-            where = (self.setting, self.quantity)
-            yield Difference(*where, old, new, kind, counts, change, tolerance, severity)
+            found = (self.setting, self.quantity, self.old, self.new, kind, counts)
+            yield Difference(*found, change, tolerance, severity)

@@ -11,7 +11,6 @@ import io
 import re
 import textwrap
 from dataclasses import dataclass, field
-from typing import Any
 
 import pikepdf
 import vl_convert
@@ -33,16 +32,8 @@ MARGIN = 38
 class Panel:
     """One chart of a figure with the heading that stands over it.
 
-    Attributes
-    ----------
-    title : str
-    chart : dict
-    height : float or None
-        In points; None is the usual height of a curve.
-    margin : float
-        What the chart needs beside its own width, in points.
-    fixed : bool
-        Whether the chart has a size of its own, as pictures have.
+    Without a ``height`` it is as high as curves are; ``margin`` is what it needs beside its own
+    width. Both are in points. A ``fixed`` chart has a size of its own, as pictures have.
     """
 
     title: str
@@ -58,13 +49,8 @@ class Figure:
 
     Attributes
     ----------
-    name : str
-        Name of its files, without ending.
-    title, caption : str
-        What it shows; how to read it. Neither is part of the pictures.
-    alt : str
-        The same for those who cannot see it.
-    panels : sequence of Panel
+    title, caption, alt : str
+        What it shows; how to read it; the same for those who cannot see it. Not in the pictures.
     switches : dict of str to sequence of str
         What the page lets a reader hide, in groups: series, bit widths, kinds of marks.
     hidden : sequence of str
@@ -124,11 +110,16 @@ class Figure:
 
     def page_charts(self) -> list[Spec]:
         """The charts for the page, each as wide as its place, without a legend of series."""
-        return [self._page_chart(panel) for panel in self.panels]
+        return list(map(self._page_chart, self.panels))
 
     def _page_chart(self, panel: Panel) -> Spec:
         spec = copy.deepcopy(panel.chart)
-        _without_legends(spec)
+        for part in (spec, *spec.get("layer", [])):
+            for channel in part.get("encoding", {}).values():
+                named = isinstance(channel, dict) and channel.get("field") in ("series", "width")
+                if named and "scale" in channel:
+                    # The page has switches in its place.
+                    channel["legend"] = None
         spec |= {"params": self._params(), "description": f"{self.title}: {panel.title}"}
         if panel.fixed:
             return spec
@@ -142,19 +133,6 @@ class Figure:
 
     def _params(self) -> list[Spec]:
         return [{"name": HIDDEN, "value": list(self.hidden)}]
-
-
-def _without_legends(spec: Any) -> None:
-    """Take the legends of series and bit widths away; the page has switches in their place."""
-    if isinstance(spec, list):
-        for part in spec:
-            _without_legends(part)
-    elif isinstance(spec, dict):
-        if spec.get("field") in ("series", "width") and "scale" in spec:
-            spec["legend"] = None
-        for name, part in spec.items():
-            if name != "data":
-                _without_legends(part)
 
 
 def _with_own_ids(svg: str) -> str:

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 class Fairness:
     """What all methods are compared by on one task.
 
-    Attributes
-    ----------
-    ratios : (float, float)
-        Range of compression ratios that the area under the curve is taken over.
-    trials : int
-        Trials of every method that has a setting to choose.
+    ``ratios`` is the range of compression ratios of the area under the curve, ``trials`` the number
+    of trials of every method that has a setting to choose.
     """
 
     ratios: tuple[float, float]
@@ -33,12 +29,8 @@ class Fairness:
 class Rules:
     """What all methods are compared by.
 
-    Attributes
-    ----------
-    loss : float
-        How far the validation accuracy of a file may lie below that of full precision, a fraction
-        of one.
-    tasks : mapping of str to Fairness
+    ``loss`` is how far the validation accuracy of a file may lie below that of full precision, a
+    fraction of one.
     """
 
     loss: float

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecqx.errors import InputError
 from ecqx.report.charts import pictures, shaded
 from ecqx.report.evidence import Evidence
-from ecqx.report.figures import suite_and_data
+from ecqx.report.records import PAPER_METHOD
 from ecqx.report.render import Figure, Panel
 from ecqx.report.style import COLUMN, DIVERGING
 
@@ -96,17 +96,7 @@ def build_masks_figures(
 ) -> list[Figure]:
     """Images with their true, full-precision and decoded masks, one figure per task.
 
-    Parameters
-    ----------
-    evidence : Evidence
-    samples : mapping of str to ndarray
-        ``TASK/image``, uint8 of shape (N, 3, H, W), and the masks ``TASK/truth``,
-        ``TASK/full precision`` and ``TASK/decoded``, uint8 of shape (N, H, W) with 255 for ignored
-        pixels.
-    classes : mapping of str to sequence of str
-        Task → names of the classes, in the order of the labels.
-    layers : sequence of mapping
-        Records of the layers that are shown; the decoded masks are of the same run of ECQx.
+    ``layers`` name the run of ECQx that the decoded masks are of.
 
     Raises
     ------
@@ -135,9 +125,10 @@ def _masks(
 ) -> Figure:
     palette = voc_palette()
     masks = {kind: samples[kind] for kind in KINDS[1:]}
+    labels = np.unique(np.concatenate([mask.ravel() for mask in masks.values()])).tolist()
     key = {
-        _class_name(task, label, classes): "#" + bytes(palette[label].tolist()).hex()
-        for label in np.unique(np.concatenate([mask.ravel() for mask in masks.values()])).tolist()
+        _class_name(task, label, classes): f"#{bytes(palette[label].tolist()).hex()}"
+        for label in labels
     }
     panels: list[Panel] = []
     for i, image in enumerate(samples["image"]):
@@ -151,7 +142,7 @@ def _masks(
     return Figure(
         f"masks_{task}",
         f"Masks: {evidence.tasks[task]}",
-        f"{suite_and_data(evidence, [task])}, {count}: image, true mask, the mask by the "
+        f"Suite {evidence.suite}, {count}: image, true mask, the mask by the "
         "checkpoint that quantization starts from, and the one by the model decoded from its file"
         f"{_run_words(task, layers)}. The two masks agree in {agreement:.1f} % of the pixels. "
         f"White pixels have no label and do not count. Data: {evidence.data(task)}.",
@@ -172,11 +163,11 @@ def _class_name(task: str, label: int, classes: Sequence[str]) -> str:
 
 
 def _run_words(task: str, layers: Records) -> str:
-    for layer in layers:
-        if (layer["task"], layer["method"]) == (task, "ECQx"):
-            run = f"ECQx, {layer['bits']} bit, Λ {layer['lam']:g}, seed {layer['seed']}"
-            return f" ({run})"
-    return ""
+    own = (one for one in layers if (one["task"], one["method"]) == (task, PAPER_METHOD))
+    run = next(own, None)
+    if run is None:
+        return ""
+    return f" (ECQx, {run['bits']} bit, Λ {run['lam']:g}, seed {run['seed']})"
 
 
 def voc_palette() -> Bytes:
@@ -192,8 +183,7 @@ def voc_palette() -> Bytes:
     labels = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
-        channel, place = bit % 3, 7 - bit // 3
-        colours[:, channel] |= ((labels >> bit & 1) << place).astype(np.uint8)
+        colours[:, bit % 3] |= ((labels >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
     colours[IGNORED] = 255
     return colours
 

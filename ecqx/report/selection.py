@@ -9,7 +9,6 @@ from statistics import fmean
 
 from ecqx.report.records import Record, Setting
 from ecqx.report.statistics import (
-    Curve,
     Estimate,
     estimate,
     grouped,
@@ -19,11 +18,18 @@ from ecqx.report.statistics import (
 
 # How far below the best mean validation accuracy a small file may lie and still be chosen.
 VALIDATION_SLACK = 0.01
+# Equal fractions, and means of such, may differ at rounding.
+ROUNDING = 1e-12
 
 
 def flat(settings: Iterable[Setting]) -> list[Record]:
     """All records of some settings."""
     return [record for setting in settings for record in setting.records]
+
+
+def by_seed(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Records per seed."""
+    return grouped(records, lambda record: record.seed)
 
 
 def widths(settings: Iterable[Setting]) -> list[int]:
@@ -33,8 +39,8 @@ def widths(settings: Iterable[Setting]) -> list[int]:
 
 def over_seeds(records: Iterable[Record], name: str) -> Estimate:
     """Estimate over seeds of a number that belongs to the seed, such as ``accuracy_fp32``."""
-    seeds = grouped(records, lambda record: record.seed)
-    return estimate(fmean(getattr(record, name) for record in own) for own in seeds.values())
+    seeds = by_seed(records).values()
+    return estimate(fmean(getattr(record, name) for record in own) for own in seeds)
 
 
 def most_accurate(settings: Sequence[Setting]) -> Setting:
@@ -45,19 +51,23 @@ def most_accurate(settings: Sequence[Setting]) -> Setting:
 def smallest_file(settings: Sequence[Setting]) -> Setting:
     """The smallest file whose mean validation accuracy is within a point of the best."""
     floor = _validation(most_accurate(settings)) - VALIDATION_SLACK
-    # Means of equal fractions may differ at rounding.
-    near = [s for s in settings if _validation(s) >= floor - 1e-12]
+    near = [s for s in settings if _validation(s) >= floor - ROUNDING]
     return min(near, key=lambda s: (s.mean("bytes").mean, -_validation(s)))
+
+
+def front(settings: Sequence[Setting]) -> list[Setting]:
+    """Pareto-optimal settings by mean file size and mean validation accuracy, smallest first.
+
+    Settings that are equal in both stay together.
+    """
+    points = [(s.mean("bytes").mean, _validation(s)) for s in settings]
+    best = {points[index] for index in pareto_front(points)}
+    kept = [index for index, point in enumerate(points) if point in best]
+    return [settings[index] for index in sorted(kept, key=lambda index: points[index])]
 
 
 def _validation(setting: Setting) -> float:
     return setting.mean("accuracy_validation").mean
-
-
-def curves(settings: Iterable[Setting]) -> dict[int, Curve]:
-    """Accuracy over sparsity along Λ, per seed."""
-    seeds = grouped(flat(settings), lambda record: record.seed)
-    return {seed: [(run.sparsity, run.accuracy) for run in own] for seed, own in seeds.items()}
 
 
 @dataclass(frozen=True)
@@ -76,23 +86,18 @@ class Gain:
 
 
 def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:
-    """Accuracy of the first settings minus that of the second ones at equal sparsity."""
-    from_first, from_second = curves(first), curves(second)
-    seeds = [seed for seed in from_first if seed in from_second]
-    found = (interpolate_at_equal_sparsity(from_first[s], from_second[s]) for s in seeds)
+    """Accuracy of the first settings minus that of the second ones at equal sparsity along Λ."""
+    curves = [
+        {
+            seed: [(run.sparsity, run.accuracy) for run in runs]
+            for seed, runs in by_seed(own).items()
+        }
+        for own in map(flat, (first, second))
+    ]
+    seeds = [seed for seed in curves[0] if seed in curves[1]]
+    found = (interpolate_at_equal_sparsity(*(curve[s] for curve in curves)) for s in seeds)
     met = [equal for equal in found if equal]
     if not met:
         return Gain(None, math.nan, math.nan, len(seeds), 0)
     difference, low, high = zip(*met, strict=True)
     return Gain(estimate(difference), fmean(low), fmean(high), len(seeds), len(met))
-
-
-def front(settings: Sequence[Setting]) -> list[Setting]:
-    """Pareto-optimal settings by mean file size and mean validation accuracy, smallest first.
-
-    Settings that are equal in both stay together.
-    """
-    points = [(s.mean("bytes").mean, _validation(s)) for s in settings]
-    best = {points[index] for index in pareto_front(points)}
-    kept = [index for index, point in enumerate(points) if point in best]
-    return [settings[index] for index in sorted(kept, key=lambda index: points[index])]

@@ -42,14 +42,11 @@ class Estimate:
     high: float | None = None
 
     def scaled(self, factor: float) -> Estimate:
-        """The estimate in another unit, by a positive factor."""
-        sd, low, high = (None if v is None else factor * v for v in (self.sd, self.low, self.high))
+        """The estimate of the values times a factor."""
+        ends = (self.low, self.high) if factor > 0 else (self.high, self.low)
+        low, high = (None if end is None else factor * end for end in ends)
+        sd = None if self.sd is None else abs(factor) * self.sd
         return Estimate(factor * self.mean, sd, self.n, low, high)
-
-    def negated(self) -> Estimate:
-        """The estimate of the negated values."""
-        low, high = (None if end is None else -end for end in (self.high, self.low))
-        return Estimate(-self.mean, self.sd, self.n, low, high)
 
     def lies_below(self, bound: float) -> bool:
         """Whether the whole interval is known and lies below ``bound``."""
@@ -69,13 +66,7 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean, standard deviation and t interval of values, one per seed.
-
-    Raises
-    ------
-    ValueError
-        If there is no value.
-    """
+    """Mean, standard deviation and t interval of values, one per seed; ValueError without one."""
     numbers = [float(value) for value in values]
     if not numbers:
         raise ValueError("an estimate needs at least one value")
@@ -111,34 +102,25 @@ def with_pooled_spread(estimates: Sequence[Estimate | None]) -> list[Estimate | 
 
 
 def paired_difference(first: Mapping[K, float], second: Mapping[K, float]) -> Estimate:
-    """Mean of ``first - second`` over the keys (seeds) that both have.
+    """Mean of ``first - second`` over the keys (seeds) that both have; ValueError without one.
 
     What a seed decides for both (order of the batches, start of the training) cancels out, so the
     interval is narrower than that of two independent means.
-
-    Raises
-    ------
-    ValueError
-        If no key is in both.
     """
     return estimate(first[key] - second[key] for key in first if key in second)
 
 
 def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> tuple[float, float, float] | None:
-    """Average of ``first - second`` at equal sparsity.
+    """Average of ``first - second`` at equal sparsity, and the range that both cover, if any.
 
-    Both curves are interpolated linearly over sparsity. Their difference is linear between
-    neighbouring points of either, so the trapezoids between these give its exact mean.
-
-    Parameters
-    ----------
-    first, second : sequence of (sparsity, accuracy)
-        In any order; accuracies at the same sparsity are averaged.
+    Both curves, in any order, are interpolated linearly over sparsity; accuracies at the same
+    sparsity are averaged. Their difference is linear between neighbouring points of either, so the
+    trapezoids between these give its exact mean.
 
     Returns
     -------
     (float, float, float) or None
-        The difference and the ends of the range of sparsity that both cover; None without one.
+        The difference and the ends of the range of sparsity; None without a common range.
     """
     if not first or not second:
         return None
@@ -160,12 +142,9 @@ def _sorted_curve(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, gain) that no other point beats.
+    """Indices of the points (cost, gain) that no other point beats, by ascending cost.
 
-    Returns
-    -------
-    list of int
-        By ascending cost; of equal points the first one.
+    Of equal points it has the first one.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     front: list[int] = []

@@ -13,12 +13,8 @@ FULL_PRECISION, FRONT, PUBLISHED = "full precision", "Pareto front", "published"
 class Look:
     """Colour and outline of a series' marks, the same in every figure.
 
-    Attributes
-    ----------
-    colour : str
-        Has a contrast of at least 3 to white and to the dark page.
-    path : str
-        SVG path between -1 and 1.
+    The colour has a contrast of at least 3 to white and to the dark page; the outline is an SVG
+    path between -1 and 1.
     """
 
     colour: str
@@ -27,12 +23,10 @@ class Look:
 
 def _polygon(corners: int, turn: float = 0, inner: float | None = None) -> str:
     """A regular polygon, turned by degrees; with ``inner`` a star of that inner radius."""
-    radii = [1.1] if inner is None else [1.2, inner]
-    count = corners * len(radii)
+    radii = ([1.1] if inner is None else [1.2, inner]) * corners
     points = []
-    for index in range(count):
-        radius = radii[index % len(radii)]
-        angle = math.radians(360 * index / count + turn - 90)
+    for index, radius in enumerate(radii):
+        angle = math.radians(360 * index / len(radii) + turn - 90)
         points.append(f"{radius * math.cos(angle):.3f},{radius * math.sin(angle):.3f}")
     return f"M{'L'.join(points)}Z"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ecqx.report import columns as col
-from ecqx.report.columns import gain_cells, reading, row, settings_table, table
+from ecqx.report.columns import gain_cells, reading, row, table
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.records import (
@@ -22,50 +22,43 @@ from ecqx.report.records import (
 )
 from ecqx.report.selection import flat, gain_at_equal_sparsity, smallest_file
 from ecqx.report.sources import join
-from ecqx.report.statistics import Estimate, paired_difference
+from ecqx.report.statistics import paired_difference
 
 SettingRow = tuple[Setting, Mapping[str, Cell]]
 
 
-def p_settings(evidence: Evidence, task: str) -> list[tuple[float | None, list[Setting]]]:
-    """Settings of the sweep over p by ascending p; first, without p, ECQ of that bit width."""
+def p_settings(evidence: Evidence, task: str) -> tuple[list[Setting], dict[float, list[Setting]]]:
+    """Settings of ECQ at the bit width of the sweep over p, and those of the sweep by p."""
     swept = evidence.of(task, P_SWEEP)
-    if not swept:
-        return []
-    reference = evidence.of(task, GRID, "ECQ", swept[0].bits)
-    series: list[tuple[float | None, list[Setting]]] = [(None, reference)] if reference else []
+    reference = evidence.of(task, GRID, "ECQ", swept[0].bits) if swept else []
     values = sorted({setting.p for setting in swept if setting.p is not None})
-    return series + [(p, [setting for setting in swept if setting.p == p]) for p in values]
+    return reference, {p: [setting for setting in swept if setting.p == p] for p in values}
 
 
 def p_sweep(evidence: Evidence) -> Table:
     """Every setting of the sweep over p."""
-    rows = (
-        (setting, {col.P.key: "ECQ" if p is None else f"{p:g}"})
-        for task in evidence.tasks
-        for p, settings in p_settings(evidence, task)
-        for setting in settings
-    )
+    rows: list[SettingRow] = []
+    for task in evidence.tasks:
+        reference, swept = p_settings(evidence, task)
+        rows += [(setting, {col.P.key: "ECQ"}) for setting in reference]
+        rows += [(s, {col.P.key: f"{p:g}"}) for p, settings in swept.items() for s in settings]
     caption = (
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
     )
     columns = (col.BITS, col.P, col.LAMBDA, *col.MEASURES, col.SEEDS)
-    title = "All settings of the sweep over p"
-    return settings_table(evidence, "p_sweep", title, caption, columns, rows)
+    return table(evidence, "p_sweep", "All settings of the sweep over p", caption, columns, rows)
 
 
 def influence_of_p(evidence: Evidence) -> Table:
     """What each p gains over ECQ at equal sparsity."""
     rows = []
     for task in evidence.tasks:
-        series = p_settings(evidence, task)
-        reference = [setting for p, settings in series if p is None for setting in settings]
-        for p, settings in series:
-            if p is not None:
-                lambdas = ", ".join(f"{setting.lam:g}" for setting in settings)
-                gain = gain_cells(gain_at_equal_sparsity(settings, reference)).values()
-                rows.append(row(flat(settings), settings[0].bits, f"{p:g}", lambdas, *gain))
+        reference, swept = p_settings(evidence, task)
+        for p, settings in swept.items():
+            lambdas = ", ".join(f"{setting.lam:g}" for setting in settings)
+            gain = gain_cells(gain_at_equal_sparsity(settings, reference))
+            rows.append(row(flat(settings), settings[0].bits, f"{p:g}", lambdas, *gain))
     caption = (
         "Accuracy of ECQx minus that of ECQ at equal sparsity: both interpolated linearly over "
         "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
@@ -91,35 +84,38 @@ def ablation(evidence: Evidence) -> Table:
         *(*shown, Column("gain_points", "gain (points)", "interval", 2, 100), col.SEEDS),
     )
     rows = (row for task in evidence.tasks for row in _ablation_rows(evidence, task))
-    return settings_table(evidence, "ablation", "Ablation", caption, columns, rows)
+    return table(evidence, "ablation", "Ablation", caption, columns, rows)
 
 
 def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
-    replaced = evidence.of(task, ABLATION)
-    base = evidence.of(task, GRID, "ECQx")[:1]
+    replaced, grid = evidence.of(task, ABLATION), evidence.of(task, GRID, "ECQx")
+    base = grid[0] if grid else None
     for bits, lam in sorted({(setting.bits, setting.lam) for setting in replaced}):
-        at = [s for s in evidence.of(task, GRID, "ECQx", bits) if s.lam == lam]
+        at = [s for s in grid if (s.bits, s.lam) == (bits, lam)]
         here = [s for s in replaced if (s.bits, s.lam) == (bits, lam)]
-        for setting in (*at, *sorted(here, key=lambda s: _variant_order(base, s))):
-            differing = [CONFIGURATION[i] for i in _differing(base, setting)]
+        here.sort(key=lambda s: _variant_order(base, s))
+        accuracies = [{run.seed: run.accuracy for run in s.records} for s in (*at, *here)]
+        for setting, own in zip((*at, *here), accuracies, strict=True):
+            names = [CONFIGURATION[i] for i in _differing(base, setting)]
+            is_compared = at and setting != at[0]
             yield (
                 setting,
                 {
-                    "setting": ", ".join(differing).replace("_", " ") or MISSING,
+                    "setting": ", ".join(names).replace("_", " ") or MISSING,
                     "replaced": setting.variant or "none",
-                    "gain_points": _gain_over(at[0], setting) if at and setting != at[0] else None,
+                    "gain_points": paired_difference(own, accuracies[0]) if is_compared else None,
                 },
             )
 
 
-def _differing(base: Sequence[Setting], setting: Setting) -> list[int]:
-    """Places in `CONFIGURATION` where a setting has other values than the base."""
-    values = setting.first.configuration
-    own = base[0].first.configuration if base else values
-    return [i for i in range(len(values)) if values[i] != own[i]]
+def _differing(base: Setting | None, setting: Setting) -> list[int]:
+    """Places in `CONFIGURATION` where a setting has other values than the base, if there is one."""
+    records = (setting.first, (base or setting).first)
+    values = zip(*(record.configuration for record in records), strict=True)
+    return [i for i, (own, others) in enumerate(values) if own != others]
 
 
-def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]:
+def _variant_order(base: Setting | None, setting: Setting) -> tuple[Any, ...]:
     """Variants by what they replace and its value; last those without a changed configuration.
 
     Of the bands of sparsity those below ECQ's come first, the narrow before the wide.
@@ -134,12 +130,6 @@ def _variant_order(base: Sequence[Setting], setting: Setting) -> tuple[Any, ...]
     elif isinstance(value, int | float):
         rank = (value,)
     return (differing[0], rank, setting.variant)
-
-
-def _gain_over(default: Setting, setting: Setting) -> Estimate:
-    """Accuracy of a setting minus that of the default, paired per seed."""
-    own, others = ({run.seed: run.accuracy for run in s.records} for s in (setting, default))
-    return paired_difference(own, others)
 
 
 def influence_of_batchnorm(evidence: Evidence) -> Table:
@@ -160,7 +150,7 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
     shown = (replace(c, paper="no") if c is col.ENTROPY else c for c in col.MEASURES)
     columns = (Column("batchnorm", "BatchNorm"), *col.LABEL, col.FULL_PRECISION, *shown, col.GAIN)
     title = "Influence of BatchNorm"
-    return settings_table(evidence, "influence_of_batchnorm", title, caption, columns, rows)
+    return table(evidence, "influence_of_batchnorm", title, caption, columns, rows)
 
 
 def _batchnorm_cells(evidence: Evidence, task: str, method: str, bits: int) -> dict[str, Cell]:
@@ -191,4 +181,4 @@ def trained_centroids(evidence: Evidence) -> Table:
     )
     columns = (*col.LABEL, Column(LAMBDA_MAX, "lambda max"), *col.MEASURES, col.SEEDS)
     title = "Trained centroids"
-    return settings_table(evidence, "trained_centroids", title, caption, columns, rows)
+    return table(evidence, "trained_centroids", title, caption, columns, rows)

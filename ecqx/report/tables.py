@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ecqx.errors import InputError
 from ecqx.report import columns as col
-from ecqx.report.columns import other_columns, reading, row, settings_table, spread_in_words, table
+from ecqx.report import sweeps
+from ecqx.report.columns import reading, row, table
 from ecqx.report.correlations import BOOTSTRAP_SAMPLE, Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
-from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Setting
+from ecqx.report.records import CONFIGURATION, GRID, GRID_METHODS, MISSING, Record, Setting
 from ecqx.report.selection import most_accurate, over_seeds, smallest_file
-from ecqx.report.sources import join, source_of
+from ecqx.report.sources import coverage, join, source_of
 from ecqx.report.statistics import grouped
-from ecqx.report.sweeps import (
-    ablation,
-    influence_of_batchnorm,
-    influence_of_p,
-    p_sweep,
-    trained_centroids,
-)
 
 PUBLISHED = "published setup"
 
@@ -37,16 +31,16 @@ def build_tables(
     tables = [
         best_files(evidence),
         results(evidence, published),
-        influence_of_batchnorm(evidence),
-        influence_of_p(evidence),
-        ablation(evidence),
-        trained_centroids(evidence),
+        sweeps.influence_of_batchnorm(evidence),
+        sweeps.influence_of_p(evidence),
+        sweeps.ablation(evidence),
+        sweeps.trained_centroids(evidence),
         relevance_and_magnitude(evidence, correlations),
         networks(evidence),
         configurations(evidence),
         per_layer(evidence, layers),
         grid(evidence),
-        p_sweep(evidence),
+        sweeps.p_sweep(evidence),
     ]
     return [table for table in tables if table.rows]
 
@@ -71,10 +65,8 @@ def best_files(evidence: Evidence) -> Table:
         Column("file", "file", value=file, paper="no"),
     )
     chosen = [smallest_file(own) for task in evidence.tasks if (own := evidence.of(task))]
-    title, caption = "Best file of each task", caption + reading(evidence)
-    return settings_table(
-        evidence, "best_files", title, caption, columns, ((setting, {}) for setting in chosen)
-    )
+    caption += reading(evidence)
+    return table(evidence, "best_files", "Best file of each task", caption, columns, chosen)
 
 
 def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> Table:
@@ -85,14 +77,14 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
     InputError
         If a published setup was not measured.
     """
-    setups = [setting for setup in published for setting in _measured(evidence, setup)]
+    setups = [(s, PUBLISHED) for setup in published for s in _measured(evidence, setup)]
     chosen = [
         choice
         for task in evidence.tasks
         for bits in evidence.bits(task)
         for choice in (
             *_chosen(evidence, task, bits),
-            *((s, PUBLISHED) for s in setups if (s.task, s.bits) == (task, bits)),
+            *((s, words) for s, words in setups if (s.task, s.bits) == (task, bits)),
         )
     ]
     caption = (
@@ -107,30 +99,28 @@ def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> 
         )
     columns = (
         *(col.METRIC, *col.LABEL[:2], Column("chosen", "chosen as"), *col.LABEL[2:]),
-        *(*col.MEASURES, *other_columns(evidence)),
-        Column("trained_on", "trained on (samples per run)", paper="no"),
-        *(col.EPOCHS, col.SEEDS),
+        *(*col.MEASURES, *col.other_columns(evidence)),
+        Column(
+            *("trained_on", "trained on (samples per run)"),
+            value=lambda s: coverage(source_of(s.records)),
+            paper="no",
+        ),
+        *(replace(col.EPOCHS, value=lambda s: join(source_of(s.records)["epochs"])), col.SEEDS),
     )
-    rows = ((setting, _result(setting, words)) for setting, words in chosen)
+    rows = ((setting, {"chosen": words}) for setting, words in chosen)
     caption += reading(evidence)
-    return settings_table(evidence, "results", "Results", caption, columns, rows)
-
-
-def _result(setting: Setting, words: str) -> dict[str, Cell]:
-    source = source_of(setting.records)
-    return {"chosen": words, "trained_on": source.coverage, "epochs": join(source.epochs)}
+    return table(evidence, "results", "Results", caption, columns, rows)
 
 
 def _chosen(evidence: Evidence, task: str, bits: int) -> Iterator[tuple[Setting, str]]:
     """The settings that validation chooses at one bit width."""
     for method in GRID_METHODS:
         settings = evidence.of(task, GRID, method, bits)
-        if not settings:
-            continue
-        best, small = most_accurate(settings), smallest_file(settings)
-        yield best, "both" if best == small else "most accurate"
-        if best != small:
-            yield small, "smallest"
+        if settings:
+            best, small = most_accurate(settings), smallest_file(settings)
+            yield best, "both" if best == small else "most accurate"
+            if best != small:
+                yield small, "smallest"
 
 
 def _measured(evidence: Evidence, setup: Mapping[str, Any]) -> list[Setting]:
@@ -147,65 +137,77 @@ def _measured(evidence: Evidence, setup: Mapping[str, Any]) -> list[Setting]:
 
 def grid(evidence: Evidence) -> Table:
     """Every setting of the grid."""
-    columns = (*col.LABEL, *col.MEASURES, *other_columns(evidence), col.SEEDS)
-    settings = [setting for task in evidence.tasks for setting in evidence.of(task)]
+    columns = (*col.LABEL, *col.MEASURES, *col.other_columns(evidence), col.SEEDS)
+    settings = (setting for task in evidence.tasks for setting in evidence.of(task))
     title, caption = "All settings of the grid", reading(evidence)
-    return settings_table(
-        evidence, "grid", title, caption, columns, ((setting, {}) for setting in settings)
-    )
+    return table(evidence, "grid", title, caption, columns, settings)
+
+
+RELEVANCE = (
+    *(Column("layer", "layer"), Column("weights", "weights", "number")),
+    Column("pearson", "Pearson", "number", 3),
+    Column("spearman", "Spearman (rank)", "interval", 3),
+    Column(
+        *("without_relevance_percent", "weights with r = 0 (%)", "number", 1, 100),
+        value=lambda found: found.without_relevance,
+    ),
+)
+
+
+def relevance_row(evidence: Evidence, found: Correlation, *more: Cell) -> Row:
+    """A row with the cells of `RELEVANCE`, and more."""
+    cells = (column.of(found) for column in RELEVANCE)
+    return row(evidence.of_task(found.task), *cells, *more, trained=False)
 
 
 def relevance_and_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Table:
     """Correlation of relevance and magnitude of weights, layer by layer."""
-    rows = []
-    for found in correlations:
-        numbers = (found.pearson, found.spearman, found.without_relevance)
-        source = source_of(evidence.of_task(found.task), trained=False)
-        rows.append(Row(found.task, (found.layer, found.weights, *numbers), source))
     caption = (
         "Correlation of magnitude |w| and relevance |r| over the weights of the first and the last "
         "layer of the full-precision checkpoint, before quantization. The interval is a 95 % "
         f"bootstrap of a subsample of at most {BOOTSTRAP_SAMPLE} weights."
     )
-    columns = (
-        *(Column("layer", "layer"), Column("weights", "weights", "number")),
-        Column("pearson", "Pearson", "number", 3),
-        Column("spearman", "Spearman (rank)", "interval", 3),
-        Column("without_relevance_percent", "weights with r = 0 (%)", "number", 1, 100),
-    )
     title = "Relevance and magnitude"
-    return table(evidence, "relevance_magnitude", title, caption, columns, rows)
+    rows = (relevance_row(evidence, found) for found in correlations)
+    return table(evidence, "relevance_magnitude", title, caption, RELEVANCE, rows)
 
 
 def networks(evidence: Evidence) -> Table:
     """What the accuracies and sizes refer to."""
-    rows = []
-    for task in evidence.tasks:
-        runs = evidence.of_task(task)
-        source = source_of(runs)
-        cells = (
-            *(join(r.model for r in runs), join(source.dataset)),
-            *(join(r.parameters for r in runs), runs[0].bytes_fp32),
-            *(join(source.train_samples), join(source.seen), join(source.epochs)),
-            *(join(r.steps for r in runs), join(source.seeds), evidence.metric(task)),
-            *(join(source.start), over_seeds(runs, "accuracy_start")),
-            over_seeds(runs, "accuracy_fp32"),
-        )
-        rows.append(Row(task, cells, source))
+
+    def values(name: str) -> Callable[[list[Record]], Cell]:
+        return lambda runs: join(getattr(run, name) for run in runs)
+
+    def seen(name: str) -> Callable[[list[Record]], Cell]:
+        return lambda runs: join(source_of(runs)[name])
+
+    def mean(name: str) -> Callable[[list[Record]], Cell]:
+        return lambda runs: over_seeds(runs, name)
+
     caption = (
         "Start is the test accuracy of the checkpoint that stage pretrain makes and quantized "
         "training starts from; full precision is that of the same checkpoint trained as long "
-        f"without quantization. {spread_in_words(evidence)}. Samples seen is the most that one run "
-        "was trained on, each sample counted once."
+        f"without quantization. {col.spread_in_words(evidence)}. Samples seen is the most that one "
+        "run was trained on, each sample counted once."
     )
     columns = (
-        *(Column("model", "network"), Column("data", "data", paper="no")),
-        *(Column("parameters", "parameters"), Column("fp32_kb", "size (kB)", "number", 1, 1e-3)),
-        Column("train_samples", "training samples"),
-        Column("samples_seen", "samples seen"),
-        *(col.EPOCHS, Column("steps", "steps"), Column("seeds", "seeds", paper="no"), col.METRIC),
-        Column("start", "pretrain from", paper="no"),
-        *(Column("start_percent", "start (%)", "spread", 2, 100), col.FULL_PRECISION),
+        Column("model", "network", value=values("model")),
+        Column("data", "data", value=values("dataset"), paper="no"),
+        Column("parameters", "parameters", value=values("parameters")),
+        Column("fp32_kb", "size (kB)", "number", 1, 1e-3, lambda runs: runs[0].bytes_fp32),
+        Column("train_samples", "training samples", value=values("train_samples")),
+        Column("samples_seen", "samples seen", value=seen("samples_seen")),
+        replace(col.EPOCHS, value=seen("epochs")),
+        Column("steps", "steps", value=values("steps")),
+        Column("seeds", "seeds", value=values("seed"), paper="no"),
+        replace(col.METRIC, value=lambda runs: runs[0].metric),
+        Column("start", "pretrain from", value=values("start_in_words"), paper="no"),
+        Column("start_percent", "start (%)", "spread", 2, 100, mean("accuracy_start")),
+        replace(col.FULL_PRECISION, value=mean("accuracy_fp32")),
+    )
+    rows = (
+        row(runs, *(column.of(runs) for column in columns))
+        for runs in map(evidence.of_task, evidence.tasks)
     )
     return table(evidence, "networks", "Networks and data", caption, columns, rows)
 
@@ -243,11 +245,9 @@ def per_layer(evidence: Evidence, layers: Sequence[Mapping[str, Any]]) -> Table:
     for task in evidence.tasks:
         for layer in (record for record in layers if record["task"] == task):
             runs = [r for r in evidence.of_task(task) if (r.sweep, r.seed) == (GRID, layer["seed"])]
-            cells = (
-                *(int(layer["bits"]), str(layer["method"]), f"{layer['lam']:g}"),
-                *(str(layer["layer"]), int(layer["elements"]), float(layer["sparsity"])),
-                *(float(layer["entropy_bits_per_weight"]), int(layer["bytes"])),
-            )
+            names = ("layer", "elements", "sparsity", "entropy_bits_per_weight", "bytes")
+            label = (layer["bits"], layer["method"], f"{layer['lam']:g}")
+            cells = (*label, *(layer[name] for name in names))
             rows.append(Row(task, cells, source_of(runs)))
     caption = (
         "One run per task and method; entropy is of first order, size that of the coded integers."

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ecqx.report.formats import Column, Table, markdown_body
+from ecqx.report.formats import Table, markdown_body
 from ecqx.report.statistics import Estimate
 
 MARGIN = 0.005
 MARGIN_TEXT = "0.5 points"
-NO_SPREAD_TEXT = (
-    "Where all seeds agree exactly, the deviation is that of the task’s settings, pooled; where "
-    "none of them has any, or with one seed only, the row is inconclusive."
-)
-RANK_BOUND = 0.9
-POINTS = Column("", "", "interval", 2, 100)
 
 
 class Verdict(StrEnum):
@@ -35,7 +29,7 @@ class Verdict(StrEnum):
 class Part:
     """One case that a claim is judged by: a bit width, or a layer, of a task.
 
-    The verdict is based on ``value``, which is None where nothing could be compared.
+    ``value`` is None where nothing could be compared.
     """
 
     task: str
@@ -69,8 +63,8 @@ class Claim:
         return f", on {self.table.data()}" if self.table.rows else ""
 
 
-def judge_below(value: Estimate | None, bound: float) -> Verdict:
-    """Verdict that a value lies below a bound, by its whole interval."""
+def judge_below(value: Estimate | None, bound: float = MARGIN) -> Verdict:
+    """Verdict that a value, such as a drop of accuracy, lies below a bound, by its interval."""
     if value is None:
         return Verdict.OPEN
     if value.lies_below(bound):
@@ -78,14 +72,9 @@ def judge_below(value: Estimate | None, bound: float) -> Verdict:
     return Verdict.FAILS if value.lies_above(bound) else Verdict.OPEN
 
 
-def judge_drop(drop: Estimate) -> Verdict:
-    """Whether accuracy is kept: its drop lies below the margin."""
-    return judge_below(drop, MARGIN)
-
-
 def judge_gain(gain: Estimate | None) -> Verdict:
     """Whether a method is at least as accurate: it does not lose more than the margin."""
-    return judge_below(None if gain is None else gain.negated(), MARGIN)
+    return judge_below(gain and gain.scaled(-1))
 
 
 def judge_against(value: Estimate | None, neutral: float) -> Verdict:
@@ -103,41 +92,6 @@ def combine(parts: Sequence[Part]) -> Verdict:
     if Verdict.FAILS in verdicts:
         return Verdict.FAILS
     return Verdict.HOLDS if verdicts == {Verdict.HOLDS} else Verdict.OPEN
-
-
-def tally(parts: Sequence[Part], what: str) -> str:
-    """How many parts have which verdict, in words."""
-    if not parts:
-        return f"No {what} were measured."
-    verdicts = [part.verdict for part in parts]
-    counts = [f"{v.value} in {verdicts.count(v)}" for v in Verdict if v in verdicts]
-    text = f"{', '.join(counts)} of {len(parts)} {what}."
-    return text[0].upper() + text[1:]
-
-
-def extreme(
-    parts: Sequence[Part], choose: Callable[..., Part], what: str, words: Callable[[Estimate], str]
-) -> Iterator[str]:
-    """The smallest or largest value, by ``choose`` (min or max), in words, where there is one."""
-    known = [part for part in parts if part.value]
-    if known:
-        part = choose(known, key=lambda part: part.value.mean if part.value else 0.0)
-        yield f"{what}: {words(part.value) if part.value else ''} ({part.name})."
-
-
-def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
-    """Verdict and values of each task, in words; ``what`` names the value."""
-    for task in dict.fromkeys(part.task for part in parts):
-        own = [part for part in parts if part.task == task]
-        values = ", ".join(f"{part.case} {POINTS.text(part.value)}" for part in own)
-        yield f"{task}: {combine(own).value}. {what} (points): {values}."
-
-
-def in_points(value: Estimate) -> str:
-    """A difference of accuracies in words."""
-    without = "one seed" if value.n == 1 else "equal in all seeds"
-    note = f" ({without}, no interval)" if value.low is None else ""
-    return f"{POINTS.text(value)} points{note}"
 
 
 def claims_markdown(claims: Sequence[Claim], suite: str) -> str:

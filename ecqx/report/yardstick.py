@@ -18,7 +18,7 @@ from ecqx.report.columns import row, spread_in_words, table
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Column, Row, Table
 from ecqx.report.records import ABLATION, GRID, Setting
-from ecqx.report.selection import flat
+from ecqx.report.selection import by_seed, flat
 from ecqx.report.statistics import Estimate, estimate, grouped
 from ecqx.report.verdicts import MARGIN_TEXT, Verdict, judge_gain
 
@@ -45,10 +45,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A published result beside our settings along Λ.
-
-    ``ours`` says which these are: those of the suite, or an ablation's variant.
-    """
+    """A published result beside our settings along Λ: the suite's, or those of a variant."""
 
     yardstick: Yardstick
     ours: str
@@ -65,7 +62,7 @@ class Counterpart:
         It has the published size or, beyond the measured sizes, is the smallest or largest file.
         """
         points = []
-        for runs in grouped(flat(self.settings), lambda run: run.seed).values():
+        for runs in by_seed(flat(self.settings)).values():
             ours = np.array(sorted((run.bytes, run.accuracy) for run in runs)).T
             size = np.clip(self.yardstick.bytes, ours[0, 0], ours[0, -1])
             points.append((float(size), float(np.interp(size, *ours))))
@@ -89,13 +86,7 @@ class Counterpart:
 
 
 def counterparts_of(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[Counterpart]:
-    """Put our curves of the same task, method and bit width beside each published result.
-
-    Parameters
-    ----------
-    evidence : Evidence
-    rows : sequence of mapping
-        Published results, with the keys of `Yardstick`.
+    """Our curves of the same task, method and bit width beside each published result.
 
     Raises
     ------
@@ -106,10 +97,11 @@ def counterparts_of(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> li
 
 
 def _read(row: Mapping[str, Any]) -> Yardstick:
-    for field in fields(Yardstick):
-        if field.name not in row:
-            raise InputError(f"report.yardsticks: '{field.name}' is missing")
-    return Yardstick(**{field.name: row[field.name] for field in fields(Yardstick)})
+    names = [field.name for field in fields(Yardstick)]
+    for name in names:
+        if name not in row:
+            raise InputError(f"report.yardsticks: '{name}' is missing")
+    return Yardstick(**{name: row[name] for name in names})
 
 
 def _counterparts(evidence: Evidence, yardstick: Yardstick) -> Iterator[Counterpart]:
