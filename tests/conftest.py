@@ -12,6 +12,7 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("ecqx", deadline=None, derandomize=True, database=None)
 settings.load_profile("ecqx")
+LONGEST = ("pipeline", "faults", "gate", "docs", "closure", "fingerprints", "export", "training")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,8 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: a process that took it up last would be waited for."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest files first: a process that took one up last would be waited for."""
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -94,8 +94,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def on(tree: Path, *more: object) -> list[object]:
-    """Arguments of a quick experiment on an image folder."""
-    small = ("--image_size", 8, "--batch_size", 8, "--model_rand_int")
+    """Arguments of a quick experiment on an image folder, with two batches an epoch."""
+    small = ("--image_size", 8, "--batch_size", 8, "--max_batches", 2, "--model_rand_int")
     return ["--dataset", "folder", "--data_path", tree, *small, *more]
 
 

@@ -363,26 +363,26 @@ def test_the_theme_can_be_switched(page: Any) -> None:
     assert page.execute_script(colours) == dark
 
 
-def test_without_script_the_tables_are_there(page: Any, address: str) -> None:
-    page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+def test_without_script_the_tables_are_there(browser: Any, address: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        page.get(address)
-        assert "figures/" in page.find_element("css selector", "noscript").text
-        assert page.find_element("css selector", "#table-best_files td").is_displayed()
+        browser.get(address)
+        assert "figures/" in browser.find_element("css selector", "noscript").text
+        assert browser.find_element("css selector", "#table-best_files td").is_displayed()
     finally:
-        page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_content(page: Any, address: str) -> None:
+def test_the_first_stop_of_the_keyboard_skips_to_the_content(browser: Any, address: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     # Some browsers begin where the page is scrolled to.
-    page.get(address)
-    ActionChains(page).send_keys(Keys.TAB).perform()
-    focused = page.switch_to.active_element
+    browser.get(address)
+    ActionChains(browser).send_keys(Keys.TAB).perform()
+    focused = browser.switch_to.active_element
     assert focused.get_attribute("class") == "skip"
     assert focused.location["y"] >= 0
-    outline = page.execute_script("return getComputedStyle(arguments[0]).outlineWidth", focused)
+    outline = browser.execute_script("return getComputedStyle(arguments[0]).outlineWidth", focused)
     assert outline == "3px"
     focused.send_keys(Keys.ENTER)
-    assert page.execute_script("return document.activeElement.id") == "content"
+    assert browser.execute_script("return document.activeElement.id") == "content"

@@ -245,7 +245,7 @@ CODE = """
 import json, sys
 from pathlib import Path
 from stages.syntax import digest, parse
-files = sorted(Path().glob("[!.]*/**/*.py"))
+files = sorted(path for folder in ("ecqx", "stages") for path in Path(folder).rglob("*.py"))
 json.dump({str(path): digest(parse(path.read_bytes())) for path in files}, sys.stdout)
 """
 
@@ -370,6 +370,7 @@ def write_small_suite(folder: Path) -> None:
     tasks["mlp"]["sweeps"] = [
         {"sweep": "grid", "method": ["ECQ", "ECQx"], "bits": [4], "lam": [0.3]}
     ]
+    params["pretrain"]["mlp"]["epochs"] = 1
     params["report"]["comparison"] = None
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     for name in ("ecqx", "stages", "constraints.txt", "dvc.yaml"):

@@ -216,16 +216,17 @@ def composite_of(rule: Hook, batch_norm: Hook, first: Hook | None = None) -> Com
     return SpecialFirstLayerMapComposite(layer_map, first_map=[(Linear, first)])
 
 
+# Networks of seconds, which show each combination of rules; the large ones show each rule once.
+SMALL = ("mlp", "cnn")
+LARGE = tuple(name for name in NETWORKS if name not in SMALL)
+
+
 def with_batch_norm(*rules: str) -> list[tuple[str, str]]:
-    """Each network with each rule for BatchNorm; the MLP, which has none, with one."""
-    return [(name, rule) for name in NETWORKS for rule in (rules[:1] if name == "mlp" else rules)]
+    """The CNN with each rule for BatchNorm; the MLP, which has none, with one."""
+    return [("mlp", rules[0]), *(("cnn", rule) for rule in rules)]
 
 
 # -- cuts ------------------------------------------------------------------------------------------
-
-
-# For the large networks each rule once.
-ONCE = dict(zip(RULES, ("pass", "epsilon", "pass"), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -233,8 +234,8 @@ ONCE = dict(zip(RULES, ("pass", "epsilon", "pass"), strict=True))
     [
         (name, rule, batch_norm)
         for (name, batch_norm), rule in product(with_batch_norm("pass", "epsilon"), RULES)
-        if name in ("mlp", "cnn") or batch_norm == ONCE[rule]
-    ],
+    ]
+    + [*zip(LARGE, RULES, ("pass", "epsilon", "pass"), strict=True)],
 )
 def test_every_cut_carries_the_outputs_relevance(name: str, rule: str, batch_norm: str) -> None:
     net = network(name)
@@ -243,8 +244,10 @@ def test_every_cut_carries_the_outputs_relevance(name: str, rule: str, batch_nor
     assert flow.sums() == pytest.approx([1.0] * len(net.cuts), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("composite", ["epsilon_plus_flat_bn_pass", "epsilon_flat"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "composite"),
+    [*product(NETWORKS, ["epsilon_plus_flat_bn_pass"]), *product(SMALL, ["epsilon_flat"])],
+)
 def test_weight_relevance_conserves(name: str, composite: str) -> None:
     """The same by the function that training calls; the first layer of weights gets all of it.
 
@@ -299,9 +302,19 @@ def sparse(name: str) -> Network:
     return net
 
 
-@pytest.mark.parametrize(("name", "batch_norm"), with_batch_norm("pass", "epsilon", "zplus"))
+BATCH_NORMS = ("pass", "epsilon", "zplus")
+KINDS = [("zplus", "dense"), ("zplus", "sparse"), ("flat", "sparse")]
+
+
 @pytest.mark.parametrize(
-    ("rule", "weights"), [("zplus", "dense"), ("zplus", "sparse"), ("flat", "sparse")]
+    ("name", "batch_norm", "rule", "weights"),
+    [
+        (*network_and_rule, *kind)
+        for network_and_rule, kind in [
+            *product(with_batch_norm(*BATCH_NORMS), KINDS),
+            *product(zip(LARGE, BATCH_NORMS, strict=True), KINDS[1:]),
+        ]
+    ],
 )
 def test_what_a_cut_lacks_was_dropped(name: str, rule: str, batch_norm: str, weights: str) -> None:
     """Units without contribution drop relevance; nothing else does.
@@ -453,10 +466,9 @@ def test_a_forward_of_ones_own_is_kept_and_named() -> None:
     torch.testing.assert_close(seen[0], before)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large"])
-def test_relevance_does_not_grow_at_the_gates_of_mobilenet_v3(name: str) -> None:
+def test_relevance_does_not_grow_at_the_gates_of_mobilenet_v3() -> None:
     """Units without a positive contribution drop theirs; nothing is made."""
-    net = make(name)
+    net = make("mobilenet_v3_small")
     sums = block_sums(net, net.cuts[1:-1], "mobilenet")
     assert all(factor < 1 + TOLERANCE for factor in growth(sums))
     assert sums[-1] > 0.9

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ecqx
 import ecqx.errors
 from ecqx.coding import onnx_export as export
+from ecqx.models.resnet_cifar import BasicResNetCifar
 from ecqx.modules import main_output
 
 onnx = pytest.importorskip("onnx")
@@ -61,7 +62,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
         lambda: ecqx.models.build("mlp_gsc", in_features=64, num_classes=10),
         lambda count: torch.randn(count, 64),
     ),
-    "resnet20": (lambda: ecqx.models.build("resnet20"), pixels),
+    "residual": (lambda: BasicResNetCifar(blocks=1), pixels),
     "segmentation": (Segmentation, pixels),
     "words": (Words, lambda count: torch.randint(12, (count, 7))),
 }

@@ -39,10 +39,14 @@ BEFORE_REPORT = ("fingerprint", "download", "pretrain", "quantize", "encode", "e
 Digests = dict[str, bytes]
 
 
+def tiny_with_one_seed(**task: object) -> dict[str, Any]:
+    return tiny(**task) | {"seeds": [0]}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pipeline ran."""
-    place = prepare(tmp_path_factory.mktemp("faults") / "place", tiny())
+    place = prepare(tmp_path_factory.mktemp("faults") / "place", tiny_with_one_seed())
     with working_in(place):
         run_stages("smoke", *BEFORE_REPORT)
     return place
@@ -300,7 +304,7 @@ def test_stages_refuse_code(place: Path, ends: Callable[[str], tuple[int, str]])
 def test_a_start_that_holds_code_is_refused(
     place: Path, ends: Callable[[str], tuple[int, str]]
 ) -> None:
-    write_settings(Path(), tiny(start={"checkpoint": "evil.pt"}))
+    write_settings(Path(), tiny_with_one_seed(start={"checkpoint": "evil.pt"}))
     write_malicious(Path("datasets/evil.pt"))
     assert_one_line(ends("download"), "evil.pt", "no checkpoint that can be loaded safely")
     assert not Path("harm").exists()
@@ -322,7 +326,7 @@ def test_a_killed_stage_goes_on_after_its_last_epoch(place: Path) -> None:
     victim.finish()
     trained, repeated = victim.epochs()
     assert repeated == 0
-    assert trained >= 6  # two seeds, three epochs
+    assert trained >= 3  # those of one seed
     assert contents("checkpoints") == expected
 
 

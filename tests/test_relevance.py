@@ -426,8 +426,13 @@ def peculiar(network: str) -> tuple[nn.Module, Tensor, Tensor, str]:
     return model, x, y, {"mobilenet_v2": "mobilenet"}.get(network, "resnet")
 
 
-@pytest.mark.parametrize("weight_rule", ["epsilon", "gamma"])
-@pytest.mark.parametrize("network", ["cnn", "resnet20", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("network", "weight_rule"),
+    [
+        *(("cnn", "epsilon"), ("cnn", "gamma"), ("resnet20", "gamma")),
+        *(("resnet18", "epsilon"), ("mobilenet_v2", "gamma")),
+    ],
+)
 def test_everything_is_left_as_it_was(network: str, weight_rule: Any) -> None:
     model, x, y, canonizer = peculiar(network)
     x.requires_grad_()

@@ -269,7 +269,7 @@ def test_a_head_for_other_classes_is_told(tree: Path, place: Path, run: Run) -> 
 
 
 def test_training_in_full_precision_comes_first(tree: Path, place: Path, run: Run) -> None:
-    arguments = on(tree, "--pretrain_epochs", 2, "--epochs", 1, "--max_batches", 2, "--verbose")
+    arguments = on(tree, "--pretrain_epochs", 2, "--epochs", 1, "--verbose")
     code, out, _ = run(*arguments)
     assert code == 0
     phases = [line.split(",")[0] for line in out.splitlines() if ", epoch " in line]

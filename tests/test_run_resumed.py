@@ -24,7 +24,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 ) -> None:
     """The second network has dropout."""
     arguments = on(tree, "--epochs", 3, "--pretrain_epochs", 1, "--lrp", "--model", model)
-    arguments += ["--max_batches", 2, "--image_size", 20]
+    arguments += ["--image_size", 20]
     assert run(*arguments, "--results", "whole")[0] == 0
     update = ecqx.ECQx.update
     steps = []

@@ -176,7 +176,7 @@ def test_an_interrupted_course_goes_on(
     tree: Path, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
     pytest.importorskip(tracker)
-    arguments = on(tree, "--pretrain_epochs", 1, "--epochs", 2, "--max_batches", 2)
+    arguments = on(tree, "--pretrain_epochs", 1, "--epochs", 2)
     step = Trainer.step
 
     def interrupted(self: Trainer, *batch: Any) -> Any:

@@ -97,8 +97,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
 # -- learning --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantized", [None, *METHODS])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("quantized", "optimizer"),
+    [(None, "sgd"), ("ECQ", "sgd"), *((method, "adam") for method in (None, *METHODS))],
+)
 def test_training_learns(quantized: str | None, optimizer: Any) -> None:
     subject = trainer(replace(SETTINGS, epochs=12, optimizer=optimizer), quantized)
     history = subject.fit()
@@ -423,8 +425,16 @@ def fit_until(subject: Trainer, steps: int, path: Path, monkeypatch: pytest.Monk
         subject.fit(resume=path)
 
 
-@pytest.mark.parametrize("quantized", [None, *METHODS])
-@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 3), ("adam", 7), ("sgd", 9)])
+@pytest.mark.parametrize(
+    ("quantized", "optimizer", "steps"),
+    [
+        (None, "adam", 7),
+        ("ECQ", "sgd", 9),
+        ("stepped", "adam", 3),
+        ("stepped", "sgd", 7),
+        ("full precision", "adam", 7),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
