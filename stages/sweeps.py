@@ -17,14 +17,14 @@ from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
 
 # Settings that have a key of their own in a record, by that key.
-_COLUMNS = {
+_RECORD_KEYS = {
     **{name: name for name in ("lam", "p", "sparsity_band", "alpha", "gradient", "composite")},
     **{"canonizer": "canonizer", "weight_rule": "weight_rule", "lrp_output": "output"},
     **{"relevance_of": "of", "relevance_every": "every", "relevance_samples": "samples"},
     **{"pmf": "pmf", "lambda_max": "lambda_max"},
 }
 # All others are in ``settings``, but these, which the suite's settings tell.
-_LEFT_OUT = {*_COLUMNS.values(), "bits", "restart"}
+_LEFT_OUT = {*_RECORD_KEYS.values(), "bits", "restart"}
 
 
 class _Fit(Settings):
@@ -65,7 +65,7 @@ class Run:
     @property
     def training(self) -> Method | None:
         """The method, if training applies it."""
-        return self.method if self.method is not None and self.method.is_trained else None
+        return self.method if self.method is not None and self.method.constrains_training else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Run:
             "sweep": self.sweep,
             "variant": self.variant,
             "bits": None if self.method is None else self.method.bit_width,
-            **{key: self.settings.get(name) for key, name in _COLUMNS.items()},
+            **{key: self.settings.get(name) for key, name in _RECORD_KEYS.items()},
             "floats": self.form_settings.get("floats"),
             "settings": others,
             "lr": self.fit.lr,

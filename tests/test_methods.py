@@ -47,8 +47,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "int8": ("int8", {}),
 }
 ALL = {name: build_method(*settings) for name, settings in SETTINGS.items()}
-TRAINED = {name: method for name, method in ALL.items() if method.is_trained}
-AFTERWARDS = {name: method for name, method in ALL.items() if not method.is_trained}
+TRAINED = {name: method for name, method in ALL.items() if method.constrains_training}
+AFTERWARDS = {name: method for name, method in ALL.items() if not method.constrains_training}
 BASELINES = ("LSQ", "pruning", "torchao int4", "torchao int8")
 every_baseline = pytest.mark.parametrize("name", BASELINES)
 

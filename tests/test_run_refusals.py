@@ -14,7 +14,7 @@ from torch import nn
 from ecqx import data, models
 from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
-from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
+from ecqx.experiment.prepare import check_relevance, has_unsplit_additions
 from ecqx.relevance import COMPOSITES, LRP
 from ecqx.training.trainer import Trainer
 

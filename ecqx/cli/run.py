@@ -11,11 +11,8 @@ import click
 from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import sign
+from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
 
-# The same as in ecqx.relevance.settings.
-OUTPUTS = ("output", "probability", "ones")
-WEIGHT_RULES = ("epsilon", "gamma")
-CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
 _PATH = click.Path(path_type=Path)
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
-from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.start import build_network, check_model, load_start
+from ecqx.experiment.start import UNFIT, build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
@@ -28,24 +27,19 @@ from ecqx.progress import sign
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
 
+# Modules of torchvision.models whose additions are split for relevance, or which have none.
+SPLIT = (
+    *("resnet", "mobilenetv2", "mobilenetv3"),
+    *("alexnet", "densenet", "googlenet", "inception", "shufflenetv2", "squeezenet", "vgg"),
+    *("_utils", "segmentation._utils", "segmentation.deeplabv3", "segmentation.fcn"),
+)
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that is ready to run.
+    """An experiment that is ready to run: data, and model with the weights to start from.
 
-    Attributes
-    ----------
-    settings : RunSettings
-    method : EntropyConstrained
-    device : torch.device
-        Of data and model.
-    data : TensorData
-    model : Module
-        With the weights to start from.
-    start : str
-        Name of these weights in results.
-    remarks : tuple of str
-        Warnings, one line each.
+    ``start`` is the name of these weights in results, ``remarks`` are warnings of one line each.
     """
 
     settings: RunSettings
@@ -60,12 +54,7 @@ class Prepared:
 def prepare(settings: RunSettings) -> Prepared:
     """Check the settings, load data and weights, and check that they fit; quick checks first.
 
-    Makes the folder of the results.
-
-    Raises
-    ------
-    InputError
-        In one line, for the first thing that is wrong or missing.
+    Makes the folder of the results. ``InputError`` for the first thing that is wrong or missing.
     """
     with input_errors("--lrp: "):  # the settings have checked their other values themselves
         method = method_of(settings)
@@ -132,6 +121,46 @@ def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -
             f"{settings.model}: its additions are not split for relevance, which grows at each; "
             "compare with ECQ (without --lrp)"
         )
+
+
+def check_relevance(
+    model: nn.Module, batch: tuple[Tensor, Tensor], lrp: LRP, quantized: Sequence[str]
+) -> None:
+    """Measure relevance once on a few samples.
+
+    ``InputError`` if LRP has no rule for a quantized parameter, or no relevance reaches it.
+    """
+    # Imported late: both modules import zennit, which takes seconds.
+    from ecqx.relevance.weights import Attributor, layers_without_rule
+
+    missing = layers_without_rule(model, lrp.composite)
+    _refuse("LRP has no rule for", [name for name in quantized if name in missing])
+    try:
+        found = Attributor(model, lrp)(*batch)
+    except UNFIT as error:
+        raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
+    _refuse("no relevance reaches", [name for name in quantized if name not in found])
+
+
+def _refuse(reason: str, names: Sequence[str]) -> None:
+    """Raise ``InputError`` if any parameter has this problem."""
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise InputError(f"--lrp: {reason} {names[0]}{more} of this model; leave out --lrp (ECQ)")
+
+
+def has_unsplit_additions(model: nn.Module) -> bool:
+    """Whether relevance grows at additions and products that no rule splits.
+
+    Those of torchvision's ResNets and MobileNets, and of the suite's own networks, are split;
+    networks that only chain layers or concatenate their outputs have none.
+    """
+    start = "torchvision.models."
+    libraries = {type(module).__module__ for module in model.modules()}
+    return any(
+        library.startswith(start) and library.removeprefix(start) not in SPLIT
+        for library in libraries
+    )
 
 
 def _check_writable(*files: Path) -> None:

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
@@ -38,19 +36,8 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
     An interrupted experiment resumes after its last finished epoch when it is run again with the
     same settings, data and weights. Of several processes (`ecqx.training.distributed`) the first
-    one writes.
-
-    Parameters
-    ----------
-    settings : RunSettings
-    say, warn : callable
-        Print a line about the training, and a warning.
-
-    Raises
-    ------
-    InputError
-        Before anything is trained or written, if settings, data, network and weights are not
-        available or do not fit.
+    one writes. ``InputError``, before anything is trained or written, if settings, data, network
+    and weights are not available or do not fit.
     """
     with ExitStack() as stack:
         for folder in (settings.results, settings.data_path):
@@ -115,7 +102,8 @@ class _Experiment:
             write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
             for progress in (before, during):
                 progress.unlink(missing_ok=True)
-        self._log(result.numbers, settings.pretrain_epochs + len(history))
+        for log in self.logs:
+            log(result.numbers, settings.pretrain_epochs + len(history))
         return result
 
     def _train(
@@ -129,7 +117,8 @@ class _Experiment:
         def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
             named = {f"{phase}/{name}": value for name, value in numbers.items()}
-            self._log(named, epochs_before + len(trainer.history))
+            for log in self.logs:
+                log(named, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
@@ -143,10 +132,6 @@ class _Experiment:
             self.prepared.model, data.train, data.validation, fit, settings.seed, quantizer
         )
         return trainer.fit(progress=True, resume=progress, on_epoch=report)
-
-    def _log(self, numbers: dict[str, float], epochs: int) -> None:
-        for log in self.logs:
-            log(numbers, epochs)
 
     def _scores(self) -> Scores:
         """All metrics on the test split."""
@@ -164,11 +149,7 @@ def _progress_files(prepared: Prepared) -> list[Path]:
     splits = [getattr(prepared.data, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
     for tensor in (*tensors, *prepared.model.state_dict().values()):
-        digest.update(_content(tensor))
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
     folder = prepared.settings.results
     return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]
-
-
-def _content(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().numpy().data

@@ -48,28 +48,7 @@ _LEFT_OUT = (
 class RunSettings:
     """Settings of one experiment; names and defaults are those of the published ``run.py``.
 
-    ``ecqx run --help`` describes each; here is what that leaves open.
-
-    Attributes
-    ----------
-    lr : float
-        Adam's learning rate, of both trainings.
-    model : str
-        For `ecqx.models.build`.
-    model_path : Path, optional
-        Checkpoint to start from, in any form that `ecqx.coding.checkpoint.read_state` knows.
-    tracker : tuple of str
-        Of `ecqx.experiment.tracking.TRACKERS`.
-    bitwidth : int
-        2 to 8, of ECQ; `bits` is that of any quantizer.
-    lam, p : float
-        See `ecqx.quantizers.settings.QuantizerSettings`.
-    lrp_output, lrp_composite, lrp_w_rule, canonizer : str
-        See `ecqx.weight_relevance`.
-    alpha : float
-        In [0, 1), see `ecqx.LRP`.
-    seed : int
-        Of random weights, the order of the samples and dropout. The splits do not depend on it.
+    ``ecqx run --help`` describes each. ``bitwidth`` is that of ECQ, `bits` that of any quantizer.
 
     Raises
     ------
@@ -115,16 +94,15 @@ class RunSettings:
                 right = f"at least {low}" if high == _LARGE else f"{low} to {high}"
                 option = _OPTIONS.get(name, name)
                 raise InputError(f"--{option}: {value}, but it must be a number, {right}")
-        for name, choices in (
-            ("dataset", DATASETS),
-            ("device", DEVICES),
-            ("quantizer", QUANTIZERS),
+        for name, choices, values in (
+            ("dataset", DATASETS, [self.dataset]),
+            ("device", DEVICES, [self.device]),
+            ("quantizer", QUANTIZERS, [self.quantizer]),
+            ("tracker", TRACKERS, self.tracker),
         ):
-            if (value := getattr(self, name)) not in choices:
-                raise InputError(f"--{name}: {value!r}, but there are {', '.join(choices)}")
-        for name in self.tracker:
-            if name not in TRACKERS:
-                raise InputError(f"--tracker: {name!r}, but there are {', '.join(TRACKERS)}")
+            for value in values:
+                if value not in choices:
+                    raise InputError(f"--{name}: {value!r}, but there are {', '.join(choices)}")
         with input_errors("--"):
             _ = self.training
         if self.model_path is not None and self.model_rand_int:
@@ -153,7 +131,7 @@ class RunSettings:
     @property
     def trackers(self) -> tuple[str, ...]:
         """The trackers to use, each once."""
-        asked = {*self.tracker, *(["wandb"] if self.wandb else [])}
+        asked = (*self.tracker, "wandb" if self.wandb else "")
         return tuple(name for name in TRACKERS if name in asked)
 
     @property

@@ -31,13 +31,7 @@ def check_model(name: str) -> None:
 
 
 def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
-    """Build a network for the data, with random weights.
-
-    Raises
-    ------
-    InputError
-        If the network does not take the kind, size or number of channels of the data.
-    """
+    """Build a network for the data, with random weights; ``InputError`` if it does not fit them."""
     inputs, targets = next(loaded.train.batches(2))
     classes = len(loaded.classes)
     shape = "×".join(map(str, inputs.shape[1:]))
@@ -84,22 +78,9 @@ def load_start(
 ) -> tuple[str, list[str]]:
     """Load the weights to start from into a network with random weights.
 
-    Parameters
-    ----------
-    model : Module
-    settings : RunSettings
-    state : mapping of str to Tensor, optional
-        Contents of the checkpoint that the settings name.
-
-    Returns
-    -------
-    (str, list of str)
-        Name of the weights in results, and the tensors that remain random.
-
-    Raises
-    ------
-    InputError
-        If the weights do not fit or are not available.
+    ``state`` is the content of the checkpoint that the settings name. Returns the name of the
+    weights in results, and the tensors that remain random; ``InputError`` if the weights do not fit
+    or are not available.
     """
     if state is not None and settings.model_path is not None:
         return settings.model_path.name, load_weights(model, state, str(settings.model_path))

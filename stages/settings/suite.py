@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
-import torch
 from pydantic import Field, model_validator
 
 from ecqx.errors import InputError
@@ -69,8 +68,7 @@ class Suite(PretrainSettings):
             if task.data not in self.data.sets:
                 raise ValueError(f"tasks.{name}.data must be one of {', '.join(self.data.sets)}")
             try:
-                with torch.device("meta"):  # no memory, no random numbers
-                    networks.build(**task.model)
+                networks.build(**task.model)
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from error
         return self
@@ -84,7 +82,7 @@ class Suite(PretrainSettings):
             if counts and rules is None:
                 raise ValueError(f"report.comparison.tasks must name {name}, which has such sweeps")
             for method, count in counts.items():
-                wanted = rules.trials if rules and method_class(method).is_tunable() else 1
+                wanted = rules.trials if rules and method_class(method).takes() else 1
                 if count != wanted:
                     raise ValueError(
                         f"quantize.tasks.{name}: {method} has {count} trials, it needs {wanted}"
