@@ -98,12 +98,12 @@ def centroid_off_by_one_step() -> Iterator[None]:
 @contextmanager
 def lambda_doubled() -> Iterator[None]:
     """The cost of information weighs twice what the settings say."""
-    original: Callable[[Any], AssignmentSettings] = QuantizerSettings.assignment.__get__
+    original: Callable[[Any], AssignmentSettings] = QuantizerSettings.assignment_settings.__get__
 
     def wrong(settings: QuantizerSettings) -> AssignmentSettings:
         return replace(original(settings), lam=2 * settings.lam)
 
-    with patch.object(QuantizerSettings, "assignment", property(wrong)):
+    with patch.object(QuantizerSettings, "assignment_settings", property(wrong)):
         yield
 
 

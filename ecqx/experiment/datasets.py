@@ -42,8 +42,9 @@ def _load(settings: RunSettings) -> TensorData:
     if settings.dataset == "speech_commands":
         from ecqx.data import downloads, speech
 
-        archive = "full" if downloads.is_available(speech.speech_source("full"), path) else "test"
-        return speech.speech_commands(path, archive, processes=max(1, settings.workers))
+        full = downloads.is_available(speech.speech_source("full"), path)
+        processes = max(1, settings.workers)
+        return speech.speech_commands(path, "full" if full else "test", processes=processes)
     if settings.dataset == "voc":
         from ecqx.data import voc2012
 

@@ -51,7 +51,7 @@ class Quantizer(LatentWeights):
     ) -> None:
         super().__init__(model, settings.exclude)
         self.settings = settings
-        self._assignment = settings.assignment
+        self._assignment = settings.assignment_settings
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {

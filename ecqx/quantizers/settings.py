@@ -55,6 +55,6 @@ class QuantizerSettings(AssignmentSettings):
         super().__post_init__()
 
     @property
-    def assignment(self) -> AssignmentSettings:
+    def assignment_settings(self) -> AssignmentSettings:
         """The settings as the assignment takes them."""
         return self
