@@ -32,9 +32,8 @@ from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
 from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
-from stages.settings.base import load
+from stages.settings.base import LayerSettings, load
 from stages.settings.evaluate import EvaluateSettings
-from stages.settings.layers import LayerSettings
 from stages.tasks import task_of
 
 # Sweeps whose means over seeds stand in summary.json and curves.csv. No method is in both, so that

@@ -26,9 +26,9 @@ class PrunedUniform(IntegerWeights):
     """Weights on ECQ's grid, with the smallest magnitudes of all layers pruned step by step.
 
     After step t of T = ``steps`` the share ``s·(1 − (1 − t/(RAMP·T))³)`` of all weights is zero
-    (paper, equation 1, with initial sparsity 0), and s after step ``RAMP·T``. The others go to the nearest
-    centroid of ECQ's grid, which is fitted once, before training. Gradients pass straight through
-    rounding and clamping; those of pruned weights are zero.
+    (paper, equation 1, with initial sparsity 0), and s after step ``RAMP·T``. The others go to the
+    nearest centroid of ECQ's grid, which is fitted once, before training. Gradients pass straight
+    through rounding and clamping; those of pruned weights are zero.
     """
 
     def __init__(

@@ -41,22 +41,25 @@ def _all_different(values: list[Any]) -> list[Any]:
 Different = (Field(min_length=1), AfterValidator(_all_different))
 
 
+class LayerSettings(Settings):
+    """The run whose layers are shown; a task without such a run shows none."""
+
+    bits: Bits
+    lam: Lam
+    seed: int
+
+
+class Evaluate(Settings):
+    """The section ``evaluate``."""
+
+    layers: LayerSettings
+
+
 def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
-    """Read and check the settings that a stage uses.
+    """Read and check the sections of a suite's params.yaml that are fields of ``section``.
 
-    Parameters
-    ----------
-    suite : str
-        Name of the suite.
-    section : type of Settings
-        Its fields are the sections of the suite's params.yaml that are read.
-    is_whole : bool
-        Whether other sections are an error.
-
-    Raises
-    ------
-    InputError
-        One line that names the file, the setting and what would be right.
+    ``InputError`` with one line that names the file, the setting and what would be right. With
+    ``is_whole`` other sections are an error.
     """
     path = suites.params_path(suite)
     content = suites.read_params(path)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict
 
 from ecqx.relevance.settings import LRP
-from stages.settings.base import Settings
-from stages.settings.layers import Evaluate
+from stages.settings.base import Evaluate, Settings
 from stages.settings.tasks import PretrainSettings
 
 

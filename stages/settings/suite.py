@@ -12,9 +12,8 @@ from ecqx.methods.registry import method_class
 from ecqx.models import networks
 from stages import suites
 from stages.command import command, run_command_line, suite_argument
-from stages.settings.base import load
+from stages.settings.base import Evaluate, load
 from stages.settings.data import Data
-from stages.settings.layers import Evaluate
 from stages.settings.quantize import Quantize
 from stages.settings.report import Report
 from stages.settings.tasks import PretrainSettings
@@ -24,15 +23,9 @@ from stages.sweeps import runs_of
 class Suite(PretrainSettings):
     """A suite's params.yaml; each stage reads its own sections.
 
-    Attributes
-    ----------
-    suite : str
-        Its name.
-    root, params : str
-        For dvc.yaml: the repository's root, relative to the suite's folder, and these settings,
-        relative to the root.
-    published : bool
-        Whether the committed results have to be those of the committed code.
+    ``root`` and ``params`` are for dvc.yaml: the repository's root, relative to the suite's folder,
+    and these settings, relative to the root. The committed results of a suite that is ``published``
+    have to be those of the committed code.
     """
 
     suite: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
@@ -91,13 +84,7 @@ class Suite(PretrainSettings):
 
 
 def load_suite(name: str) -> Suite:
-    """Read and check all settings of a suite.
-
-    Raises
-    ------
-    InputError
-        One line that names the file, the setting and what would be right.
-    """
+    """Read and check all settings of a suite; ``InputError`` in one line if one is wrong."""
     settings, path = load(name, Suite, is_whole=True), suites.params_path(name)
     up = "/".join(".." for _ in path.parent.parts) or "."
     for setting, right in (("suite", name), ("root", up), ("params", path.as_posix())):
