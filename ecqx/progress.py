@@ -12,23 +12,12 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def sign(doing: str) -> Iterator[None]:
+def announced(doing: str) -> Iterator[None]:
     """Show ``doing`` while the block runs, for work whose progress is unknown."""
     with tqdm(desc=f"{doing} …", bar_format="{desc}", leave=False, disable=None):
         yield
 
 
 def counted(items: Collection[_T], doing: str, unit: str, shown: bool = True) -> Iterator[_T]:
-    """Iterate over items with a progress bar, which is removed at the end.
-
-    Parameters
-    ----------
-    items : collection
-    doing : str
-        Label of the bar.
-    unit : str
-        Name of one item.
-    shown : bool
-        Whether to show the bar.
-    """
+    """Iterate over items with a progress bar, which is removed at the end."""
     yield from tqdm(items, desc=doing, unit=unit, leave=False, disable=None if shown else True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from stages import paths
 from stages.settings.evaluate import EvaluateSettings
 from stages.tasks import task_of
 
-Run = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 # What relevances of the report are measured on: samples at most, and their elements at most.
@@ -51,23 +51,18 @@ class Networks:
 def networks(
     suite: str,
     settings: EvaluateSettings,
-    shown: Sequence[Run],
-    files: Mapping[str, Mapping[str, Any]],
+    decoded: Mapping[str, tuple[Mapping[str, Any], Path]],
 ) -> list[Networks]:
-    """The networks of each task; the decoded one is that of the run of ECQx which is shown."""
-    decoded = {run["task"]: run for run in shown if run["method"] == "ECQx"}
+    """The networks of each task; ``decoded`` are the runs that are shown, with their files."""
     found = []
     for name, task_settings in settings.tasks.items():
         task = task_of(suite, task_settings)
-        run = decoded.get(name)
-        seed = settings.seeds[0] if run is None else run["seed"]
-        models = {BEFORE: task.build()}
-        models[BEFORE].load_state_dict(read_coded_state(paths.checkpoint(suite, name, seed)).state)
-        if run is not None:
-            models[AFTER] = task.build()
-            models[AFTER].load_state_dict(
-                load(paths.bitstreams(suite) / files[run["run_id"]]["file"])
-            )
+        run, path = decoded.get(name, ({"seed": settings.seeds[0]}, None))
+        start = read_coded_state(paths.checkpoint(suite, name, run["seed"]))
+        states = {BEFORE: start.state} | ({} if path is None else {AFTER: load(path)})
+        models = {kind: task.build() for kind in states}
+        for kind, model in models.items():
+            model.load_state_dict(states[kind])
         found.append(Networks(name, task.load_data(torch.device("cpu")), models))
     return found
 
@@ -135,19 +130,8 @@ def samples(
 def input_relevance(model: nn.Module, split: Split, canonizer: str) -> tuple[Tensor, Tensor]:
     """Relevance of the inputs for the logits of their true classes, and the predicted classes.
 
-    Parameters
-    ----------
-    model : Module
-    split : Split
-        Each sample is a batch of its own, so that its relevance does not depend on the others.
-    canonizer : str
-        One of `ecqx.relevance.CANONIZERS`.
-
-    Returns
-    -------
-    (Tensor of shape (N, H, W), Tensor)
-        Relevance summed over the channels of images; a vector is one row. And the classes of
-        highest logit.
+    Relevance has shape (N, H, W), summed over the channels of images; a vector is one row. Each
+    sample is a batch of its own, so that its relevance does not depend on the others.
     """
     composite = with_weight_relevance(build_composite(INPUT_COMPOSITE), lambda *_: None)
     composite.canonizers = [build_canonizer(canonizer)]

@@ -19,20 +19,11 @@ FULL_PRECISION, COUNT = "full precision", "count of cost"
 
 
 def read_fingerprint(suite: str, stage: str) -> dict[str, Any]:
-    """The fingerprint that the stage fingerprint wrote for another stage.
-
-    Raises
-    ------
-    InputError
-        If it is missing.
-    """
+    """The fingerprint of a stage; ``InputError`` if it is missing."""
     path = paths.fingerprint(suite, stage)
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
-        ) from error
+    if not path.exists():
+        raise InputError(f"{path}: missing; `sh stages/run fingerprint {suite}` writes it")
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 

@@ -37,19 +37,9 @@ class _Fit(Settings):
 class Run:
     """A method at one setting, with one seed, on one task.
 
-    Attributes
-    ----------
-    task, sweep, method_name : str
-    method : Method, optional
-        None for the reference, which trains on in full precision.
-    fit : FitSettings
-    seed : int
-    network : dict
-        Settings of the task.
-    form_settings : dict
-        Of the form of file, see `ecqx.coding.forms`.
-    variant : str, optional
-        What distinguishes the run from others of its sweep, beside bits, Λ and p.
+    The reference, which trains on in full precision, has no method. ``network`` holds the settings
+    of the task, ``form_settings`` those of the form of file (`ecqx.coding.forms`). ``variant`` is
+    what distinguishes the run from others of its sweep, beside bits, Λ and p.
     """
 
     task: str
@@ -137,11 +127,7 @@ def runs_of(
 ) -> list[Run]:
     """The runs of a task with one seed, the reference first.
 
-    Raises
-    ------
-    InputError
-        If a method or a setting is wrong, or a run is there twice; the message names task and
-        sweep.
+    ``InputError`` if a method or a setting is wrong, or a run is there twice.
     """
     network, fit = tasks[name].model_dump(), quantize.tasks[name].fit
     reference = Run(name, "reference", REFERENCE, None, fit, seed, network, {})

@@ -10,7 +10,7 @@ import click
 
 from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
-from ecqx.progress import sign
+from ecqx.progress import announced
 from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
 
 _PATH = click.Path(path_type=Path)
@@ -144,7 +144,7 @@ def run(**options: Any) -> None:
       torchrun --nproc_per_node 2 --no_python ecqx run --lrp
     """
     settings = RunSettings(**options)
-    with sign("loading torch"):
+    with announced("loading torch"):
         from ecqx.experiment.run import run as run_experiment
         from ecqx.training.distributed import connected, is_first
 

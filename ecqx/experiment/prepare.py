@@ -23,7 +23,7 @@ from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
-from ecqx.progress import sign
+from ecqx.progress import announced
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
 
@@ -64,7 +64,7 @@ def prepare(settings: RunSettings) -> Prepared:
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)
     data = load_data(settings)
-    with sign("fitting network and data"):
+    with announced("fitting network and data"):
         model = build_network(settings.model, data, settings.seed)
     start, still_random = load_start(model, settings, state)
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
@@ -72,7 +72,7 @@ def prepare(settings: RunSettings) -> Prepared:
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
         quantizer = method.constrain(copy.deepcopy(model), steps=0)
     if method.relevance is not None:
-        with sign("looking for rules of relevance"):
+        with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
             check_relevance(model, batch, method.relevance, list(quantizer.weights))
     return Prepared(

@@ -19,7 +19,7 @@ from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.files import write_text
-from ecqx.progress import sign
+from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
 from ecqx.training.distributed import is_first, wait_for_all
 from ecqx.training.evaluation import scores
@@ -91,7 +91,7 @@ class _Experiment:
             bitstream.save(settings.model_file, quantizer, progress=True)
         wait_for_all()
         decoded = copy.deepcopy(model)
-        with sign("evaluating the decoded file"):
+        with announced("evaluating the decoded file"):
             file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
@@ -135,7 +135,7 @@ class _Experiment:
 
     def _scores(self) -> Scores:
         """All metrics on the test split."""
-        with sign("evaluating on the test split"):
+        with announced("evaluating on the test split"):
             return scores(self.prepared.model, self.prepared.data.test)
 
 
