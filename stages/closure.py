@@ -37,14 +37,9 @@ _COMPANIONS = {"numba": ("llvmlite",)}
 class Closure:
     """What a part of the program depends on.
 
-    Attributes
-    ----------
-    contents : mapping of str to str
-        Digest of each module by its name, and of each file by its path.
-    packages : mapping of str to str
-        Pinned version of each distribution that the modules import directly.
-    used_class : str
-        The class of a root module that is used, where it is one of several.
+    ``contents`` has the digest of each module by its name, and of each file by its path,
+    ``packages`` the pinned version of each distribution that the modules import directly.
+    ``used_class`` is the class of a root module that is used, where it is one of several.
     """
 
     contents: Mapping[str, str]
@@ -101,21 +96,10 @@ class Code:
     ) -> Closure:
         """Follow the imports of some modules, to the end.
 
-        Parameters
-        ----------
-        roots : iterable of str
-            Names of modules.
-        files : iterable of str
-            Further files that count, relative to the repository's root. Those in a folder
-            ``templates`` beside a module always count.
-        without : iterable of str
-            Modules that are imported on demand, and never are here: neither they nor what they
-            import counts. A wrong one would hide stale results, so a test runs the program.
-
-        Raises
-        ------
-        InputError
-            If an import cannot be followed, or a package has no pinned version.
+        ``files`` are further files that count; those in a folder ``templates`` beside a module
+        always do. ``without`` are modules that are imported on demand, and never are here: neither
+        they nor what they import counts. A wrong one would hide stale results, so a test runs the
+        program. ``InputError`` if an import cannot be followed, or a package has no pinned version.
         """
         digests: dict[str, str] = {}
         importers: dict[str, str] = {}

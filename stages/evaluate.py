@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import ConfigDict
+
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
@@ -26,14 +28,15 @@ from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
 from ecqx.files import write_text
+from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
 from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
 from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
-from stages.settings.base import load
-from stages.settings.evaluate import EvaluateSettings
+from stages.settings.base import Evaluate, Settings, load
+from stages.settings.tasks import PretrainSettings
 from stages.tasks import task_of
 
 # Sweeps whose means over seeds stand in summary.json and curves.csv. No method is in both, so that
@@ -42,6 +45,21 @@ SUMMARIZED_SWEEPS = ("grid", "trained")
 SETTING = ("task", "method", "bits", "lam")
 SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_ratio")
 Record = dict[str, Any]
+
+
+class Relevance(Settings):
+    """How relevance is measured: the part of the section ``quantize`` that is needed here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    relevance: LRP
+
+
+class EvaluateSettings(PretrainSettings):
+    """What describes all runs, and which runs are shown layer by layer."""
+
+    quantize: Relevance
+    evaluate: Evaluate
 
 
 @command
@@ -55,7 +73,8 @@ def main(suite: str) -> None:
         for run in runs
         if run["form"] is not None
     ]
-    records = _records(suite, settings, runs, coded, files)
+    tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
+    records = _records(suite, settings, tasks, runs, coded, files)
     out = paths.results(suite)
     write_json(out / "metrics.json", records)
     summary = _means(records)
@@ -72,7 +91,7 @@ def main(suite: str) -> None:
     write_json(out / "layers.json", layers)
     # The decoded network that the report shows is that of ECQx.
     decoded = {run["task"]: (run, path) for run, path in shown if run["method"] == "ECQx"}
-    networks = exhibits.networks(suite, settings, decoded)
+    networks = exhibits.networks(suite, tasks, settings.seeds[0], decoded)
     relevance = settings.quantize.relevance
     write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
     samples, classes = exhibits.samples(networks, relevance.canonizer)
@@ -92,12 +111,12 @@ def _checked_files(suite: str) -> dict[str, Record]:
 def _records(
     suite: str,
     settings: EvaluateSettings,
+    tasks: Mapping[str, Task],
     runs: Sequence[Record],
     coded: Sequence[tuple[Record, Path]],
     files: Mapping[str, Record],
 ) -> list[Record]:
     """The entries of metrics.json."""
-    tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
     references = _references(suite, settings, runs, tasks)
     work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
     measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ecqx.coding.bitstream import load
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.data.tensors import Split, TensorData
+from ecqx.experiment.task import Task
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance.attribution import with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
@@ -25,8 +26,6 @@ from ecqx.relevance.settings import LRP
 from ecqx.relevance.weights import output_relevance, weight_relevance
 from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
-from stages.settings.evaluate import EvaluateSettings
-from stages.tasks import task_of
 
 Tensors = dict[str, Tensor]
 
@@ -50,14 +49,17 @@ class Networks:
 
 def networks(
     suite: str,
-    settings: EvaluateSettings,
+    tasks: Mapping[str, Task],
+    seed: int,
     decoded: Mapping[str, tuple[Mapping[str, Any], Path]],
 ) -> list[Networks]:
-    """The networks of each task; ``decoded`` are the runs that are shown, with their files."""
+    """The networks of each task; ``decoded`` are the runs that are shown, with their files.
+
+    A task without such a run has only the network of ``seed`` in full precision.
+    """
     found = []
-    for name, task_settings in settings.tasks.items():
-        task = task_of(suite, task_settings)
-        run, path = decoded.get(name, ({"seed": settings.seeds[0]}, None))
+    for name, task in tasks.items():
+        run, path = decoded.get(name, ({"seed": seed}, None))
         start = read_coded_state(paths.checkpoint(suite, name, run["seed"]))
         states = {BEFORE: start.state} | ({} if path is None else {AFTER: load(path)})
         models = {kind: task.build() for kind in states}

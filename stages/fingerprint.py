@@ -18,7 +18,7 @@ from ecqx.files import write_text
 from stages import paths, suites
 from stages.closure import Closure, Code
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import COUNT, FULL_PRECISION
+from stages.manifests import COUNT, REFERENCE
 
 STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 # The script that starts each stage.
@@ -45,19 +45,11 @@ def main(suite: str) -> None:
 def fingerprints_of(suite: str) -> dict[str, Fingerprint]:
     """Fingerprint of each stage of a suite, as the code is now.
 
-    Returns
-    -------
-    dict
-        By stage. ``code``: digest by module and file. ``packages``: version by distribution.
-        ``methods`` (pretrain, quantize): digest of what each method's training depends on.
-        ``forms`` (encode, evaluate): the same of each form of file. ``registered``: the suite's
-        methods in their order, where a stage reads the registry.
-
-    Raises
-    ------
-    InputError
-        If an import cannot be followed, or a package has no pinned version, or the settings have
-        no sweeps.
+    ``code``: digest by module and file. ``packages``: version by distribution. ``methods``
+    (pretrain, quantize): digest of what each method's training depends on. ``forms`` (encode,
+    evaluate): the same of each form of file. ``registered``: the suite's methods in their order,
+    where a stage reads the registry. ``InputError`` if an import cannot be followed, a package has
+    no pinned version, or the settings have no sweeps.
     """
     code, path = Code(), suites.params_path(suite)
     params = suites.read_params(path)
@@ -99,10 +91,10 @@ def jobs(stage: str, methods: Mapping[str, str], code: Code) -> dict[str, dict[s
         forms = code.table(FORMS, "FORMS")
         return {"forms": {name: _job(place, [], code) for name, place in forms.items()}}
     if stage == "pretrain":
-        return {"methods": {FULL_PRECISION: code.closure([TRAINING])}}
+        return {"methods": {REFERENCE: code.closure([TRAINING])}}
     if stage == "quantize":
         never = code.table(REGISTRY, "NEVER_RUN")
-        trainings = {FULL_PRECISION: code.closure([TRAINING]), COUNT: code.closure([COST])}
+        trainings = {REFERENCE: code.closure([TRAINING]), COUNT: code.closure([COST])}
         for name, place in methods.items():
             trainings[name] = _job(place, [TRAINING], code, never.get(name))
         return {"methods": trainings}

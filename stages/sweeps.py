@@ -53,9 +53,14 @@ class Run:
     variant: str | None = None
 
     @property
-    def training(self) -> Method | None:
-        """The method, if training applies it."""
+    def training_method(self) -> Method | None:
+        """The method, if it constrains training."""
         return self.method if self.method is not None and self.method.constrains_training else None
+
+    @property
+    def training_method_name(self) -> str:
+        """Its name, or that of the training in full precision."""
+        return REFERENCE if self.training_method is None else self.method_name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,10 +85,9 @@ class Run:
 
     @property
     def _training_settings(self) -> dict[str, Any]:
-        is_trained = self.training is not None
         return {
-            "method": self.method_name if is_trained else REFERENCE,
-            "settings": self.settings if is_trained else {},
+            "method": self.training_method_name,
+            "settings": {} if self.training_method is None else self.settings,
             "fit": asdict(self.fit),
             "seed": self.seed,
             "task": self.task,

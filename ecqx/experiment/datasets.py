@@ -18,10 +18,7 @@ SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
 def load_data(settings: RunSettings) -> TensorData:
     """Load the data set of the settings; it is downloaded first if needed and possible.
 
-    Raises
-    ------
-    InputError
-        If it is not available, or a package that reads it is missing.
+    ``InputError`` if it is not available, or a package that reads it is missing.
     """
     try:
         return _load(settings)

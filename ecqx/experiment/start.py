@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.data.tensors import TensorData
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS, build
@@ -45,7 +45,9 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
         raise InputError(
             f"--model {name} does not take {loaded.label}, inputs of {shape} ({reason})"
         ) from error
-    _check_restorable(name, model)
+    # Some networks of torchvision are more than their state_dict.
+    with input_errors(f"--model {name}: its tensors alone do not restore it: "):
+        model.load_state_dict(dict(model.state_dict()))
     objective = objective_of(loaded.train.targets)
     wanted: tuple[int, ...] = (len(inputs), classes)
     if objective is SEGMENTATION:
@@ -54,16 +56,6 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
         kind = "each pixel" if objective is SEGMENTATION else "each sample as a whole"
         raise InputError(f"--model {name} does not fit {loaded.label}, which labels {kind}")
     return model
-
-
-def _check_restorable(name: str, model: nn.Module) -> None:
-    """Raise ``InputError`` for the few networks that their state_dict alone does not restore."""
-    try:
-        model.load_state_dict(dict(model.state_dict()))
-    except ValueError as error:
-        raise InputError(
-            f"--model {name}: its tensors alone do not restore it ({error})"
-        ) from error
 
 
 def _input_size(name: str, inputs: Tensor) -> dict[str, int]:

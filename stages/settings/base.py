@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from ecqx.errors import input_errors
@@ -29,16 +29,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bits = Annotated[int, Field(ge=2, le=8)]
-
-
-def _all_different(values: list[Any]) -> list[Any]:
-    if len({json.dumps(value) for value in values}) != len(values):
-        raise ValueError("the values must differ")
-    return values
-
-
-# The same value twice would be two runs of one name.
-Different = (Field(min_length=1), AfterValidator(_all_different))
 
 
 class LayerSettings(Settings):
