@@ -60,11 +60,9 @@ def data_roots(named: Sequence[str]) -> list[Path]:
 
 def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSet, Path]:
     """The first available data set and its folder; else the last, and the folder for downloads."""
-    for candidate in candidates:
-        for root in roots:
-            if candidate.available(root):
-                return candidate, root
-    return candidates[-1], roots[0]
+    places = ((candidate, root) for candidate in candidates for root in roots)
+    available = (place for place in places if place[0].available(place[1]))
+    return next(available, (candidates[-1], roots[0]))
 
 
 def find_checkpoint(start: Start, roots: Sequence[Path]) -> Path | None:

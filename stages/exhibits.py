@@ -1,7 +1,7 @@
 """What the report shows of single networks: relevances of weights and inputs, and masks of images.
 
 Each is shown of two networks: one decoded from its file, that of the run of ECQx which the settings
-name under ``report.layers``, and the one in full precision that this run started from.
+name under ``evaluate.layers``, and the one in full precision that this run started from.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def main(check: bool, named: tuple[str, ...]) -> int:
 
 def stale_code(suite: str) -> Iterator[Stale]:
     """The stages that dvc.lock recorded with another fingerprint than that of the code."""
-    lock = suites.lock_path(suite)
+    lock = suites.folder(suite) / suites.LOCK
     content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
     recorded = {
         dependency["path"]: dependency["md5"]

@@ -11,6 +11,7 @@ import yaml
 
 from ecqx.errors import InputError
 
+# Settings of a suite, its pipeline, and what the pipeline last ran with.
 PARAMS, PIPELINE, LOCK = "params.yaml", "dvc.yaml", "dvc.lock"
 FOLDER = Path("suites")
 
@@ -53,11 +54,6 @@ def params_path(name: str) -> Path:
 def pipeline_path(name: str) -> Path:
     """Pipeline of a suite; all are copies of the one in the root."""
     return folder(name) / PIPELINE
-
-
-def lock_path(name: str) -> Path:
-    """What the pipeline of a suite last ran with."""
-    return folder(name) / LOCK
 
 
 def read_params(path: Path) -> dict[str, object]:

@@ -23,7 +23,7 @@ _RECORD_KEYS = {
     **{"relevance_of": "of", "relevance_every": "every", "relevance_samples": "samples"},
     **{"pmf": "pmf", "lambda_max": "lambda_max"},
 }
-# All others are in ``settings``, but these, which the suite's settings tell.
+# All others are in ``settings``, except these.
 _LEFT_OUT = {*_RECORD_KEYS.values(), "bits", "restart"}
 
 
