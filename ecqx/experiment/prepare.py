@@ -24,6 +24,7 @@ from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
 from ecqx.progress import announced
+from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
 
@@ -56,7 +57,7 @@ def prepare(settings: RunSettings) -> Prepared:
 
     Makes the folder of the results. ``InputError`` for the first thing that is wrong or missing.
     """
-    with input_errors("--lrp: "):  # the settings have checked their other values themselves
+    with input_errors("--"):
         method = method_of(settings)
     device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
@@ -88,7 +89,9 @@ def prepare(settings: RunSettings) -> Prepared:
 
 def method_of(settings: RunSettings) -> EntropyConstrained:
     """The method of the settings; ``ValueError`` for a setting out of range."""
-    # Built even without --lrp, so that its settings are always checked.
+    # All settings are checked, those of relevance even without --lrp.
+    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
+    QuantizerSettings(**own)  # type: ignore[arg-type]
     lrp = LRP(
         composite=settings.lrp_composite,
         canonizer=settings.canonizer,
@@ -96,7 +99,6 @@ def method_of(settings: RunSettings) -> EntropyConstrained:
         weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
         alpha=settings.alpha,
     )
-    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
     takes = method_class(settings.method).takes()
     given = {name: value for name, value in (own | asdict(lrp)).items() if name in takes}
     method = build_method(settings.method, given)
