@@ -77,13 +77,18 @@ class _Reader(ast.NodeVisitor):
         fields = {
             name: self.visit_all(value if isinstance(value, list) else [value])
             for name, value in ast.iter_fields(node)
-            if name not in _IGNORED_FIELDS
+            if name not in _IGNORED_FIELDS and value is not None
         }
         return type(node).__name__, *((name, found) for name, found in fields.items() if found)
 
     def visit_all(self, values: Iterable[Any]) -> tuple[Any, ...]:
-        found = (self.visit(value) if isinstance(value, ast.AST) else value for value in values)
-        return tuple(meaning for meaning in found if meaning is not None)
+        found = []
+        for value in values:
+            meaning = self.visit(value) if isinstance(value, ast.AST) else value
+            # A None of the tree has a meaning: an argument without default, a key of ``**``.
+            if meaning is not None or value is None:
+                found.append(meaning)
+        return tuple(found)
 
     def visit_Import(self, node: ast.Import) -> Any:
         for alias in node.names:

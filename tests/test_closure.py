@@ -235,6 +235,19 @@ def test_what_a_program_does_counts(old: str, new: str) -> None:
     assert meaning(TEXT.replace(old, new)) != meaning(TEXT)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{'a': x, **y}", "{**x, 'a': y}"),
+        ("def f(*, a, b=1): return a", "def f(*, a=1, b): return a"),
+        ("x[1:]", "x[:1]"),
+        ("match x:\n    case None: y()", "match x:\n    case True: y()"),
+    ],
+)
+def test_places_count(one: str, other: str) -> None:
+    assert meaning(one) != meaning(other)
+
+
 def test_annotations_that_a_decorator_may_read_count() -> None:
     text = "@validate_call\ndef f(x: int) -> int:\n    return x"
     assert meaning(text) != meaning(text.replace("x: int", "x: float"))
