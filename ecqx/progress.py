@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def sign(doing: str) -> Iterator[None]:
+def announced(doing: str) -> Iterator[None]:
     """Show ``doing`` while the block runs, for work whose progress is unknown."""
     with tqdm(desc=f"{doing} …", bar_format="{desc}", leave=False, disable=None):
         yield

@@ -28,12 +28,8 @@ def accept(root: Path, suite: str) -> str:
     """Write the baseline of a suite and return what was done, in one line.
 
     Nothing is written if the results are the baseline's already and were not made on this machine
-    (as in a fresh clone).
-
-    Raises
-    ------
-    InputError
-        If code or settings differ from the last commit, or there are no results.
+    (as in a fresh clone). ``InputError`` if code or settings differ from the last commit, or there
+    are no results.
     """
     changed = changes(root)
     if changed:

@@ -61,7 +61,7 @@ def main(suite: str, junit: Path | None) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of the check of a suite: differences in order, and remarks of one line each.
+    """The differences of a suite in order, and remarks of one line each.
 
     ``judged`` is the number of runs that could be judged, ``same_machine`` whether machine and
     packages are the baseline's.
@@ -85,19 +85,15 @@ class Outcome:
 
     def text(self) -> str:
         """The table, worst first, remarks, and the outcome in the last line."""
-        parts = [_table(self.shown, SHOWN_ROWS), *self.notes, self._not_judged(), self.line()]
-        return "\n\n".join(part for part in parts if part)
-
-    def _not_judged(self) -> str:
-        found = [d for d in self.differences if d.kind is Kind.NOT_JUDGED]
-        if not found:
-            return ""
-        settings = len({difference.setting for difference in found})
-        keys = ", ".join(sorted({difference.quantity for difference in found} - {"run"}))
-        return (
-            f"{settings} runs are not judged: they were made with other data or another start "
-            f"than the baseline's ({keys or 'no run of their task has the same'})."
-        )
+        parts = [_table(self.shown, SHOWN_ROWS), *self.notes]
+        if not_judged := [d for d in self.differences if d.kind is Kind.NOT_JUDGED]:
+            keys = ", ".join(sorted({difference.quantity for difference in not_judged} - {"run"}))
+            parts.append(
+                f"{len({difference.setting for difference in not_judged})} runs are not judged: "
+                "they were made with other data or another start than the baseline's "
+                f"({keys or 'no run of their task has the same'})."
+            )
+        return "\n\n".join(part for part in [*parts, self.line()] if part)
 
     def line(self) -> str:
         """The outcome in one line."""
@@ -165,13 +161,7 @@ def write_junit(path: Path, outcome: Outcome) -> None:
 
 
 def check(root: Path, suite: str) -> Outcome:
-    """Compare the results of a suite with its baseline.
-
-    Raises
-    ------
-    InputError
-        If there is no baseline or no result.
-    """
+    """Compare the results of a suite with its baseline; ``InputError`` if one is missing."""
     baseline = read_baseline(root, suite)
     if baseline is None:
         raise InputError(
@@ -186,20 +176,15 @@ def check(root: Path, suite: str) -> Outcome:
     if new:
         notes.append(f"New in metrics.json: {', '.join(new)}.")
     if "files" in baseline:
-        found += _compare_derived(root / paths.results(suite), baseline, present, same)
+        results = root / paths.results(suite)
+        counts = same or not compare(accepted, present, same_machine=True)
+        verdicts = derived.verdicts(results)
+        found += derived.changed_verdicts(baseline["verdicts"], verdicts, counts)
+        if same:  # other machines need not give the same files
+            found += derived.changed_files(baseline["files"], derived.checksums(results))
     else:
         notes.append("The baseline covers no derived files: it is of an earlier version.")
     return Outcome(suite, same, count_judged(accepted, present), in_order(found), tuple(notes))
-
-
-def _compare_derived(
-    results: Path, baseline: Mapping[str, Any], present: Sequence[Run], same_machine: bool
-) -> list[Difference]:
-    """Derived files and verdicts that differ; other machines need not give the same files."""
-    counts = same_machine or not compare(baseline["runs"], present, same_machine=True)
-    verdicts = derived.changed_verdicts(baseline["verdicts"], derived.verdicts(results), counts)
-    files = derived.changed_files(baseline["files"], derived.checksums(results))
-    return [*verdicts, *(files if same_machine else [])]
 
 
 def read_runs(root: Path, suite: str) -> list[Run]:

@@ -6,33 +6,40 @@ computed name cannot be seen: give it as a root.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from ecqx.errors import InputError
-from stages.pins import PINS, pinned_versions
-from stages.syntax import digest, parse, table_of
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-OURS = ("ecqx", "stages")
+from ecqx.errors import InputError
+from stages import syntax
+from stages.syntax import OURS
+
+PINS = "constraints.txt"
+# Distributions whose name differs from that of the module.
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "vl_convert": "vl-convert-python",
+    "yaml": "pyyaml",
+}
+# numba does not pin the compiler that its results depend on.
+_COMPANIONS = {"numba": ("llvmlite",)}
 
 
 @dataclass(frozen=True)
 class Closure:
     """What a part of the program depends on.
 
-    Attributes
-    ----------
-    contents : mapping of str to str
-        Digest of each module by its name, and of each file by its path.
-    packages : mapping of str to str
-        Pinned version of each distribution that the modules import directly.
-    used_class : str
-        The class of a root module that is used, where it is one of several.
+    ``contents`` has the digest of each module by its name, and of each file by its path,
+    ``packages`` the pinned version of each distribution that the modules import directly.
+    ``used_class`` is the class of a root module that is used, where it is one of several.
     """
 
     contents: Mapping[str, str]
@@ -51,143 +58,116 @@ class Closure:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def closure(
-    roots: Iterable[str],
-    folder: Path = Path(),
-    files: Iterable[str] = (),
-    without: Iterable[str] = (),
-) -> Closure:
-    """Follow the imports of some modules, to the end.
+class Code:
+    """The modules of ours in a repository, as their files are now; each is read once."""
 
-    Parameters
-    ----------
-    roots : iterable of str
-        Names of modules.
-    folder : Path
-        The repository's root.
-    files : iterable of str
-        Further files that count, relative to the root. Those in a folder ``templates`` beside a
-        module always count.
-    without : iterable of str
-        Modules that are imported on demand, and never are here: neither they nor what they import
-        counts. A wrong one would hide stale results, so a test runs the program.
+    def __init__(self, folder: Path = Path()) -> None:
+        self.folder = folder
+        self.paths: dict[str, Path] = {}
+        for path in (path for top in OURS for path in (folder / top).rglob("*.py")):
+            name = ".".join(path.relative_to(folder).with_suffix("").parts)
+            self.paths[name.removesuffix(".__init__")] = path
+        self._sources: dict[str, syntax.Source] = {}
 
-    Raises
-    ------
-    InputError
-        If an import cannot be followed, or a package has no pinned version.
-    """
-    paths = _modules(folder)
-    digests: dict[str, str] = {}
-    foreign: dict[str, str] = {}
-    waiting = [(root, "the roots") for root in roots]
-    while waiting:
-        name, importer = waiting.pop()
-        top, _, _ = name.partition(".")
-        if top not in OURS:
-            foreign.setdefault(top, importer)
-        elif name not in digests and name not in without:
-            digests[name], imports = _read(_path(name, importer, paths), name)
-            imported = {_module(*names, name, paths) for names in imports}
-            waiting += [(other, name) for other in sorted({*imported, *_packages(name)})]
-    templates = {paths[name].parent / "templates" for name in digests}
-    found = [path for place in templates for path in place.rglob("*") if path.is_file()]
-    for path in [*found, *(folder / name for name in files)]:
-        content = path.read_bytes()
-        digests[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
-    return Closure(
-        {name: digests[name][:16] for name in sorted(digests)},
-        pinned_versions(foreign, folder / PINS),
-    )
+    def source(self, module: str, importer: str = "the roots") -> syntax.Source:
+        """What a module does; ``InputError`` if there is none."""
+        if module not in self._sources:
+            text = self._path(module, importer).read_bytes()
+            self._sources[module] = syntax.read(text, module)
+        return self._sources[module]
 
+    def imports(self, module: str) -> set[str]:
+        """The modules that a module imports, in any function, and the packages it lies in."""
+        parts = module.split(".")
+        found = {".".join(parts[:end]) for end in range(1, len(parts))}
+        for imported, name in self.source(module).imports:
+            found.add(self._module(imported, name, module))
+        return found
 
-def direct_imports(module: str, folder: Path = Path()) -> set[str]:
-    """The modules of ours that one module imports, in any function."""
-    paths = _modules(folder)
-    _, imports = _read(paths[module], module)
-    return {_module(*names, module, paths) for names in imports} & paths.keys()
+    def table(self, module: str, name: str) -> dict[str, str]:
+        """A table from names to modules of the project, as a module's text has it."""
+        found = self.source(module).tables.get(name) if module in self.paths else None
+        if found is None:
+            raise InputError(f"{module}: {name} must be a dict literal from names to modules")
+        return found
 
+    def closure(
+        self, roots: Iterable[str], files: Iterable[str] = (), without: Iterable[str] = ()
+    ) -> Closure:
+        """Follow the imports of some modules, to the end.
 
-def table(module: str, name: str, folder: Path = Path()) -> dict[str, str]:
-    """A table from names to modules of the project, as a module's text has it.
+        ``files`` are further files that count; those in a folder ``templates`` beside a module
+        always do. ``without`` are modules that are imported on demand, and never are here: neither
+        they nor what they import counts. A wrong one would hide stale results, so a test runs the
+        program. ``InputError`` if an import cannot be followed, or a package has no pinned version.
+        """
+        digests: dict[str, str] = {}
+        importers: dict[str, str] = {}
+        waiting = [(root, "the roots") for root in roots]
+        while waiting:
+            name, importer = waiting.pop()
+            top, _, _ = name.partition(".")
+            if top not in OURS:
+                importers.setdefault(top, importer)
+            elif name not in digests and name not in without:
+                digests[name] = self.source(name, importer).digest
+                waiting += [(other, name) for other in sorted(self.imports(name))]
+        templates = {self.paths[name].parent / "templates" for name in digests}
+        found = [path for place in templates for path in place.rglob("*") if path.is_file()]
+        for path in [*found, *(self.folder / name for name in files)]:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[path.relative_to(self.folder).as_posix()] = digest
+        return Closure(
+            {name: digests[name][:16] for name in sorted(digests)}, self._versions(importers)
+        )
 
-    Raises
-    ------
-    InputError
-        If the module has no such dict literal.
-    """
-    path = _modules(folder).get(module)
-    found = table_of(parse(path.read_bytes()), name) if path else None
-    if found is None:
-        raise InputError(f"{module}: {name} must be a dict literal from names to modules")
-    return found
+    def _path(self, module: str, importer: str) -> Path:
+        if module not in self.paths:
+            raise InputError(f"{importer}: imports {module}, which is no module")
+        return self.paths[module]
 
+    def _module(self, module: str, name: str, importer: str) -> str:
+        """The module that ``from module import name`` imports.
 
-def _modules(folder: Path) -> dict[str, Path]:
-    """The file of each module of ours."""
-    found = {}
-    for path in (path for top in OURS for path in (folder / top).rglob("*.py")):
-        name = ".".join(path.relative_to(folder).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
+        A name of a package may be imported from elsewhere on first use (`ecqx.lazy`), which could
+        not be followed: only modules are imported from our packages.
+        """
+        if module.partition(".")[0] not in OURS:
+            return module
+        inner = f"{module}.{name}"
+        target = inner if inner in self.paths else module
+        if self._path(target, importer).name == "__init__.py":
+            raise InputError(f"{importer}: {target} is a package: import from its modules")
+        return target
 
+    def _versions(self, importers: Mapping[str, str]) -> dict[str, str]:
+        """Pinned versions of the distributions of some top-level modules, each with an importer.
 
-def _packages(module: str) -> Iterator[str]:
-    """The packages that a module lies in, which are imported before it."""
-    while package := module.rpartition(".")[0]:
-        yield package
-        module = package
-
-
-def _path(module: str, importer: str, paths: Mapping[str, Path]) -> Path:
-    if module not in paths:
-        raise InputError(f"{importer}: imports {module}, which is no module")
-    return paths[module]
-
-
-def _module(module: str, name: str, importer: str, paths: Mapping[str, Path]) -> str:
-    """The module that ``from module import name`` imports.
-
-    A name of a package may be imported from elsewhere on first use (`ecqx.lazy`), which could not
-    be followed: only modules are imported from our packages.
-    """
-    if module.partition(".")[0] not in OURS:
-        return module
-    inner = f"{module}.{name}"
-    target = inner if inner in paths else module
-    if _path(target, importer, paths).name == "__init__.py":
-        raise InputError(f"{importer}: {target} is a package: import from its modules")
-    return target
-
-
-def _read(path: Path, module: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    """Digest of a module, and its imports as (module, name) of ``from module import name``."""
-    try:
-        return _parsed(path.read_bytes(), module)
-    except SyntaxError as error:
-        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from error
+        The standard library has none. What this machine has installed does not count.
+        """
+        pins = _pins((self.folder / PINS).read_text(encoding="utf-8"))
+        versions = {}
+        for module in importers.keys() - sys.stdlib_module_names:
+            name: str = canonicalize_name(_DISTRIBUTIONS.get(module, module))
+            for distribution in (name, *_COMPANIONS.get(name, ())):
+                if distribution not in pins:
+                    raise InputError(
+                        f"{PINS}: has no version of {distribution}, which {importers[module]} "
+                        "imports"
+                    )
+                versions[distribution] = pins[distribution]
+        return dict(sorted(versions.items()))
 
 
 @cache
-def _parsed(content: bytes, module: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    tree = parse(content)
-    imports = frozenset(pair for node in ast.walk(tree) for pair in _imports(node, module))
-    return digest(tree), imports
-
-
-def _imports(node: ast.AST, module: str) -> Iterator[tuple[str, str]]:
-    """What one node imports; the name is empty for an import of a whole module."""
-    match node:
-        case ast.Import(names):
-            for alias in names:
-                if alias.name.partition(".")[0] in OURS and alias.asname is None:
-                    package, _, name = alias.name.rpartition(".")
-                    raise InputError(f"{module}: write `from {package or '…'} import {name}`")
-                yield alias.name, ""
-        case ast.ImportFrom(source, names, level):
-            if level or source is None:
-                raise InputError(f"{module}: write relative imports in full")
-            yield from ((source, alias.name) for alias in names)
-        case ast.Call(function, [ast.Constant(str(name)), *_]):
-            if getattr(function, "id", getattr(function, "attr", "")) == "import_module":
-                yield name, ""
+def _pins(constraints: str) -> Mapping[str, str]:
+    """Version by canonical name, without local parts (``+cpu``); several where markers choose."""
+    pins: dict[str, str] = {}
+    for line in constraints.splitlines():
+        if text := line.partition("#")[0].strip():
+            pinned = Requirement(text)
+            version = str(pinned.specifier).removeprefix("==").partition("+")[0]
+            pin = f"{version} if {pinned.marker}" if pinned.marker else version
+            name: str = canonicalize_name(pinned.name)
+            pins[name] = f"{pins[name]}, {pin}" if name in pins else pin
+    return pins

@@ -57,14 +57,7 @@ def _known(_: click.Context, __: click.Parameter, name: str | None) -> str:
 
 
 def run_command_line(main: Callable[[list[str]], int]) -> int:
-    """Call a `Command` with the arguments of the command line.
-
-    Returns
-    -------
-    int
-        Its exit code; 2 after bad input or where a file cannot be read or written, 130 after an
-        interrupt from the keyboard.
-    """
+    """Call a `Command` with the arguments of the command line; returns the exit code."""
     try:
         return main(sys.argv[1:])
     except InputError as error:

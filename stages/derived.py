@@ -62,9 +62,10 @@ def changed_verdicts(
     old: Mapping[str, str], new: Mapping[str, str], counts: bool
 ) -> list[Difference]:
     """One difference for each claim with another verdict."""
-    states = {key: (old.get(key, "missing"), new.get(key, "missing")) for key in {**old, **new}}
+    missing = dict.fromkeys({**old, **new}, "missing")
+    was, now = missing | dict(old), missing | dict(new)
     return [
-        Difference(claim, "verdict", *state, counts=counts)
-        for claim, state in states.items()
-        if state[0] != state[1]
+        Difference(claim, "verdict", was[claim], now[claim], counts=counts)
+        for claim in missing
+        if was[claim] != now[claim]
     ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,10 +48,7 @@ def main(suite: str, rev: str) -> None:
 def difference(root: Path, suite: str, rev: str = "HEAD") -> str:
     """What changed in the results of a suite against those of a revision, to be shown.
 
-    Raises
-    ------
-    InputError
-        If there is no such revision, or one side has no results.
+    ``InputError`` if there is no such revision, or one side has no results.
     """
     folder = paths.results(suite)
     metrics = _at(root, rev, folder / "metrics.json")
@@ -60,15 +59,13 @@ def difference(root: Path, suite: str, rev: str = "HEAD") -> str:
     verdicts = derived.changed_verdicts(claims, derived.verdicts(root / folder), counts=False)
     rows = [*((d.setting, d.quantity, d.old, d.new, "") for d in verdicts), *_rows(old, new)]
     # A setting stands once, beside the first of its rows.
-    settings = [None, *(row[0] for row in rows)]
     shown = [
-        ("" if row[0] == before else row[0], *row[1:])
-        for before, row in zip(settings, rows, strict=False)
+        (setting if i == 0 else "", *cells)
+        for setting, group in groupby(rows, itemgetter(0))
+        for i, (_, *cells) in enumerate(group)
     ]
     parts = [to_terminal(_HEADERS, shown, _ALIGNMENT, SHOWN_ROWS), *_other_values(old, new)]
-    return "\n".join(part for part in parts if part) or (
-        f"{suite}: the results are those of {rev}."
-    )
+    return "\n".join(filter(None, parts)) or f"{suite}: the results are those of {rev}."
 
 
 def _at(root: Path, rev: str, path: Path) -> str | None:

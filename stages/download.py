@@ -1,11 +1,13 @@
 """Second stage: a suite's data sets and starting weights.
 
-What a user has is used where it lies; the rest is downloaded and checked. Writes
-data/SUITE/NAME.safetensors and data/SUITE/starts/TASK.safetensors.
+What a user has in the folders of ``data.root``, or in that of ECQX_DATA, is used where it lies; the
+rest is downloaded and checked. Writes data/SUITE/NAME.safetensors and
+data/SUITE/starts/TASK.safetensors.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +16,16 @@ from torch import Tensor
 
 from ecqx.coding.checkpoint import read_state
 from ecqx.coding.coded_state import write_coded_state
+from ecqx.errors import InputError
 from ecqx.experiment.jobs import processes
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
-from stages.roots import IMAGENET, choose, data_roots, find_checkpoint
 from stages.settings.base import load
-from stages.settings.data import DownloadSettings
-from stages.settings.tasks import TaskSettings
+from stages.settings.data import DataSet, DownloadSettings
+from stages.settings.tasks import Start, TaskSettings
+
+VARIABLE = "ECQX_DATA"
+IMAGENET = "imagenet"
 
 
 @command
@@ -42,6 +47,37 @@ def main(suite: str) -> None:
             path.unlink(missing_ok=True)
         else:
             write_coded_state(path, state, {})
+
+
+def data_roots(named: Sequence[str]) -> list[Path]:
+    """The folders that are searched; ``InputError`` if ECQX_DATA names none."""
+    if folder := os.environ.get(VARIABLE):
+        if not Path(folder).is_dir():
+            raise InputError(f"{VARIABLE}: {folder} is no folder with data sets")
+        return [Path(folder)]
+    return [Path(root).expanduser() for root in named]
+
+
+def choose(candidates: Sequence[DataSet], roots: Sequence[Path]) -> tuple[DataSet, Path]:
+    """The first available data set and its folder; else the last, and the folder for downloads."""
+    places = ((candidate, root) for candidate in candidates for root in roots)
+    available = (place for place in places if place[0].available(place[1]))
+    return next(available, (candidates[-1], roots[0]))
+
+
+def find_checkpoint(start: Start, roots: Sequence[Path]) -> Path | None:
+    """The file of a task's start; ``InputError`` if it is required and not there."""
+    for root in roots:
+        for folder in (root, root / "models", root.parent / "models"):
+            if (path := folder / start.checkpoint).is_file():
+                return path
+    if start.required:
+        where = " or ".join(map(str, roots))
+        raise InputError(
+            f"{start.checkpoint}: not in {where}, nor in models/ there or beside it; put it there, "
+            f"or let data.root or {VARIABLE} name the folder that has it"
+        )
+    return None
 
 
 def _starting_weights(

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import ConfigDict
+
 from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import build_form
@@ -26,15 +28,15 @@ from ecqx.experiment.jobs import SECONDS_TO_START, checksum, key_of, run_all
 from ecqx.experiment.score import score_file
 from ecqx.experiment.task import Task
 from ecqx.files import write_text
+from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
 from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
 from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
-from stages.settings.base import load
-from stages.settings.evaluate import EvaluateSettings
-from stages.settings.layers import LayerSettings
+from stages.settings.base import Evaluate, Settings, load
+from stages.settings.tasks import PretrainSettings
 from stages.tasks import task_of
 
 # Sweeps whose means over seeds stand in summary.json and curves.csv. No method is in both, so that
@@ -45,24 +47,51 @@ SUMMARIZED = ("accuracy", "accuracy_fp32", "sparsity", "bytes", "compression_rat
 Record = dict[str, Any]
 
 
+class Relevance(Settings):
+    """How relevance is measured: the part of the section ``quantize`` that is needed here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    relevance: LRP
+
+
+class EvaluateSettings(PretrainSettings):
+    """What describes all runs, and which runs are shown layer by layer."""
+
+    quantize: Relevance
+    evaluate: Evaluate
+
+
 @command
 @suite_argument
 def main(suite: str) -> None:
     """Evaluate all files, and write what was measured."""
     settings = load(suite, EvaluateSettings)
     runs, files = read_runs(suite), _checked_files(suite)
-    coded = [run for run in runs if run["form"] is not None]
-    coded_files = [paths.bitstreams(suite) / files[run["run_id"]]["file"] for run in coded]
-    records = _records(suite, settings, runs, [*zip(coded, coded_files, strict=True)], files)
+    coded = [
+        (run, paths.bitstreams(suite) / files[run["run_id"]]["file"])
+        for run in runs
+        if run["form"] is not None
+    ]
+    tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
+    records = _records(suite, settings, tasks, runs, coded, files)
     out = paths.results(suite)
     write_json(out / "metrics.json", records)
     summary = _means(records)
     write_json(out / "summary.json", _nested(summary))
     write_text(out / "curves.csv", _curves(summary))
-    shown = shown_runs(coded, settings.evaluate.layers)
-    layers = [_layers(run, coded_files[coded.index(run)]) for run in shown]
-    write_json(out / "layers.json", [layer for of_run in layers for layer in of_run])
-    networks = exhibits.networks(suite, settings, shown, files)
+    wanted = settings.evaluate.layers
+    shown = [
+        (run, path)
+        for run, path in coded
+        if run["sweep"] == "grid"
+        and (run["bits"], run["lam"], run["seed"]) == (wanted.bits, wanted.lam, wanted.seed)
+    ]
+    layers = [layer for run, path in shown for layer in _layers(run, path)]
+    write_json(out / "layers.json", layers)
+    # The decoded network that the report shows is that of ECQx.
+    decoded = {run["task"]: (run, path) for run, path in shown if run["method"] == "ECQx"}
+    networks = exhibits.networks(suite, tasks, settings.seeds[0], decoded)
     relevance = settings.quantize.relevance
     write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
     samples, classes = exhibits.samples(networks, relevance.canonizer)
@@ -82,12 +111,12 @@ def _checked_files(suite: str) -> dict[str, Record]:
 def _records(
     suite: str,
     settings: EvaluateSettings,
+    tasks: Mapping[str, Task],
     runs: Sequence[Record],
     coded: Sequence[tuple[Record, Path]],
     files: Mapping[str, Record],
 ) -> list[Record]:
     """The entries of metrics.json."""
-    tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
     references = _references(suite, settings, runs, tasks)
     work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
     measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
@@ -129,21 +158,22 @@ def _references(
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Accuracies by task and seed: of the start, and of the start trained on."""
     references = [run for run in runs if run["method"] == REFERENCE]
-    starts = [paths.checkpoint(suite, run["task"], run["seed"]) for run in references]
-    ends = [paths.trained(suite, run["training_id"]) for run in references]
     work = [
         (tasks[run["task"]], path, settings.device)
-        for run, path in zip(2 * references, starts + ends, strict=True)
+        for run in references
+        for path in (
+            paths.checkpoint(suite, run["task"], run["seed"]),
+            paths.trained(suite, run["training_id"]),
+        )
     ]
     measured = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
-    count = len(references)
     return {
         (run["task"], run["seed"]): {
             "accuracy_start": start[1],
             "accuracy_fp32": end[1],
             "accuracy_fp32_validation": end[0],
         }
-        for run, start, end in zip(references, measured[:count], measured[count:], strict=True)
+        for run, start, end in zip(references, measured[::2], measured[1::2], strict=True)
     }
 
 
@@ -202,16 +232,6 @@ def _curves(summary: Sequence[Record]) -> str:
     for row in summary:
         writer.writerow({**row, "curve": f"{row['task']} {row['method']} {row['bits']} bit"})
     return text.getvalue()
-
-
-def shown_runs(runs: Sequence[Record], shown: LayerSettings) -> list[Record]:
-    """The runs of the grid whose layers and networks are shown."""
-    wanted = (shown.bits, shown.lam, shown.seed)
-    return [
-        run
-        for run in runs
-        if run["sweep"] == "grid" and (run["bits"], run["lam"], run["seed"]) == wanted
-    ]
 
 
 def _layers(run: Mapping[str, Any], path: Path) -> list[Record]:

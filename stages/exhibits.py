@@ -1,13 +1,14 @@
 """What the report shows of single networks: relevances of weights and inputs, and masks of images.
 
 Each is shown of two networks: one decoded from its file, that of the run of ECQx which the settings
-name under ``report.layers``, and the one in full precision that this run started from.
+name under ``evaluate.layers``, and the one in full precision that this run started from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ecqx.coding.bitstream import load
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.data.tensors import Split, TensorData
+from ecqx.experiment.task import Task
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance.attribution import with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
@@ -24,10 +26,7 @@ from ecqx.relevance.settings import LRP
 from ecqx.relevance.weights import output_relevance, weight_relevance
 from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
-from stages.settings.evaluate import EvaluateSettings
-from stages.tasks import task_of
 
-Run = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 # What relevances of the report are measured on: samples at most, and their elements at most.
@@ -50,24 +49,22 @@ class Networks:
 
 def networks(
     suite: str,
-    settings: EvaluateSettings,
-    shown: Sequence[Run],
-    files: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, Task],
+    seed: int,
+    decoded: Mapping[str, tuple[Mapping[str, Any], Path]],
 ) -> list[Networks]:
-    """The networks of each task; the decoded one is that of the run of ECQx which is shown."""
-    decoded = {run["task"]: run for run in shown if run["method"] == "ECQx"}
+    """The networks of each task; ``decoded`` are the runs that are shown, with their files.
+
+    A task without such a run has only the network of ``seed`` in full precision.
+    """
     found = []
-    for name, task_settings in settings.tasks.items():
-        task = task_of(suite, task_settings)
-        run = decoded.get(name)
-        seed = settings.seeds[0] if run is None else run["seed"]
-        models = {BEFORE: task.build()}
-        models[BEFORE].load_state_dict(read_coded_state(paths.checkpoint(suite, name, seed)).state)
-        if run is not None:
-            models[AFTER] = task.build()
-            models[AFTER].load_state_dict(
-                load(paths.bitstreams(suite) / files[run["run_id"]]["file"])
-            )
+    for name, task in tasks.items():
+        run, path = decoded.get(name, ({"seed": seed}, None))
+        start = read_coded_state(paths.checkpoint(suite, name, run["seed"]))
+        states = {BEFORE: start.state} | ({} if path is None else {AFTER: load(path)})
+        models = {kind: task.build() for kind in states}
+        for kind, model in models.items():
+            model.load_state_dict(states[kind])
         found.append(Networks(name, task.load_data(torch.device("cpu")), models))
     return found
 
@@ -135,19 +132,8 @@ def samples(
 def input_relevance(model: nn.Module, split: Split, canonizer: str) -> tuple[Tensor, Tensor]:
     """Relevance of the inputs for the logits of their true classes, and the predicted classes.
 
-    Parameters
-    ----------
-    model : Module
-    split : Split
-        Each sample is a batch of its own, so that its relevance does not depend on the others.
-    canonizer : str
-        One of `ecqx.relevance.CANONIZERS`.
-
-    Returns
-    -------
-    (Tensor of shape (N, H, W), Tensor)
-        Relevance summed over the channels of images; a vector is one row. And the classes of
-        highest logit.
+    Relevance has shape (N, H, W), summed over the channels of images; a vector is one row. Each
+    sample is a batch of its own, so that its relevance does not depend on the others.
     """
     composite = with_weight_relevance(build_composite(INPUT_COMPOSITE), lambda *_: None)
     composite.canonizers = [build_canonizer(canonizer)]

@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ecqx.errors import InputError
 from ecqx.files import write_text
 from stages import paths, suites
-from stages.closure import Closure, closure, table
+from stages.closure import Closure, Code
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import COUNT, FULL_PRECISION
+from stages.manifests import COUNT, REFERENCE
 
 STAGES = ("download", "pretrain", "quantize", "encode", "evaluate", "report")
 # The script that starts each stage.
@@ -43,87 +42,69 @@ def main(suite: str) -> None:
         write_text(paths.fingerprint(suite, stage), text(fingerprint))
 
 
-def fingerprints_of(suite: str, folder: Path = Path()) -> dict[str, Fingerprint]:
-    """Fingerprint of each stage of a suite, as the code in a folder is now.
+def fingerprints_of(suite: str) -> dict[str, Fingerprint]:
+    """Fingerprint of each stage of a suite, as the code is now.
 
-    Returns
-    -------
-    dict
-        By stage. ``code``: digest by module and file. ``packages``: version by distribution.
-        ``methods`` (pretrain, quantize): digest of what each method's training depends on.
-        ``forms`` (encode, evaluate): the same of each form of file. ``registered``: the suite's
-        methods in their order, where a stage reads the registry.
-
-    Raises
-    ------
-    InputError
-        If an import cannot be followed, or a package has no pinned version.
+    ``code``: digest by module and file. ``packages``: version by distribution. ``methods``
+    (pretrain, quantize): digest of what each method's training depends on. ``forms`` (encode,
+    evaluate): the same of each form of file. ``registered``: the suite's methods in their order,
+    where a stage reads the registry. ``InputError`` if an import cannot be followed, a package has
+    no pinned version, or the settings have no sweeps.
     """
-    methods = methods_of(suite, folder)
+    code, path = Code(), suites.params_path(suite)
+    params = suites.read_params(path)
+    try:
+        methods = _methods(params, code.table(REGISTRY, "METHODS"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: quantize.tasks must list sweeps, with a method each") from error
     fingerprints = {}
     for stage in STAGES:
-        without = _never_imported(stage, suite, folder)
-        code = closure([f"stages.{stage}"], folder, [STARTER], without)
-        fingerprint: Fingerprint = {"code": code.contents, "packages": code.packages}
-        for part, closures in jobs(stage, methods, folder).items():
-            fingerprint[part] = {name: found.digest for name, found in closures.items()}
-        if REGISTRY in code.contents:
+        without = _never_imported(params) if stage == "download" else []
+        found = code.closure([f"stages.{stage}"], [STARTER], without)
+        fingerprint: Fingerprint = {"code": found.contents, "packages": found.packages}
+        for part, closures in jobs(stage, methods, code).items():
+            fingerprint[part] = {name: closure.digest for name, closure in closures.items()}
+        if REGISTRY in found.contents:
             fingerprint["registered"] = [f"{name} = {place}" for name, place in methods.items()]
         fingerprints[stage] = fingerprint
     return fingerprints
 
 
-def _never_imported(stage: str, suite: str, folder: Path) -> list[str]:
+def _methods(params: Any, registered: Mapping[str, str]) -> dict[str, str]:
+    """The methods that a suite's sweeps name, with their places, in the registry's order."""
+    tasks = params["quantize"]["tasks"].values()
+    listed = [sweep["method"] for task in tasks for sweep in task["sweeps"]]
+    named = {name for one in listed for name in ([one] if isinstance(one, str) else one)}
+    return {name: place for name, place in registered.items() if name in named}
+
+
+def _never_imported(params: Any) -> list[str]:
     """The coder, which the stage download imports only for starts that are coded files."""
-    if stage != "download":
-        return []
-    tasks: Any = suites.read_params(folder / suites.params_path(suite)).get("tasks") or {}
-    starts = [str((task.get("start") or {}).get("checkpoint")) for task in tasks.values()]
-    return [] if any(start.endswith(".ecqx") for start in starts) else ["ecqx.coding.bitstream"]
+    starts = [task.get("start") or {} for task in (params.get("tasks") or {}).values()]
+    are_coded = any(str(start.get("checkpoint")).endswith(".ecqx") for start in starts)
+    return [] if are_coded else ["ecqx.coding.bitstream"]
 
 
-def methods_of(suite: str, folder: Path = Path()) -> dict[str, str]:
-    """The methods that a suite's sweeps name, with their places, in the registry's order.
-
-    Raises
-    ------
-    InputError
-        If the settings have no sweeps.
-    """
-    path = suites.params_path(suite)
-    params: Any = suites.read_params(folder / path)
-    try:
-        tasks = params["quantize"]["tasks"].values()
-        listed = [sweep["method"] for task in tasks for sweep in task["sweeps"]]
-        named = {name for one in listed for name in ([one] if isinstance(one, str) else one)}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: quantize.tasks must list sweeps, with a method each") from error
-    known = table(REGISTRY, "METHODS", folder)
-    return {name: place for name, place in known.items() if name in named}
-
-
-def jobs(
-    stage: str, methods: Mapping[str, str], folder: Path = Path()
-) -> dict[str, dict[str, Closure]]:
+def jobs(stage: str, methods: Mapping[str, str], code: Code) -> dict[str, dict[str, Closure]]:
     """What the jobs of a stage that import modules by computed names depend on, by kind, name."""
     if stage in ("encode", "evaluate"):
-        forms = table(FORMS, "FORMS", folder)
-        return {"forms": {name: _job(place, [], folder) for name, place in forms.items()}}
+        forms = code.table(FORMS, "FORMS")
+        return {"forms": {name: _job(place, [], code) for name, place in forms.items()}}
     if stage == "pretrain":
-        return {"methods": {FULL_PRECISION: closure([TRAINING], folder)}}
+        return {"methods": {REFERENCE: code.closure([TRAINING])}}
     if stage == "quantize":
-        never = table(REGISTRY, "NEVER_RUN", folder)
-        trainings = {FULL_PRECISION: closure([TRAINING], folder), COUNT: closure([COST], folder)}
+        never = code.table(REGISTRY, "NEVER_RUN")
+        trainings = {REFERENCE: code.closure([TRAINING]), COUNT: code.closure([COST])}
         for name, place in methods.items():
-            trainings[name] = _job(place, [TRAINING], folder, never.get(name))
+            trainings[name] = _job(place, [TRAINING], code, never.get(name))
         return {"methods": trainings}
     return {}
 
 
-def _job(place: str, roots: list[str], folder: Path, never: str | None = None) -> Closure:
+def _job(place: str, roots: list[str], code: Code, never: str | None = None) -> Closure:
     """What ``module:class`` depends on: the module's closure, and which class it is."""
     module, _, name = place.partition(":")
-    found = closure([module, *roots], folder, without=[never] if never else [])
+    found = code.closure([module, *roots], without=[never] if never else [])
     return replace(found, used_class=name)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from xml.sax.saxutils import escape
+from statistics import fmean
 
 import networkx as nx
-from grandalf.graphs import Edge, Graph, Vertex
-from grandalf.layouts import SugiyamaLayout
 
 from ecqx.files import write_text
-from stages.closure import direct_imports
+from stages.closure import Code
 from stages.command import command, run_command_line
 
 DOCS = Path("docs")
-# Of a box, in the units of the picture.
+# Of a box, and from one box to the next, in the units of the picture.
 WIDTH, HEIGHT = 132, 34
+ACROSS, DOWN = 160, 78
 MARGIN = 24
 # The modules of ecqx/ itself, which every package may use, are left out of the picture.
 GROUND = "ecqx"
@@ -47,7 +45,8 @@ orient="auto"><path d="M0 0 8 4 0 8z" fill="#667"/></marker></defs>
 {shapes}
 </svg>
 """
-ARROW = '<path d="M{:.0f} {:.0f} L{:.0f} {:.0f}" stroke="#667" fill="none" marker-end="url(#tip)"/>'
+LINE = '<path d="M{:.0f} {:.0f} L{:.0f} {:.0f}" stroke="#667" fill="none"{}/>'
+TIP = ' marker-end="url(#tip)"'
 BOX = (
     '<rect x="{left:.0f}" y="{top:.0f}" width="{width}" height="{height}" rx="5" fill="#eef2fb" '
     'stroke="#445"/><text x="{x:.0f}" y="{base:.0f}" text-anchor="middle" fill="#112">'
@@ -58,93 +57,87 @@ BOX = (
 @command
 def main() -> None:
     """Write the picture and its page."""
-    rooms = rooms_of(Path())
-    write_text(DOCS / "house.svg", picture(imports_of(rooms)))
-    write_text(DOCS / "house.md", page(rooms))
-
-
-def rooms_of(root: Path) -> dict[str, list[str]]:
-    """Modules by package: those of ecqx/, its sub-packages, and stages/."""
-    rooms: dict[str, list[str]] = defaultdict(list)
-    for path in sorted([*(root / "ecqx").rglob("*.py"), *(root / "stages").rglob("*.py")]):
-        parts = path.relative_to(root).with_suffix("").parts
-        package = parts[1] if parts[0] == "ecqx" and len(parts) > 2 else parts[0]
-        if parts[-1] != "__init__":
-            rooms[package].append(".".join(parts))
-    return dict(rooms)
-
-
-def imports_of(rooms: Mapping[str, Iterable[str]]) -> nx.DiGraph:
-    """Which room imports which, without `GROUND` and without imports that a longer path implies."""
-    home = {module: room for room, modules in rooms.items() for module in modules}
-    graph = nx.DiGraph(
-        (home[module], home[imported])
-        for module in home
-        for imported in sorted(direct_imports(module))
+    code = Code()
+    rooms = {module: _room(module, path) for module, path in code.paths.items()}
+    imports = nx.DiGraph(
+        (room, rooms[imported])
+        for module, room in rooms.items()
+        for imported in code.imports(module)
+        if imported in rooms and rooms[imported] != room
     )
-    graph.remove_edges_from(list(nx.selfloop_edges(graph)))
-    graph.remove_node(GROUND)
-    return nx.transitive_reduction(graph)
+    imports.remove_node(GROUND)
+    write_text(DOCS / "house.svg", picture(nx.transitive_reduction(imports)))
+    modules = [r for module, r in rooms.items() if code.paths[module].name != "__init__.py"]
+    write_text(DOCS / "house.md", page({room: modules.count(room) for room in {*modules}}))
+
+
+def _room(module: str, path: Path) -> str:
+    """The package of ecqx/ that a module lies in, else ``ecqx`` or ``stages``."""
+    top, *parts = module.split(".")
+    is_package = path.name == "__init__.py"
+    return parts[0] if top == "ecqx" and len(parts) > (0 if is_package else 1) else top
 
 
 def picture(imports: nx.DiGraph) -> str:
     """The rooms in layers, importers above what they import, as SVG."""
     places = _places(imports)
-    arrows = [
-        ARROW.format(
-            places[a][0], places[a][1] + HEIGHT / 2, places[b][0], places[b][1] - HEIGHT / 2
+    left = min(x for x, _ in places.values()) - WIDTH / 2 - MARGIN
+    places = {node: (x - left, y + HEIGHT / 2 + MARGIN) for node, (x, y) in places.items()}
+    shapes = [
+        LINE.format(
+            *(places[above][0], places[above][1] + _half(above)),
+            *(places[below][0], places[below][1] - _half(below)),
+            TIP if isinstance(below, str) else "",
         )
-        for a, b in sorted(imports.edges)
+        for above, below in sorted(imports.edges, key=str)
     ]
-    boxes = [
+    shapes += [
         BOX.format(
             **{"left": x - WIDTH / 2, "top": y - HEIGHT / 2, "width": WIDTH, "height": HEIGHT},
-            **{"x": x, "base": y + 5, "name": escape(name)},
+            **{"x": x, "base": y + 5, "name": room},
         )
-        for name, (x, y) in places.items()
+        for room, (x, y) in sorted(places.items(), key=str)
+        if isinstance(room, str)
     ]
     width = max(x for x, _ in places.values()) + WIDTH / 2 + MARGIN
     height = max(y for _, y in places.values()) + HEIGHT / 2 + MARGIN
-    return SVG.format(width=width, height=height, shapes="\n".join([*arrows, *boxes]))
+    return SVG.format(width=width, height=height, shapes="\n".join(shapes))
 
 
-class _Size:
-    """Size of a box; the layout sets its centre, ``xy``."""
-
-    w, h = WIDTH, HEIGHT
-    xy = (0.0, 0.0)
+def _half(node: object) -> float:
+    """Half the height of a room; bends of arrows have none."""
+    return HEIGHT / 2 if isinstance(node, str) else 0
 
 
-def _places(imports: nx.DiGraph) -> dict[str, tuple[float, float]]:
-    """Centre of each room."""
-    vertices = {name: Vertex(name) for name in sorted(imports.nodes)}
-    for vertex in vertices.values():
-        vertex.view = _Size()
-    edges = [Edge(vertices[a], vertices[b]) for a, b in sorted(imports.edges)]
-    # All rooms are connected, so that there is one component.
-    (connected,) = Graph(list(vertices.values()), edges).C
-    layout = SugiyamaLayout(connected)
-    layout.xspace, layout.yspace = 28, 44
-    layout.init_all()
-    layout.draw()
-    left, top = (min(vertex.view.xy[i] for vertex in vertices.values()) for i in (0, 1))
-    return {
-        name: (
-            vertex.view.xy[0] - left + WIDTH / 2 + MARGIN,
-            vertex.view.xy[1] - top + HEIGHT / 2 + MARGIN,
-        )
-        for name, vertex in vertices.items()
-    }
+def _places(imports: nx.DiGraph) -> dict[object, tuple[float, float]]:
+    """Centre of each room; arrows get bends, nodes of their own, in the layers that they cross."""
+    layers = enumerate(nx.topological_generations(imports))
+    depths = {room: depth for depth, layer in layers for room in layer}
+    for above, below in list(imports.edges):
+        bends = [(above, below, depth) for depth in range(depths[above] + 1, depths[below])]
+        imports.remove_edge(above, below)
+        nx.add_path(imports, [above, *bends, below])
+    places: dict[object, tuple[float, float]] = {}
+    for depth, layer in enumerate(nx.topological_generations(imports)):
+        # Each stands below the middle of its importers, as far as there is room.
+        middle = {
+            node: fmean([places[above][0] for above in imports.predecessors(node)] or [0])
+            for node in layer
+        }
+        first = fmean(middle.values()) - ACROSS * (len(layer) - 1) / 2
+        for i, node in enumerate(sorted(layer, key=lambda node: (middle[node], str(node)))):
+            places[node] = first + i * ACROSS, depth * DOWN
+    return places
 
 
-def page(rooms: Mapping[str, list[str]]) -> str:
-    """The page of the picture, with the first paragraph of each package's docstring."""
+def page(modules: Mapping[str, int]) -> str:
+    """The page of the picture: each package's first paragraph and its number of modules."""
     rows = []
-    for room, modules in sorted(rooms.items()):
+    for room, count in sorted(modules.items()):
         folder = Path(room) if room in ("ecqx", "stages") else Path("ecqx") / room
         text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
         first = " ".join(text.split("\n\n")[0].split())
-        rows.append(f"| `{folder.as_posix()}/` | {first} | {len(modules)} |")
+        rows.append(f"| `{folder.as_posix()}/` | {first} | {count} |")
     return PAGE.format(rows="\n".join(rows))
 
 

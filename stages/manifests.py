@@ -10,29 +10,20 @@ from ecqx.errors import InputError
 from ecqx.files import write_text
 from stages import paths
 
-# The method of the training in full precision that every drop refers to; it has no file.
+# Training in full precision. As a method it is what every drop refers to; it has no file.
 REFERENCE = "fp32"
 # Keys of runs.json that are no part of metrics.json: what a run's file is made of.
 FILE_KEYS = ("training_id", "form", "form_settings")
-# Fingerprints of jobs without a method: trainings in full precision, and counts of a step's cost.
-FULL_PRECISION, COUNT = "full precision", "count of cost"
+# Beside the methods in fingerprints: what counts the cost of a training step.
+COUNT = "count of cost"
 
 
 def read_fingerprint(suite: str, stage: str) -> dict[str, Any]:
-    """The fingerprint that the stage fingerprint wrote for another stage.
-
-    Raises
-    ------
-    InputError
-        If it is missing.
-    """
+    """The fingerprint of a stage; ``InputError`` if it is missing."""
     path = paths.fingerprint(suite, stage)
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: missing; `sh stages/run fingerprint {suite}` writes it"
-        ) from error
+    if not path.exists():
+        raise InputError(f"{path}: missing; `sh stages/run fingerprint {suite}` writes it")
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 

@@ -47,9 +47,8 @@ def main(suite: str, template_only: bool) -> int:
     write_template(Path())
     if template_only:
         return 0
-    pipeline = suites.params_path(suite).with_name("dvc.yaml")
     # The colons select the plots of this file; without them it would be plotted itself.
-    return _dvc(Path(), "plots", "show", f"{pipeline.as_posix()}::")
+    return _dvc(Path(), "plots", "show", f"{suites.pipeline_path(suite).as_posix()}::")
 
 
 def write_template(root: Path) -> None:

@@ -7,7 +7,7 @@ from ecqx.experiment.train import RESULT
 from ecqx.files import link_or_copy
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import FULL_PRECISION, read_fingerprint
+from stages.manifests import REFERENCE, read_fingerprint
 from stages.settings.base import load
 from stages.settings.tasks import PretrainSettings
 from stages.tasks import task_of
@@ -19,7 +19,7 @@ from stages.trainings import training_of
 def main(suite: str) -> None:
     """Train the networks that have not been trained yet."""
     settings = load(suite, PretrainSettings)
-    code = read_fingerprint(suite, "pretrain")["methods"][FULL_PRECISION]
+    code = read_fingerprint(suite, "pretrain")["methods"][REFERENCE]
     trainings = {}
     for name, task in settings.tasks.items():
         start = paths.start(suite, name)

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,13 @@ def main(suite: str) -> None:
 
 def write(root: Path, suite: str) -> None:
     """Write ``provenance.json`` beside the suite's results."""
-    content = {**_commit(root), "machine": machine(), "packages": packages()}
+    content: dict[str, Any] = {"commit": None, "modified": None}
+    with suppress(InputError):  # results are valid without a known commit
+        head = git(root, "rev-parse", "HEAD").strip()
+        content = {"commit": head, "modified": bool(changes(root))}
+    content |= {"machine": machine(), "packages": packages()}
     path = root / paths.results(suite) / "provenance.json"
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _commit(root: Path) -> dict[str, Any]:
-    try:
-        head = git(root, "rev-parse", "HEAD").strip()
-        return {"commit": head, "modified": bool(changes(root))}
-    except InputError:
-        # Results are valid without a known commit.
-        return {"commit": None, "modified": None}
 
 
 def changes(root: Path) -> list[str]:
@@ -82,12 +78,15 @@ def machine() -> dict[str, Any]:
     """What determines the last digits of a result, apart from the packages."""
     cpu = _read("/proc/cpuinfo")
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    system = f"{platform.system()} {platform.machine()}"
+    with suppress(OSError, KeyError):
+        system = f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {system}"
     return {
         "processor": _field(cpu, "model name") or platform.processor() or platform.machine(),
         "instructions": sorted(set(_SIMD.findall(_field(cpu, "flags") or _field(cpu, "Features")))),
         "cores": os.cpu_count(),
         "gpus": [_field(_read(str(card)), "Model") for card in cards],
-        "system": _system(),
+        "system": system,
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
     }
@@ -105,41 +104,25 @@ def _field(text: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _system() -> str:
-    kernel = f"{platform.system()} {platform.machine()}"
-    try:
-        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
-    except (OSError, KeyError):
-        return kernel
-
-
 def packages() -> dict[str, str]:
     """Versions of the packages that the pipeline needs, directly or not, sorted."""
     versions: dict[str, str] = {}
     waiting, seen = [Requirement(_PIPELINE)], set()
     while waiting:
         wanted = waiting.pop()
-        name = canonicalize_name(wanted.name)
-        if (name, *sorted(wanted.extras)) in seen:
-            continue
-        seen.add((name, *sorted(wanted.extras)))
-        try:
-            found = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue
-        versions[name] = found.version
-        waiting += [
-            requirement
-            for requirement in map(Requirement, found.requires or [])
-            if _is_needed(requirement, wanted.extras)
-        ]
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) not in seen:
+            seen.add((name, extras))
+            with suppress(metadata.PackageNotFoundError):
+                found = metadata.distribution(name)
+                versions[name] = found.version
+                waiting += [
+                    needed
+                    for needed in map(Requirement, found.requires or [])
+                    if needed.marker is None
+                    or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+                ]
     return {name: versions[name] for name in sorted({*versions} - _LEFT_OUT)}
-
-
-def _is_needed(requirement: Requirement, extras: set[str]) -> bool:
-    """Whether a distribution that is installed with some extras needs this here."""
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 if __name__ == "__main__":

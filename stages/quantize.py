@@ -12,7 +12,7 @@ from ecqx.experiment.train import RESULT, Training
 from ecqx.files import link_or_copy
 from stages import paths
 from stages.command import command, run_command_line, suite_argument
-from stages.manifests import COUNT, FULL_PRECISION, REFERENCE, read_fingerprint, write_json
+from stages.manifests import COUNT, read_fingerprint, write_json
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
@@ -47,16 +47,15 @@ def main(suite: str) -> None:
 def _training(
     suite: str, settings: QuantizeSettings, run: Run, codes: Mapping[str, str]
 ) -> Training:
-    is_trained = run.training is not None
     return training_of(
         task_of(suite, settings.tasks[run.task]),
         run.fit,
         run.seed,
         paths.checkpoint(suite, run.task, run.seed),
         settings.device,
-        codes[run.method_name if is_trained else FULL_PRECISION],
-        run.training,
-        run.method_name if is_trained else REFERENCE,
+        codes[run.training_method_name],
+        run.training_method,
+        run.training_method_name,
     )
 
 
@@ -75,7 +74,7 @@ def _costs(
             trainings[run.training_id], codes[run.method_name] + codes[COUNT], run.method_name
         )
         for run in runs
-        if run.training is not None
+        if run.training_method is not None
     }
     folders = run_jobs("cost", suite, list(jobs.values()))
     counted = {name: read_record(folders[job.key])["cost"] for name, job in jobs.items()}

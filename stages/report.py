@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ecqx.errors import InputError
-from ecqx.progress import sign
+from ecqx.progress import announced
 from ecqx.report.build import build
 from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
@@ -30,7 +30,7 @@ CLASSES = "classes"
 
 @command
 @suite_argument
-@sign("drawing tables, figures and the page")
+@announced("drawing tables, figures and the page")
 def main(suite: str) -> None:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
     settings = load(suite, ReportSettings)

@@ -15,8 +15,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,17 +24,8 @@ from stages import fingerprint, paths, suites
 from stages.command import command, run_command_line
 
 NEVER_RUN = "has not been run"
-
-
-@dataclass(frozen=True)
-class Stale:
-    """A stage that would not give its recorded results now, and why."""
-
-    stage: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.stage}: {self.reason}"
+# A stage that would not give its recorded results now, and why.
+Stale = tuple[str, str]
 
 
 @command
@@ -47,61 +36,46 @@ def main(check: bool, named: tuple[str, ...]) -> int:
     for name in named:
         suites.check_known(name)
     if check:
-        stale = [f"{name}: {found}" for name in named or published() for found in stale_code(name)]
-        click.echo("".join(f"{line}\n" for line in stale), nl=False)
+        stale = [
+            f"{name}: {stage}: {reason}\n"
+            for name in named or suites.published()
+            for stage, reason in stale_code(name)
+        ]
+        click.echo("".join(stale), nl=False)
         return int(bool(stale))
     for name in named or (suites.default(),):
-        click.echo("\n".join(map(str, _stale(name))) or "nothing is stale")
+        code = list(stale_code(name))
+        # For a stage that was never run, that reason alone.
+        never_run = {stage for stage, reason in code if reason == NEVER_RUN}
+        found = code + [stale for stale in stale_data(name) if stale[0] not in never_run]
+        click.echo("\n".join(map(": ".join, found)) or "nothing is stale")
     return 0
 
 
-def published() -> Iterator[str]:
-    """The suites whose committed results have to be those of the code."""
-    for name in suites.names():
-        if suites.read_params(suites.params_path(name)).get("published") is True:
-            yield name
-
-
-def _stale(suite: str) -> list[Stale]:
-    """All that is stale; a stage that was never run for that reason alone."""
-    code = list(stale_code(suite))
-    never_run = {found.stage for found in code if found.reason == NEVER_RUN}
-    return code + [found for found in stale_data(suite) if found.stage not in never_run]
-
-
-def stale_code(suite: str, folder: Path = Path()) -> Iterator[Stale]:
+def stale_code(suite: str) -> Iterator[Stale]:
     """The stages that dvc.lock recorded with another fingerprint than that of the code."""
-    recorded = _recorded(suite, folder)
-    for stage, now in fingerprint.fingerprints_of(suite, folder).items():
-        if stage not in recorded:
-            yield Stale(stage, NEVER_RUN)
-        elif recorded[stage] != _md5(fingerprint.text(now).encode()):
-            then = _read(folder / paths.fingerprint(suite, stage), recorded[stage])
-            what = "; ".join(_differences(then, now)) if then else "code or packages"
-            yield Stale(stage, f"changed {what}")
-
-
-def _recorded(suite: str, folder: Path) -> dict[str, str]:
-    """MD5 of the fingerprint that each stage last ran with, from dvc.lock."""
-    lock = folder / suites.lock_path(suite)
+    lock = suites.folder(suite) / suites.LOCK
     content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
-    stages = {paths.fingerprint(suite, stage).as_posix(): stage for stage in fingerprint.STAGES}
-    return {
-        stages[entry["path"]]: entry["md5"]
-        for recorded in content.get("stages", {}).values()
-        for entry in recorded.get("deps", ())
-        if entry["path"] in stages
+    recorded = {
+        dependency["path"]: dependency["md5"]
+        for stage in content.get("stages", {}).values()
+        for dependency in stage.get("deps", ())
     }
+    for stage, now in fingerprint.fingerprints_of(suite).items():
+        path = paths.fingerprint(suite, stage)
+        md5 = recorded.get(path.as_posix())
+        if md5 is None:
+            yield stage, NEVER_RUN
+        elif md5 != _md5(fingerprint.text(now).encode()):
+            # What was recorded can only be said while its file is still there.
+            then = path.read_bytes() if path.exists() else b""
+            is_recorded = _md5(then) == md5
+            what = _differences(json.loads(then), now) if is_recorded else ["code or packages"]
+            yield stage, f"changed {'; '.join(what)}"
 
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _read(path: Path, md5: str) -> dict[str, Any] | None:
-    """The fingerprint with this MD5, if its file is still there."""
-    content = path.read_bytes() if path.exists() else b""
-    return json.loads(content) if _md5(content) == md5 else None
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -123,7 +97,7 @@ def stale_data(suite: str) -> Iterator[Stale]:
     for address, changes in json.loads(result.stdout).items():
         stage = address.rpartition(":")[2]
         if stage != "fingerprint":
-            yield from (Stale(stage, reason) for change in changes for reason in _reasons(change))
+            yield from ((stage, reason) for change in changes for reason in _reasons(change))
 
 
 def _reasons(change: str | Mapping[str, Any]) -> Iterator[str]:
@@ -133,11 +107,9 @@ def _reasons(change: str | Mapping[str, Any]) -> Iterator[str]:
         return
     for kind, entries in change.items():
         for name, state in entries.items():
-            if name.startswith("fingerprints/"):
-                continue
             if isinstance(state, Mapping):
                 yield from (f"{name}: {setting} {what}" for setting, what in state.items())
-            else:
+            elif not name.startswith("fingerprints/"):
                 yield f"{name} {state}" if kind == "changed deps" else f"its output {name} {state}"
 
 

@@ -17,14 +17,14 @@ from stages.settings.quantize import Quantize, Sweep
 from stages.settings.tasks import TaskSettings
 
 # Settings that have a key of their own in a record, by that key.
-_COLUMNS = {
+_RECORD_KEYS = {
     **{name: name for name in ("lam", "p", "sparsity_band", "alpha", "gradient", "composite")},
     **{"canonizer": "canonizer", "weight_rule": "weight_rule", "lrp_output": "output"},
     **{"relevance_of": "of", "relevance_every": "every", "relevance_samples": "samples"},
     **{"pmf": "pmf", "lambda_max": "lambda_max"},
 }
-# All others are in ``settings``, but these, which the suite's settings tell.
-_LEFT_OUT = {*_COLUMNS.values(), "bits", "restart"}
+# All others are in ``settings``, except these.
+_LEFT_OUT = {*_RECORD_KEYS.values(), "bits", "restart"}
 
 
 class _Fit(Settings):
@@ -37,19 +37,9 @@ class _Fit(Settings):
 class Run:
     """A method at one setting, with one seed, on one task.
 
-    Attributes
-    ----------
-    task, sweep, method_name : str
-    method : Method, optional
-        None for the reference, which trains on in full precision.
-    fit : FitSettings
-    seed : int
-    network : dict
-        Settings of the task.
-    form_settings : dict
-        Of the form of file, see `ecqx.coding.forms`.
-    variant : str, optional
-        What distinguishes the run from others of its sweep, beside bits, Λ and p.
+    The reference, which trains on in full precision, has no method. ``network`` holds the settings
+    of the task, ``form_settings`` those of the form of file (`ecqx.coding.forms`). ``variant`` is
+    what distinguishes the run from others of its sweep, beside bits, Λ and p.
     """
 
     task: str
@@ -63,9 +53,14 @@ class Run:
     variant: str | None = None
 
     @property
-    def training(self) -> Method | None:
-        """The method, if training applies it."""
-        return self.method if self.method is not None and self.method.is_trained else None
+    def training_method(self) -> Method | None:
+        """The method, if it constrains training."""
+        return self.method if self.method is not None and self.method.constrains_training else None
+
+    @property
+    def training_method_name(self) -> str:
+        """Its name, or that of the training in full precision."""
+        return REFERENCE if self.training_method is None else self.method_name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,10 +85,9 @@ class Run:
 
     @property
     def _training_settings(self) -> dict[str, Any]:
-        is_trained = self.training is not None
         return {
-            "method": self.method_name if is_trained else REFERENCE,
-            "settings": self.settings if is_trained else {},
+            "method": self.training_method_name,
+            "settings": {} if self.training_method is None else self.settings,
             "fit": asdict(self.fit),
             "seed": self.seed,
             "task": self.task,
@@ -116,7 +110,7 @@ class Run:
             "sweep": self.sweep,
             "variant": self.variant,
             "bits": None if self.method is None else self.method.bit_width,
-            **{key: self.settings.get(name) for key, name in _COLUMNS.items()},
+            **{key: self.settings.get(name) for key, name in _RECORD_KEYS.items()},
             "floats": self.form_settings.get("floats"),
             "settings": others,
             "lr": self.fit.lr,
@@ -137,11 +131,7 @@ def runs_of(
 ) -> list[Run]:
     """The runs of a task with one seed, the reference first.
 
-    Raises
-    ------
-    InputError
-        If a method or a setting is wrong, or a run is there twice; the message names task and
-        sweep.
+    ``InputError`` if a method or a setting is wrong, or a run is there twice.
     """
     network, fit = tasks[name].model_dump(), quantize.tasks[name].fit
     reference = Run(name, "reference", REFERENCE, None, fit, seed, network, {})

@@ -1,4 +1,4 @@
-"""Digest of what a module does: of its syntax tree without what changes no result.
+"""What a module does and imports, from its syntax tree.
 
 Comments, formatting, docstrings, annotations of functions and the strings of raised errors do not
 count. Python 3.11 and 3.12 give the same digest.
@@ -9,76 +9,123 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
+from ecqx.errors import InputError
+
+OURS = ("ecqx", "stages")
 # Tables from names to modules of the project. Whoever reads one counts the entries it uses.
 _TABLES = frozenset({"_HOMES", "METHODS", "NEVER_RUN", "FORMS"})
 _PLACE = re.compile(r"(ecqx|stages)(\.\w+)+(:\w+)?")
+# Fields of nodes that differ between Python's versions.
+_IGNORED_FIELDS = ("kind", "type_params")
 
 
-def parse(source: bytes) -> ast.Module:
-    """The syntax tree without the blocks ``if TYPE_CHECKING:``."""
-    tree = _RuntimeOnly().visit(ast.parse(source))
-    assert isinstance(tree, ast.Module)
-    return tree
+@dataclass(frozen=True)
+class Source:
+    """What a module does, as a digest, what it imports, and its tables of modules by name.
 
-
-def digest(tree: ast.Module) -> str:
-    """Hash of a tree of `parse`, which is changed in place.
-
-    Tables from names to modules do not count, so that a new public name or a new method leaves
-    everything else as it is.
+    An import is (module, name) of ``from module import name``; ``import module`` has an empty name.
     """
-    tree.body = [node for node in tree.body if not (_is_table(node) or _assigns(node, "__all__"))]
-    _Meaning().visit(tree)
-    for node in ast.walk(tree):
-        for field in ("kind", "type_params"):  # differ between Python's versions
-            vars(node).pop(field, None)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+    digest: str
+    imports: frozenset[tuple[str, str]]
+    tables: dict[str, dict[str, str]]
 
 
-def table_of(tree: ast.Module, name: str) -> dict[str, str] | None:
-    """The table of places that a module assigns to ``name``; None if it has none."""
-    for node in tree.body:
-        if _is_table(node) and _assigns(node, name):
-            table: dict[str, str] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-            return table
-    return None
+@cache
+def read(text: bytes, module: str) -> Source:
+    """Read a module; ``InputError`` for an import that cannot be followed, or invalid syntax."""
+    try:
+        body = ast.parse(text).body
+    except SyntaxError as error:
+        raise InputError(f"{module}: line {error.lineno}: {error.msg}") from error
+    tables: dict[str, dict[str, str]] = {}
+    counted: list[ast.stmt] = []
+    for node in body:
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Dict() as value) | ast.AnnAssign(
+                ast.Name(name), value=ast.Dict() as value
+            ) if name in _TABLES and all(map(_is_place, value.values)):
+                tables[name] = ast.literal_eval(value)
+            case ast.Assign([ast.Name("__all__")]):
+                pass  # a new public name leaves everything else as it is
+            case _:
+                counted.append(node)
+    reader = _Reader(module)
+    digest = hashlib.sha256(repr(reader.visit_all(counted)).encode()).hexdigest()
+    return Source(digest, frozenset(reader.imports), tables)
 
 
-def _is_table(node: ast.stmt) -> bool:
-    """Whether a statement assigns a dict of places: ``ecqx.module`` or ``ecqx.module:Class``."""
-    value = getattr(node, "value", None)
-    return (
-        any(_assigns(node, name) for name in _TABLES)
-        and isinstance(value, ast.Dict)
-        and bool(value.values)
-        and all(isinstance(key, ast.Constant) for key in value.keys)
-        and all(_PLACE.fullmatch(str(getattr(place, "value", ""))) for place in value.values)
-    )
+def _is_place(node: ast.expr) -> bool:
+    """Whether an expression is ``"ecqx.module"`` or ``"ecqx.module:Class"``."""
+    return isinstance(node, ast.Constant) and bool(_PLACE.fullmatch(str(node.value)))
 
 
-def _assigns(node: ast.stmt, name: str) -> bool:
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+class _Reader(ast.NodeVisitor):
+    """Visiting a node gives nested tuples of what counts in it, None if nothing does."""
 
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.imports: list[tuple[str, str]] = []
+        self.is_raising = False
 
-class _RuntimeOnly(ast.NodeTransformer):
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        name = getattr(node.test, "id", getattr(node.test, "attr", None))
-        return node.orelse if name == "TYPE_CHECKING" else node
+    def generic_visit(self, node: ast.AST) -> Any:
+        fields = {
+            name: self.visit_all(value if isinstance(value, list) else [value])
+            for name, value in ast.iter_fields(node)
+            if name not in _IGNORED_FIELDS and value is not None
+        }
+        return type(node).__name__, *((name, found) for name, found in fields.items() if found)
 
+    def visit_all(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        found = []
+        for value in values:
+            meaning = self.visit(value) if isinstance(value, ast.AST) else value
+            # A None of the tree has a meaning: an argument without default, a key of ``**``.
+            if meaning is not None or value is None:
+                found.append(meaning)
+        return tuple(found)
 
-class _Meaning(ast.NodeTransformer):
-    """Removes what has no effect on results."""
+    def visit_Import(self, node: ast.Import) -> Any:
+        for alias in node.names:
+            if alias.name.partition(".")[0] in OURS and alias.asname is None:
+                package, _, name = alias.name.rpartition(".")
+                raise InputError(f"{self.module}: write `from {package or '…'} import {name}`")
+            self.imports.append((alias.name, ""))
+        return self.generic_visit(node)
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
+        if node.level or node.module is None:
+            raise InputError(f"{self.module}: write relative imports in full")
+        self.imports += [(node.module, alias.name) for alias in node.names]
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        match node:
+            case ast.Call(
+                ast.Name("import_module") | ast.Attribute(attr="import_module"),
+                [ast.Constant(str(name)), *_],
+            ):
+                self.imports.append((name, ""))
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        match node.test:
+            case ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
+                return self.visit_all(node.orelse) or None
+        return self.generic_visit(node)
 
     def visit_Pass(self, node: ast.Pass) -> None:
-        """Remove it: an empty body is the same."""
+        """Nothing counts: an empty body is the same."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         if not node.decorator_list:  # a decorator may read annotations
             node.returns = None
             for part in ast.walk(node.args):
@@ -86,27 +133,26 @@ class _Meaning(ast.NodeTransformer):
                     part.annotation = None
         return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        # Dataclasses and pydantic read the annotations of fields: they stay.
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        # Dataclasses and pydantic read the annotations of fields.
         fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
         node.body = [statement for statement in node.body if statement not in fields]
-        self.generic_visit(node)
-        node.body += fields
-        return node
+        return self.generic_visit(node), *map(self.generic_visit, fields)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         if node.value is None:
-            return ast.Expr(node.target)
-        return self.generic_visit(ast.Assign([node.target], node.value))
+            return self.visit(node.target)
+        return self.visit(ast.Assign([node.target], node.value))
 
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        wordless: ast.AST = _Wordless().visit(self.generic_visit(node))
-        return wordless
+    def visit_Raise(self, node: ast.Raise) -> Any:
+        self.is_raising = True
+        meaning = self.generic_visit(node)
+        self.is_raising = False
+        return meaning
 
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        is_message = self.is_raising and isinstance(node.value, str)
+        return "message" if is_message else self.generic_visit(node)
 
-class _Wordless(ast.NodeTransformer):
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.Constant("") if isinstance(node.value, str) else node
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        return ast.Constant("")
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> Any:
+        return "message" if self.is_raising else self.generic_visit(node)

@@ -50,7 +50,7 @@ def _common(task: Task, code: str, method: Method | None, method_name: str) -> d
     """What both kinds of job depend on."""
     return {
         "task": [dict(task.network), task.enlarge],
-        "data": _data_checksum(*_version(task.data)),
+        "data": _checksum(*_version(task.data), is_data=True),
         "code": code,
         "method": method_name,
         "settings": {} if method is None else method.settings(),
@@ -63,10 +63,5 @@ def _version(path: Path) -> tuple[Path, int]:
 
 
 @cache
-def _checksum(path: Path, changed: int) -> str:
-    return checksum(path)
-
-
-@cache
-def _data_checksum(path: Path, changed: int) -> str:
-    return TensorData.load(path).checksum()
+def _checksum(path: Path, changed: int, is_data: bool = False) -> str:
+    return TensorData.load(path).checksum() if is_data else checksum(path)

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from ecqx.errors import InputError
-from stages.closure import Closure, closure, table
+from stages.closure import Closure, Code
 from stages.fingerprint import FORMS, REGISTRY, STAGES, jobs
-from stages.syntax import digest, parse
+from stages.syntax import read
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAZY = """
@@ -41,7 +41,7 @@ def made(folder: Path, **sources: str) -> Path:
 
 
 def modules(folder: Path, *roots: str) -> set[str]:
-    return {name.removeprefix("ecqx.") for name in closure(roots, folder).modules} - {"ecqx"}
+    return {name.removeprefix("ecqx.") for name in Code(folder).closure(roots).modules} - {"ecqx"}
 
 
 # -- the walker ------------------------------------------------------------------------------------
@@ -91,14 +91,15 @@ def test_circles_end_and_packages_count(tmp_path: Path) -> None:
 def test_a_public_name_of_a_package_changes_nothing(tmp_path: Path) -> None:
     """The program itself imports from modules; a package's lazy names are for users."""
     sources = {"ecqx__user": "from ecqx.inner import b", "ecqx__inner__b": ""}
-    before = closure(["ecqx.user"], made(tmp_path, ecqx__inner=LAZY, **sources)).digest
+    before = Code(made(tmp_path, ecqx__inner=LAZY, **sources)).closure(["ecqx.user"]).digest
     named = LAZY.replace('"other"', '"another": "ecqx.inner.c", "other"')
-    assert closure(["ecqx.user"], made(tmp_path, ecqx__inner=named, **sources)).digest == before
+    after = Code(made(tmp_path, ecqx__inner=named, **sources)).closure(["ecqx.user"]).digest
+    assert after == before
 
 
 def test_pinned_versions_of_direct_imports(tmp_path: Path) -> None:
     source = "import os, yaml.nodes\nfrom numba import njit\ndef f():\n    import sklearn, zennit"
-    found = closure(["stages.root"], made(tmp_path, stages__root=source, stages=""))
+    found = Code(made(tmp_path, stages__root=source, stages="")).closure(["stages.root"])
     assert found.packages == {
         "llvmlite": "2.0",
         "numba": "1.0",
@@ -116,10 +117,11 @@ def test_templates_beside_a_module_and_named_files_count(tmp_path: Path) -> None
     (folder / "starter").write_text("1")
 
     def digests() -> list[str]:
+        code = Code(folder)
         return [
-            closure(["ecqx.inner.b"], folder).digest,
-            closure(["ecqx.a"], folder).digest,
-            closure(["ecqx.a"], folder, ["starter"]).digest,
+            code.closure(["ecqx.inner.b"]).digest,
+            code.closure(["ecqx.a"]).digest,
+            code.closure(["ecqx.a"], ["starter"]).digest,
         ]
 
     first = digests()
@@ -149,11 +151,9 @@ def test_templates_beside_a_module_and_named_files_count(tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_followed_is_refused(tmp_path: Path, source: str, message: str) -> None:
+    folder = made(tmp_path, ecqx__root=source, ecqx__a="", ecqx__inner="", ecqx__inner__b="")
     with pytest.raises(InputError) as caught:
-        closure(
-            ["ecqx.root"],
-            made(tmp_path, ecqx__root=source, ecqx__a="", ecqx__inner="", ecqx__inner__b=""),
-        )
+        Code(folder).closure(["ecqx.root"])
     assert str(caught.value).startswith(message)
 
 
@@ -182,7 +182,7 @@ def area(settings: Settings, scale: float = 1.0) -> float:
 
 
 def meaning(text: str) -> str:
-    return digest(parse(text.encode()))
+    return read(text.encode(), "ecqx.made").digest
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,19 @@ def test_what_a_program_does_counts(old: str, new: str) -> None:
     assert meaning(TEXT.replace(old, new)) != meaning(TEXT)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{'a': x, **y}", "{**x, 'a': y}"),
+        ("def f(*, a, b=1): return a", "def f(*, a=1, b): return a"),
+        ("x[1:]", "x[:1]"),
+        ("match x:\n    case None: y()", "match x:\n    case True: y()"),
+    ],
+)
+def test_places_count(one: str, other: str) -> None:
+    assert meaning(one) != meaning(other)
+
+
 def test_annotations_that_a_decorator_may_read_count() -> None:
     text = "@validate_call\ndef f(x: int) -> int:\n    return x"
     assert meaning(text) != meaning(text.replace("x: int", "x: float"))
@@ -244,9 +257,9 @@ OTHER = "3.12" if sys.version_info < (3, 12) else "3.11"
 CODE = """
 import json, sys
 from pathlib import Path
-from stages.syntax import digest, parse
+from stages.syntax import read
 files = sorted(path for folder in ("ecqx", "stages") for path in Path(folder).rglob("*.py"))
-json.dump({str(path): digest(parse(path.read_bytes())) for path in files}, sys.stdout)
+json.dump({str(path): read(path.read_bytes(), str(path)).digest for path in files}, sys.stdout)
 """
 
 
@@ -346,17 +359,18 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 def closures_of_programs() -> dict[str, Closure]:
     """What some programs may import."""
-    methods = table(REGISTRY, "METHODS", REPOSITORY)
-    trainings = jobs("quantize", methods, REPOSITORY)["methods"]
+    code = Code(REPOSITORY)
+    methods = code.table(REGISTRY, "METHODS")
+    trainings = jobs("quantize", methods, code)["methods"]
     programs = {
-        CODING: closure(["ecqx.coding.bitstream"], REPOSITORY),
-        "import ecqx.report.build": closure(["ecqx.report.build"], REPOSITORY),
-        "from ecqx import ECQx": closure(["ecqx.lazy", "ecqx.quantizers.ecqx"], REPOSITORY),
+        CODING: code.closure(["ecqx.coding.bitstream"]),
+        "import ecqx.report.build": code.closure(["ecqx.report.build"]),
+        "from ecqx import ECQx": code.closure(["ecqx.lazy", "ecqx.quantizers.ecqx"]),
     }
     # One training of those that have the same closure.
     for name in {counted.modules: name for name, counted in trainings.items()}.values():
-        code = TRAIN.format(method=methods.get(name), settings=SETTINGS.get(name, {}))
-        programs[code] = trainings[name]
+        program = TRAIN.format(method=methods.get(name), settings=SETTINGS.get(name, {}))
+        programs[program] = trainings[name]
     return programs
 
 
@@ -403,13 +417,15 @@ def test_programs_import_what_their_closures_say(loaded: dict[str, set[str]]) ->
 def test_each_stage_imports_what_its_fingerprint_counts(
     stage: str, loaded: dict[str, set[str]]
 ) -> None:
-    counted = [closure([f"stages.{stage}"], REPOSITORY)]
-    for closures in jobs(stage, table(REGISTRY, "METHODS", REPOSITORY), REPOSITORY).values():
+    code = Code(REPOSITORY)
+    counted = [code.closure([f"stages.{stage}"])]
+    for closures in jobs(stage, code.table(REGISTRY, "METHODS"), code).values():
         counted += closures.values()
     assert loaded[RUN_STAGE.format(stage)] <= {name for found in counted for name in found.modules}
 
 
 def test_tables_name_modules_that_exist() -> None:
+    code = Code(REPOSITORY)
     for module, name in ((REGISTRY, "METHODS"), (REGISTRY, "NEVER_RUN"), (FORMS, "FORMS")):
-        for place in table(module, name, REPOSITORY).values():
-            assert closure([place.partition(":")[0]], REPOSITORY).modules
+        for place in code.table(module, name).values():
+            assert code.closure([place.partition(":")[0]]).modules

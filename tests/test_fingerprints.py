@@ -17,7 +17,7 @@ import yaml
 from ecqx.errors import InputError
 from stages import fingerprint, paths, status
 from stages.fingerprint import fingerprints_of
-from stages.manifests import COUNT, FULL_PRECISION
+from stages.manifests import COUNT, REFERENCE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILY = {"ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x"}
@@ -25,7 +25,7 @@ METHODS = (
     *sorted(FAMILY),
     *("NNCodec uniform", "NNCodec dependent", "pruning", "LSQ", "torchao", "fp16", "int8"),
 )
-TRAINED = {FULL_PRECISION, COUNT, *METHODS}
+TRAINED = {REFERENCE, COUNT, *METHODS}
 NOTHING: set[str] = set()
 
 Fingerprints = Mapping[str, Mapping[str, Any]]
@@ -196,7 +196,7 @@ def test_edits_of_words_and_names_make_nothing_stale(copied: Path, before: Finge
 def test_only_methods_in_use_count(copied: Path) -> None:
     write_params(copied, ("ECQx", "pruning"))
     before = fingerprints_of("made")
-    assert list(before["quantize"]["methods"]) == [FULL_PRECISION, COUNT, "ECQx", "pruning"]
+    assert list(before["quantize"]["methods"]) == [REFERENCE, COUNT, "ECQx", "pruning"]
     edit(*EDITS["LSQ"][0])
     assert fingerprints_of("made") == before
 

@@ -47,8 +47,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "int8": ("int8", {}),
 }
 ALL = {name: build_method(*settings) for name, settings in SETTINGS.items()}
-TRAINED = {name: method for name, method in ALL.items() if method.is_trained}
-AFTERWARDS = {name: method for name, method in ALL.items() if not method.is_trained}
+TRAINED = {name: method for name, method in ALL.items() if method.constrains_training}
+AFTERWARDS = {name: method for name, method in ALL.items() if not method.constrains_training}
 BASELINES = ("LSQ", "pruning", "torchao int4", "torchao int8")
 every_baseline = pytest.mark.parametrize("name", BASELINES)
 
@@ -416,7 +416,7 @@ def test_methods_are_found_by_name_and_know_their_settings() -> None:
         assert settings.items() <= method.settings().items()
         assert set(method.settings()) == set(method.takes())
         assert build_method(name, method.settings()) == method
-        assert method.is_tunable() == (name not in ("fp16", "int8"))
+        assert bool(method.takes()) == (name not in ("fp16", "int8"))
     assert build_method("EC2T", {"lam": 0.1}).bit_width == 2
     assert build_method("FantastIC4x", {"lam": 0.1}).bit_width == 4
 

@@ -22,7 +22,7 @@ from ecqx.data import TensorData, downloads, speech
 from ecqx.errors import InputError
 from stages import download
 from stages.command import run_command_line
-from stages.roots import VARIABLE, choose, data_roots, find_checkpoint
+from stages.download import VARIABLE, choose, data_roots, find_checkpoint
 from stages.settings.base import load
 from stages.settings.data import Digits, DownloadSettings, ImageFolder
 from stages.settings.tasks import Start

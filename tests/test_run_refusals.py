@@ -14,7 +14,7 @@ from torch import nn
 from ecqx import models
 from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
-from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
+from ecqx.experiment.prepare import check_relevance, has_unsplit_additions
 from ecqx.relevance import COMPOSITES, LRP
 from ecqx.training.trainer import Trainer
 
@@ -27,7 +27,7 @@ place, run, refused, tree = running.place, running.run, running.refused, running
     [
         (["--model", "resnet21"], "'resnet21'"),
         (["--dataset", "mnist"], "--dataset"),
-        (["--bitwidth", "1"], "--bitwidth: 1, but it must be a number, 2 to 8"),
+        (["--bitwidth", "1"], "'--bitwidth': 1 is not in the range 2<=x<=8"),
         (["--bitwidth", "many"], "--bitwidth"),
         (["--batch_size", "1"], "--batch_size"),
         (["--epochs", "-1"], "--epochs"),
@@ -35,8 +35,11 @@ place, run, refused, tree = running.place, running.run, running.refused, running
         (["--lr", "nan"], "--lr"),
         (["--lr", "0"], "--lr must be a finite number above 0, not 0.0"),
         (["--lr", "inf"], "--lr"),
-        (["--Lambda", "-0.1"], "--Lambda: -0.1, but it must be a number, at least 0"),
+        (["--Lambda", "-0.1"], "'--Lambda': -0.1 is not in the range x>=0"),
+        (["--Lambda", "inf"], "--lam (Lambda) must be a finite number"),
+        (["--Lambda", "nan"], "--lam (Lambda) must be a finite number"),
         (["--p", "1.1"], "--p"),
+        (["--p", "nan"], "--p must lie in [0, 1]"),
         (["--alpha", "1"], "alpha must lie in [0, 1)"),
         (["--lrp_output", "logit"], "--lrp_output"),
         (["--lrp_w_rule", "zplus"], "--lrp_w_rule"),

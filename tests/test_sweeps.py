@@ -17,7 +17,7 @@ from ecqx.experiment.task import Task
 from ecqx.methods.pruning import Pruning
 from ecqx.training.settings import FitSettings
 from stages import paths, quantize, trainings
-from stages.manifests import FULL_PRECISION, REFERENCE, read_fingerprint
+from stages.manifests import REFERENCE, read_fingerprint
 from stages.settings.base import load
 from stages.settings.quantize import QuantizeSettings
 from stages.sweeps import Run, all_runs
@@ -229,7 +229,7 @@ def test_methods_after_training_share_the_training_of_the_reference() -> None:
     found = [r for r in all_runs(suite.quantize, suite.tasks, [0]) if r.task == "mlp"]
     reference, *others = found
     assert [run.training_id == reference.training_id for run in others] == [True] * 4 + [False]
-    assert all(run.training is None for run in (reference, *others[:4]))
+    assert all(run.training_method is None for run in (reference, *others[:4]))
     assert [run.form_settings for run in others[2:4]] == [
         {"qp": qp, "dependent": False} for qp in (-20, -16)
     ]
@@ -326,7 +326,7 @@ def test_a_training_depends_on_the_fingerprint_of_its_own_method(folder: Path) -
     found = [run for run in all_runs(settings.quantize, settings.tasks, [0]) if run.task == "mlp"]
 
     def keys(**codes: str) -> list[str]:
-        known = {"ECQ": "0", "ECQx": "0", FULL_PRECISION: "0"} | codes
+        known = {"ECQ": "0", "ECQx": "0", REFERENCE: "0"} | codes
         return [quantize._training("smoke", settings, run, known).key for run in found]
 
     plain = keys()
@@ -335,7 +335,7 @@ def test_a_training_depends_on_the_fingerprint_of_its_own_method(folder: Path) -
     assert [a != b for a, b in zip(plain, keys(ECQx="1"), strict=True)] == [
         *(False, False, True, False)
     ]
-    of_reference = keys(**{FULL_PRECISION: "1"})
+    of_reference = keys(**{REFERENCE: "1"})
     assert [a != b for a, b in zip(plain, of_reference, strict=True)] == [True, False, False, True]
 
 

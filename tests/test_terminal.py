@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ecqx.cli import main as cli
 from ecqx.coding import bitstream
 from ecqx.errors import InputError
-from ecqx.progress import counted, sign
+from ecqx.progress import announced, counted
 from stages import command as stages_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def work() -> list[int]:
-    with sign("loading the moon"):
+    with announced("loading the moon"):
         sheep = range(3)
     return list(counted(sheep, "counting", "sheep"))
 

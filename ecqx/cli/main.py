@@ -17,7 +17,7 @@ from click.shell_completion import get_completion_class
 from ecqx.cli.contents import as_json, summary, table
 from ecqx.cli.run import run
 from ecqx.errors import InputError
-from ecqx.progress import counted, sign
+from ecqx.progress import announced, counted
 from ecqx.version import __version__
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def encode(
     Example:
       ecqx encode resnet20.pt -o resnet20.ecqx --bitwidth 4 --Lambda 0.05
     """
-    with sign("loading torch"):
+    with announced("loading torch"):
         from ecqx.coding import bitstream
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
@@ -165,7 +165,7 @@ def decode(file: Path, output: Path) -> None:
     Example:
       ecqx decode resnet20.ecqx -o resnet20.safetensors
     """
-    with sign("loading torch"):
+    with announced("loading torch"):
         from ecqx.coding import bitstream
         from ecqx.coding.tensor_files import write_tensors
 
@@ -191,7 +191,7 @@ def info(file: Path, json_wanted: bool) -> None:
       ecqx info resnet20.ecqx
       ecqx info resnet20.ecqx --json | python -m json.tool
     """
-    with sign("loading torch"):
+    with announced("loading torch"):
         from ecqx.coding import bitstream
 
     contents = bitstream.inspect(file, progress=True)

@@ -10,12 +10,9 @@ import click
 
 from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
-from ecqx.progress import sign
+from ecqx.progress import announced
+from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
 
-# The same as in ecqx.relevance.settings.
-OUTPUTS = ("output", "probability", "ones")
-WEIGHT_RULES = ("epsilon", "gamma")
-CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
 _PATH = click.Path(path_type=Path)
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -29,9 +26,14 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
 
 
 @click.command()
-@_setting("--batch_size", help="Samples per training batch, at least 2.")
+# BatchNorm cannot be trained on one sample.
+@_setting("--batch_size", type=click.IntRange(2), help="Samples per training batch.")
 @_setting("--epochs", help="Epochs of quantized training.")
-@_setting("--pretrain_epochs", help="Epochs of full-precision training before that.")
+@_setting(
+    "--pretrain_epochs",
+    type=click.IntRange(0),
+    help="Epochs of full-precision training before that.",
+)
 @_setting("--max_batches", type=int, help="Largest number of batches per epoch.")
 @_setting("--lr", help="Learning rate of Adam.")
 @_setting(
@@ -68,6 +70,7 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
 @_setting("--results", type=_PATH, metavar="FOLDER", help="Folder for the results.")
 @_setting(
     "--workers",
+    type=click.IntRange(0),
     help="Processes that compute the features of speech_commands. No effect on training and on "
     "other data sets, which are kept in memory.",
 )
@@ -93,8 +96,17 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     help="Centroids: an equidistant grid (ECQ), zero and two trained values (EC2T), or all sums of "
     "four trained values (FantastIC4).",
 )
-@_setting("--bitwidth", help="Bits per weight for ECQ, 2 to 8; EC2T uses 2, FantastIC4 4.")
-@_setting("--Lambda", "lam", help="Strength of the entropy constraint: larger is sparser.")
+@_setting(
+    "--bitwidth",
+    type=click.IntRange(2, 8),
+    help="Bits per weight for ECQ; EC2T uses 2, FantastIC4 4.",
+)
+@_setting(
+    "--Lambda",
+    "lam",
+    type=click.FloatRange(0),
+    help="Strength of the entropy constraint: larger is sparser.",
+)
 @_setting("--lrp", help="Use the relevance of weights: ECQx instead of ECQ.")
 @_setting(
     "--lrp_output",
@@ -115,15 +127,19 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     help="How a network is rewritten for LRP; here all choices are equivalent and cover all of "
     "these networks.",
 )
-@_setting("--p", help="Strength of the relevance, 0 to 1.")
+@_setting("--p", type=click.FloatRange(0, 1), help="Strength of the relevance.")
 @_setting(
     "--alpha", help="Weight of the previous relevance in the running average, at least 0, below 1."
 )
-@_setting("--seed", help="Seed of random weights, sample order and dropout.")
+@_setting(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of random weights, sample order and dropout.",
+)
 @_setting("--device", type=click.Choice(DEVICES), help="auto uses a GPU if there is one.")
 @_setting(
     "--image_size",
-    type=int,
+    type=click.IntRange(1, 4096),
     metavar="PIXELS",
     help="Side of the images of voc and folder. Default: 256 for segmentation, 32 for folder with "
     "one of the suite's own networks, else 224.",
@@ -147,7 +163,7 @@ def run(**options: Any) -> None:
       torchrun --nproc_per_node 2 --no_python ecqx run --lrp
     """
     settings = RunSettings(**options)
-    with sign("loading torch"):
+    with announced("loading torch"):
         from ecqx.experiment.run import run as run_experiment
         from ecqx.training.distributed import connected, is_first
 

@@ -12,7 +12,7 @@ from ecqx.data.downloads import Source, provide, unpack
 from ecqx.data.stratified import held_out
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
-from ecqx.progress import sign
+from ecqx.progress import announced
 
 # Mean and standard deviation per channel, of pixels in [0, 1], as in the published code.
 STATISTICS = {
@@ -72,7 +72,7 @@ def cifar_source(classes: int) -> Source:
 def _read(official: Any, folder: Path, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images (N, 3, 32, 32), labels (N,) and class names; torchvision compares the checksums."""
     try:
-        with sign(f"reading {folder.name}"):
+        with announced(f"reading {folder.name}"):
             dataset = official(folder.parent, train=train)
     except (RuntimeError, OSError) as error:
         damaged = getattr(error, "filename", None) or _damaged(official, folder)

@@ -22,7 +22,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from ecqx.errors import InputError
-from ecqx.progress import sign
+from ecqx.progress import announced
 
 # Where the name of the data folder comes from, in words for messages.
 NAMED_BY = "data.root, ECQX_DATA or --data_path"
@@ -130,7 +130,7 @@ def unpack(archive: Path, folder: str) -> Path:
     try:
         with locked(archive):
             if not target.exists():
-                with sign(f"unpacking {archive.name}"):
+                with announced(f"unpacking {archive.name}"):
                     _unpack(archive, folder, target)
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -182,7 +182,7 @@ def _check(path: Path, source: Source) -> None:
 def _matches(file: BinaryIO, checksum: str) -> bool:
     algorithm, digits = checksum.split(":")
     file.seek(0)
-    with sign(f"checking {Path(file.name).name}"):
+    with announced(f"checking {Path(file.name).name}"):
         found = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
     return found.startswith(digits)
 

@@ -20,7 +20,7 @@ from ecqx.data.audio import RATE, Clip, Disturbance, Mfcc, decode, one_second, v
 from ecqx.data.downloads import Source, provide
 from ecqx.data.tensors import SPLITS, Preparation, Split, TensorData
 from ecqx.errors import InputError
-from ecqx.progress import sign
+from ecqx.progress import announced
 
 SILENCE, UNKNOWN, BACKGROUND = "_silence_", "_unknown_", "_background_noise_"
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
@@ -92,7 +92,7 @@ def speech_commands(
     deviation of each coefficient over the training split.
     """
     path = provide(SOURCES[archive], root)
-    with sign(f"reading {path.name}"):
+    with announced(f"reading {path.name}"):
         clips, selected, noise = _full(path, seed) if archive == "full" else _test_archive(path)
     compute = partial(versions, seed=seed, recordings=noise, mfcc=mfcc or Mfcc())
     train = partial(compute, draws=draws, disturbance=disturbance or Disturbance())

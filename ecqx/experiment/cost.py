@@ -18,8 +18,7 @@ from ecqx.training.trainer import Trainer
 class Cost:
     """A job (`ecqx.experiment.jobs.Job`) that counts the work of a training step.
 
-    It is the same for every seed, so that one ``training``, with a method that constrains the
-    weights, stands for all of them.
+    It is the same for every seed: one ``training``, with a method, stands for all.
     """
 
     training: Training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ecqx.data.tensors import TensorData
@@ -11,7 +10,7 @@ from ecqx.experiment.settings import RunSettings
 from ecqx.models.networks import MODELS
 
 # Optional extras with the packages that read a data set; "pipeline" for the others.
-EXTRAS = {"digits": "pipeline", "speech_commands": "speech"}
+EXTRAS = {"speech_commands": "speech"}
 # Sides of images that fit CIFAR's networks, ImageNet's, and (published) those for segmentation.
 SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
 
@@ -19,13 +18,10 @@ SMALL, LARGE, PIXEL_LABELS = 32, 224, 256
 def load_data(settings: RunSettings) -> TensorData:
     """Load the data set of the settings; it is downloaded first if needed and possible.
 
-    Raises
-    ------
-    InputError
-        If it is not available, or a package that reads it is missing.
+    ``InputError`` if it is not available, or a package that reads it is missing.
     """
     try:
-        return _LOADERS[settings.dataset](settings)
+        return _load(settings)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(settings.dataset, "pipeline")
         raise InputError(
@@ -34,19 +30,29 @@ def load_data(settings: RunSettings) -> TensorData:
         ) from error
 
 
-def _cifar(settings: RunSettings) -> TensorData:
+def _load(settings: RunSettings) -> TensorData:
+    path = settings.data_path
+    if settings.dataset == "digits":
+        from ecqx.data import digit_images
+
+        return digit_images.digits()
+    if settings.dataset == "speech_commands":
+        from ecqx.data import downloads, speech
+
+        full = downloads.is_available(speech.SOURCES["full"], path)
+        processes = max(1, settings.workers)
+        return speech.speech_commands(path, "full" if full else "test", processes=processes)
+    if settings.dataset == "voc":
+        from ecqx.data import voc2012
+
+        if _labels_pixels(settings.model):
+            return voc2012.voc(path, "segmentation", settings.image_size or PIXEL_LABELS)
+        return voc2012.voc(path, "classification", settings.image_size or LARGE)
+    if settings.dataset == "folder":
+        return _folder(settings)
     from ecqx.data import cifar_archives
 
-    return cifar_archives.cifar(settings.data_path, 100 if settings.dataset == "cifar100" else 10)
-
-
-def _voc(settings: RunSettings) -> TensorData:
-    from ecqx.data import voc2012
-
-    if _labels_pixels(settings.model):
-        size = settings.image_size or PIXEL_LABELS
-        return voc2012.voc(settings.data_path, "segmentation", size)
-    return voc2012.voc(settings.data_path, "classification", settings.image_size or LARGE)
+    return cifar_archives.cifar(path, 100 if settings.dataset == "cifar100" else 10)
 
 
 def _labels_pixels(name: str) -> bool:
@@ -76,28 +82,3 @@ def _tenth(path: Path) -> int:
 
     images = [n for n in names(path) if n.startswith("train/") and n.lower().endswith(IMAGES)]
     return max(1, len(images) // 10)
-
-
-def _digits(settings: RunSettings) -> TensorData:
-    from ecqx.data import digit_images
-
-    return digit_images.digits()
-
-
-def _speech_commands(settings: RunSettings) -> TensorData:
-    from ecqx.data import downloads, speech
-
-    full = downloads.is_available(speech.SOURCES["full"], settings.data_path)
-    return speech.speech_commands(
-        settings.data_path, "full" if full else "test", processes=max(1, settings.workers)
-    )
-
-
-_LOADERS: dict[str, Callable[[RunSettings], TensorData]] = {
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "voc": _voc,
-    "folder": _folder,
-    "digits": _digits,
-    "speech_commands": _speech_commands,
-}

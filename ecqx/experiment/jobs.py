@@ -56,21 +56,10 @@ class Job(Protocol):
 
 
 def run_jobs(kind: str, owner: str, jobs: Sequence[Job]) -> dict[str, Path]:
-    """Run the jobs that have no result yet, each key once.
+    """Run the jobs that have no result yet, each key once, in the order given.
 
-    Parameters
-    ----------
-    kind : str
-        Results lie in ``work/KIND/KEY``; also the name beside the progress bar.
-    owner : str
-        Who needs these results: `remove_unused` removes those that no owner needs any more.
-    jobs : sequence of Job
-        The long ones first.
-
-    Returns
-    -------
-    dict of str to Path
-        The folder of each key's result, with its record in ``record.json``.
+    Returns the folder ``work/KIND/KEY`` of each key's result, with its record in ``record.json``.
+    `remove_unused` removes the results that no ``owner`` needs any more.
     """
     folders = {job.key: _folder(kind, job.key) for job in jobs}
     write_text(WORK / kind / f"{owner}{_NEEDED}", json.dumps(sorted(folders)))
@@ -143,24 +132,20 @@ def run_all(
 ) -> list[Result]:
     """Call ``function`` on every item, in the processes of this machine or of a cluster.
 
-    ``ECQX_PROCESSES`` sets their number, ``ECQX_DASK_SCHEDULER`` the address of a cluster.
+    ``ECQX_PROCESSES`` sets their number, ``ECQX_DASK_SCHEDULER`` the address of a cluster. Each
+    call has one thread, so that its result does not depend on the number of processes.
 
     Parameters
     ----------
     function : callable
-        Of a module; runs with one thread, so that its result does not depend on their number.
+        A function of a module.
     items : sequence
-        The long ones first.
+        The long ones first. The results are in their order.
     description : str
         Shown beside the progress bar.
     alone : float
         Seconds that this process works alone before it starts others for the remaining items:
         short items are done before other processes would have imported their modules.
-
-    Returns
-    -------
-    list
-        Results in the order of the items.
     """
     here, started = str(Path.cwd()), monotonic()
     results: list[Result] = []

@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable
 from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
-from ecqx.experiment.relevance_check import check_relevance, has_unsplit_additions
 from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.experiment.start import build_network, check_model, load_start
+from ecqx.experiment.start import UNFIT, build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
-from ecqx.progress import sign
+from ecqx.progress import announced
+from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
+
+# Modules of torchvision.models whose additions are split for relevance, or which have none.
+SPLIT = (
+    *("resnet", "mobilenetv2", "mobilenetv3"),
+    *("alexnet", "densenet", "googlenet", "inception", "shufflenetv2", "squeezenet", "vgg"),
+    *("_utils", "segmentation._utils", "segmentation.deeplabv3", "segmentation.fcn"),
+)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment that is ready to run.
+    """An experiment that is ready to run: data, and model with the weights to start from.
 
-    Attributes
-    ----------
-    settings : RunSettings
-    method : EntropyConstrained
-    device : torch.device
-        Of data and model.
-    data : TensorData
-    model : Module
-        With the weights to start from.
-    start : str
-        Name of these weights in results.
-    remarks : tuple of str
-        Warnings, one line each.
+    ``start`` is the name of these weights in results, ``remarks`` are warnings of one line each.
     """
 
     settings: RunSettings
@@ -60,14 +55,9 @@ class Prepared:
 def prepare(settings: RunSettings) -> Prepared:
     """Check the settings, load data and weights, and check that they fit; quick checks first.
 
-    Makes the folder of the results.
-
-    Raises
-    ------
-    InputError
-        In one line, for the first thing that is wrong or missing.
+    Makes the folder of the results. ``InputError`` for the first thing that is wrong or missing.
     """
-    with input_errors("--lrp: "):  # the settings have checked their other values themselves
+    with input_errors("--"):
         method = method_of(settings)
     device = find_device(settings.device)
     check_trackers(settings.trackers, settings.wandb_key)
@@ -75,7 +65,7 @@ def prepare(settings: RunSettings) -> Prepared:
     check_model(settings.model)
     state = None if settings.model_path is None else read_state(settings.model_path)
     data = load_data(settings)
-    with sign("fitting network and data"):
+    with announced("fitting network and data"):
         model = build_network(settings.model, data, settings.seed)
     start, still_random = load_start(model, settings, state)
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
@@ -83,7 +73,7 @@ def prepare(settings: RunSettings) -> Prepared:
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
         quantizer = method.constrain(copy.deepcopy(model), steps=0)
     if method.relevance is not None:
-        with sign("looking for rules of relevance"):
+        with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
             check_relevance(model, batch, method.relevance, list(quantizer.weights))
     return Prepared(
@@ -99,7 +89,9 @@ def prepare(settings: RunSettings) -> Prepared:
 
 def method_of(settings: RunSettings) -> EntropyConstrained:
     """The method of the settings; ``ValueError`` for a setting out of range."""
-    # Built even without --lrp, so that its settings are always checked.
+    # All settings are checked, those of relevance even without --lrp.
+    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
+    QuantizerSettings(**own)  # type: ignore[arg-type]
     lrp = LRP(
         composite=settings.lrp_composite,
         canonizer=settings.canonizer,
@@ -107,7 +99,6 @@ def method_of(settings: RunSettings) -> EntropyConstrained:
         weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
         alpha=settings.alpha,
     )
-    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
     takes = method_class(settings.method).takes()
     given = {name: value for name, value in (own | asdict(lrp)).items() if name in takes}
     method = build_method(settings.method, given)
@@ -132,6 +123,46 @@ def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -
             f"{settings.model}: its additions are not split for relevance, which grows at each; "
             "compare with ECQ (without --lrp)"
         )
+
+
+def check_relevance(
+    model: nn.Module, batch: tuple[Tensor, Tensor], lrp: LRP, quantized: Sequence[str]
+) -> None:
+    """Measure relevance once on a few samples.
+
+    ``InputError`` if LRP has no rule for a quantized parameter, or no relevance reaches it.
+    """
+    # Imported late: both modules import zennit, which takes seconds.
+    from ecqx.relevance.weights import Attributor, layers_without_rule
+
+    missing = layers_without_rule(model, lrp.composite)
+    _refuse("LRP has no rule for", [name for name in quantized if name in missing])
+    try:
+        found = Attributor(model, lrp)(*batch)
+    except UNFIT as error:
+        raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
+    _refuse("no relevance reaches", [name for name in quantized if name not in found])
+
+
+def _refuse(reason: str, names: Sequence[str]) -> None:
+    """Raise ``InputError`` if any parameter has this problem."""
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise InputError(f"--lrp: {reason} {names[0]}{more} of this model; leave out --lrp (ECQ)")
+
+
+def has_unsplit_additions(model: nn.Module) -> bool:
+    """Whether relevance grows at additions and products that no rule splits.
+
+    Those of torchvision's ResNets and MobileNets, and of the suite's own networks, are split;
+    networks that only chain layers or concatenate their outputs have none.
+    """
+    start = "torchvision.models."
+    libraries = {type(module).__module__ for module in model.modules()}
+    return any(
+        library.startswith(start) and library.removeprefix(start) not in SPLIT
+        for library in libraries
+    )
 
 
 def _check_writable(*files: Path) -> None:

@@ -25,14 +25,14 @@ class Result:
     prepared : Prepared
         What was run.
     scores : dict of str to Scores
-        All metrics on the test split, by stage: ``start``, ``pre-trained`` if there was such a
-        training, ``quantized``, ``decoded file``.
+        All metrics on the test split: ``start``, ``pre-trained`` if there was such a training,
+        ``quantized``, ``decoded file``.
     history : sequence of Epoch
-        Of the quantized training; accuracies of the validation split.
+        Of the quantized training.
     not_quantized : sequence of str
         Parameters of more than one dimension that were excluded.
     file : mapping
-        Measures of the file, from `ecqx.experiment.score.score_file`.
+        From `ecqx.experiment.score.score_file`.
     """
 
     prepared: Prepared

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
@@ -21,7 +19,7 @@ from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.files import write_text
-from ecqx.progress import sign
+from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
 from ecqx.training.distributed import is_first, wait_for_all
 from ecqx.training.evaluation import scores
@@ -38,19 +36,8 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
 
     An interrupted experiment resumes after its last finished epoch when it is run again with the
     same settings, data and weights. Of several processes (`ecqx.training.distributed`) the first
-    one writes.
-
-    Parameters
-    ----------
-    settings : RunSettings
-    say, warn : callable
-        Print a line about the training, and a warning.
-
-    Raises
-    ------
-    InputError
-        Before anything is trained or written, if settings, data, network and weights are not
-        available or do not fit.
+    one writes. ``InputError``, before anything is trained or written, if settings, data, network
+    and weights are not available or do not fit.
     """
     with ExitStack() as stack:
         for folder in (settings.results, settings.data_path):
@@ -104,7 +91,7 @@ class _Experiment:
             bitstream.save(settings.model_file, quantizer, progress=True)
         wait_for_all()
         decoded = copy.deepcopy(model)
-        with sign("evaluating the decoded file"):
+        with announced("evaluating the decoded file"):
             file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
@@ -115,7 +102,8 @@ class _Experiment:
             write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
             for progress in (before, during):
                 progress.unlink(missing_ok=True)
-        self._log(result.numbers, settings.pretrain_epochs + len(history))
+        for log in self.logs:
+            log(result.numbers, settings.pretrain_epochs + len(history))
         return result
 
     def _train(
@@ -129,7 +117,8 @@ class _Experiment:
         def report(epoch: Epoch) -> None:
             numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
             named = {f"{phase}/{name}": value for name, value in numbers.items()}
-            self._log(named, epochs_before + len(trainer.history))
+            for log in self.logs:
+                log(named, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
@@ -144,13 +133,9 @@ class _Experiment:
         )
         return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
-    def _log(self, numbers: dict[str, float], epochs: int) -> None:
-        for log in self.logs:
-            log(numbers, epochs)
-
     def _scores(self) -> Scores:
         """All metrics on the test split."""
-        with sign("evaluating on the test split"):
+        with announced("evaluating on the test split"):
             return scores(self.prepared.model, self.prepared.data.test)
 
 
@@ -164,11 +149,7 @@ def _progress_files(prepared: Prepared) -> list[Path]:
     splits = [getattr(prepared.data, split) for split in SPLITS]
     tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
     for tensor in (*tensors, *prepared.model.state_dict().values()):
-        digest.update(_content(tensor))
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
     folder = prepared.settings.results
     return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]
-
-
-def _content(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().numpy().data

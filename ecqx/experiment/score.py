@@ -24,18 +24,9 @@ def score_file(
     data: TensorData,
     exclude: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Decode a file and measure the network.
+    """Decode a file into a model, on the device of the data, and measure the network.
 
-    Parameters
-    ----------
-    path : Path
-    form : Form
-        Reads the file.
-    model : Module
-        The network, on the device of the data; its weights are replaced by those of the file.
-    data : TensorData
-    exclude : sequence of str
-        Parameters whose name contains one of these were not to be quantized.
+    Parameters whose name contains one of ``exclude`` were not to be quantized.
 
     Returns
     -------

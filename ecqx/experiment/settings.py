@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,6 @@ WEIGHT_DECAY = 5e-6
 # Published: stop when accuracy has not risen by this much for this many epochs. Here it is accuracy
 # on the validation split, not the test split, which must not choose anything.
 PATIENCE, MIN_DELTA = 4, 0.001
-
-_LARGE = sys.float_info.max
-_RANGES: dict[str, tuple[float, float]] = {
-    # BatchNorm cannot be trained on one sample.
-    "batch_size": (2, _LARGE),
-    "pretrain_epochs": (0, _LARGE),
-    "workers": (0, _LARGE),
-    "bitwidth": (2, 8),
-    "lam": (0, _LARGE),
-    "p": (0, 1),
-    "seed": (0, 2**32 - 1),
-    "image_size": (1, 4096),
-}
-_OPTIONS = {"lam": "Lambda"}
 # Settings that do not change a result: places, trackers, verbosity. Weights and data are recorded
 # by other names.
 _LEFT_OUT = (
@@ -48,33 +33,8 @@ _LEFT_OUT = (
 class RunSettings:
     """Settings of one experiment; names and defaults are those of the published ``run.py``.
 
-    ``ecqx run --help`` describes each; here is what that leaves open.
-
-    Attributes
-    ----------
-    lr : float
-        Adam's learning rate, of both trainings.
-    model : str
-        For `ecqx.models.build`.
-    model_path : Path, optional
-        Checkpoint to start from, in any form that `ecqx.coding.checkpoint.read_state` knows.
-    tracker : tuple of str
-        Of `ecqx.experiment.tracking.TRACKERS`.
-    bitwidth : int
-        2 to 8, of ECQ; `bits` is that of any quantizer.
-    lam, p : float
-        See `ecqx.quantizers.settings.QuantizerSettings`.
-    lrp_output, lrp_composite, lrp_w_rule, canonizer : str
-        See `ecqx.weight_relevance`.
-    alpha : float
-        In [0, 1), see `ecqx.LRP`.
-    seed : int
-        Of random weights, the order of the samples and dropout. The splits do not depend on it.
-
-    Raises
-    ------
-    InputError
-        For the first setting that is out of range.
+    The command checks ranges and choices, and ``ecqx run --help`` lists them. ``bitwidth`` is that
+    of ECQ, `bits` that of any quantizer. ``InputError`` for settings that do not fit together.
     """
 
     batch_size: int = 64
@@ -109,22 +69,6 @@ class RunSettings:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                right = f"at least {low}" if high == _LARGE else f"{low} to {high}"
-                option = _OPTIONS.get(name, name)
-                raise InputError(f"--{option}: {value}, but it must be a number, {right}")
-        for name, choices in (
-            ("dataset", DATASETS),
-            ("device", DEVICES),
-            ("quantizer", QUANTIZERS),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise InputError(f"--{name}: {value!r}, but there are {', '.join(choices)}")
-        for name in self.tracker:
-            if name not in TRACKERS:
-                raise InputError(f"--tracker: {name!r}, but there are {', '.join(TRACKERS)}")
         with input_errors("--"):
             _ = self.training
         if self.model_path is not None and self.model_rand_int:
@@ -153,7 +97,7 @@ class RunSettings:
     @property
     def trackers(self) -> tuple[str, ...]:
         """The trackers to use, each once."""
-        asked = {*self.tracker, *(["wandb"] if self.wandb else [])}
+        asked = (*self.tracker, "wandb" if self.wandb else "")
         return tuple(name for name in TRACKERS if name in asked)
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.data.tensors import TensorData
-from ecqx.errors import InputError
+from ecqx.errors import InputError, input_errors
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS, build
@@ -31,13 +31,7 @@ def check_model(name: str) -> None:
 
 
 def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
-    """Build a network for the data, with random weights.
-
-    Raises
-    ------
-    InputError
-        If the network does not take the kind, size or number of channels of the data.
-    """
+    """Build a network for the data, with random weights; ``InputError`` if it does not fit them."""
     inputs, targets = next(loaded.train.batches(2))
     classes = len(loaded.classes)
     shape = "×".join(map(str, inputs.shape[1:]))
@@ -51,7 +45,9 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
         raise InputError(
             f"--model {name} does not take {loaded.label}, inputs of {shape} ({reason})"
         ) from error
-    _check_restorable(name, model)
+    # Some networks of torchvision are more than their state_dict.
+    with input_errors(f"--model {name}: its tensors alone do not restore it: "):
+        model.load_state_dict(dict(model.state_dict()))
     objective = objective_of(loaded.train.targets)
     wanted: tuple[int, ...] = (len(inputs), classes)
     if objective is SEGMENTATION:
@@ -60,16 +56,6 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
         kind = "each pixel" if objective is SEGMENTATION else "each sample as a whole"
         raise InputError(f"--model {name} does not fit {loaded.label}, which labels {kind}")
     return model
-
-
-def _check_restorable(name: str, model: nn.Module) -> None:
-    """Raise ``InputError`` for the few networks that their state_dict alone does not restore."""
-    try:
-        model.load_state_dict(dict(model.state_dict()))
-    except ValueError as error:
-        raise InputError(
-            f"--model {name}: its tensors alone do not restore it ({error})"
-        ) from error
 
 
 def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
@@ -84,22 +70,9 @@ def load_start(
 ) -> tuple[str, list[str]]:
     """Load the weights to start from into a network with random weights.
 
-    Parameters
-    ----------
-    model : Module
-    settings : RunSettings
-    state : mapping of str to Tensor, optional
-        Contents of the checkpoint that the settings name.
-
-    Returns
-    -------
-    (str, list of str)
-        Name of the weights in results, and the tensors that remain random.
-
-    Raises
-    ------
-    InputError
-        If the weights do not fit or are not available.
+    ``state`` is the content of the checkpoint that the settings name. Returns the name of the
+    weights in results, and the tensors that remain random; ``InputError`` if the weights do not fit
+    or are not available.
     """
     if state is not None and settings.model_path is not None:
         return settings.model_path.name, load_weights(model, state, str(settings.model_path))

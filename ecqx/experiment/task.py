@@ -16,16 +16,9 @@ from ecqx.models.networks import build
 
 @dataclass(frozen=True)
 class Task:
-    """A network on a data set.
+    """A network (arguments of `ecqx.models.build`) on a data set (a file of `TensorData`).
 
-    Attributes
-    ----------
-    network : mapping
-        Arguments of `ecqx.models.build`, the name included.
-    data : Path
-        File that `ecqx.data.tensors.TensorData.load` reads.
-    enlarge : int
-        Each pixel is repeated this many times in both directions.
+    Each pixel is repeated ``enlarge`` times in both directions.
     """
 
     network: Mapping[str, Any]

@@ -1,7 +1,8 @@
 """Where the numbers of a training are sent: to DVCLive, TensorBoard or Weights & Biases.
 
 A tracker is a context manager that yields a function to record numbers. It writes to a folder of
-its name in the results, ``folder``, and shows the settings ``config`` beside the numbers.
+its name in the results, ``folder``, and shows the settings ``config`` beside the numbers. With
+``resume`` it continues what an interrupted run wrote, otherwise it replaces that.
 """
 
 from __future__ import annotations
@@ -30,10 +31,7 @@ Log = Callable[[Mapping[str, float], int], None]
 
 @contextmanager
 def dvclive(folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> Iterator[Log]:
-    """Files that ``dvc metrics``, ``dvc plots`` and DVC's editors show.
-
-    With ``resume`` they continue those of an interrupted run, otherwise they replace them.
-    """
+    """Files that ``dvc metrics``, ``dvc plots`` and DVC's editors show."""
     from dvclive.live import Live
 
     # Independent of a DVC repository that the folder may be in.
@@ -56,7 +54,7 @@ def dvclive(folder: Path, name: str, config: Mapping[str, Any], resume: bool) ->
 
 @contextmanager
 def tensorboard(folder: Path, name: str, config: Mapping[str, Any], resume: bool) -> Iterator[Log]:
-    """Event files that TensorBoard shows; ``resume`` as for `dvclive`."""
+    """Event files that TensorBoard shows."""
     from torch.utils.tensorboard import SummaryWriter
 
     own = folder / "tensorboard" / name
@@ -81,12 +79,7 @@ def wandb(folder: Path, name: str, key: str, config: Mapping[str, Any]) -> Itera
     """Weights & Biases, or files where ``WANDB_MODE=offline``.
 
     With an empty ``key`` the package looks for one where it stores them. The server counts steps
-    itself.
-
-    Raises
-    ------
-    InputError
-        If the server refuses the key, or cannot be reached.
+    itself. ``InputError`` if it refuses the key or cannot be reached.
     """
     own = folder / "wandb"
     is_new = not own.exists()
@@ -140,9 +133,7 @@ def check_trackers(names: Sequence[str], wandb_key: str = "") -> None:
 def _refusal(reason: str, key: str) -> str:
     """One line, without the key."""
     first = reason.splitlines()[0].rstrip(".") if reason else "no reason given"
-    if key:
-        first = first.replace(key, "(key)")
     return (
-        f"--wandb: Weights & Biases: {first}; give a valid --wandb_key, or set WANDB_MODE=offline "
-        "to keep the numbers in files"
+        f"--wandb: Weights & Biases: {first.replace(key, '(key)') if key else first}; give a valid "
+        "--wandb_key, or set WANDB_MODE=offline to keep the numbers in files"
     )

@@ -27,19 +27,9 @@ RESULT = "network.safetensors"
 class Training:
     """A training job (`ecqx.experiment.jobs.Job`).
 
-    Attributes
-    ----------
-    task : Task
-    fit : FitSettings
-    seed : int
-        Of the order of the samples, of dropout and of weights that are not in the start.
-    method : Method, optional
-        Constrains the weights; None trains in full precision.
-    start : Path, optional
-        Checkpoint (`write_coded_state`) to start from; None: random weights.
-    device : {"auto", "cpu"}
-    key : str
-        Hash of the other fields, the data, the start's contents and the code.
+    Without a ``method`` it trains in full precision, without a ``start`` (a checkpoint of
+    `write_coded_state`) from random weights. ``key`` is a hash of the other fields, the data, the
+    start's contents and the code.
     """
 
     task: Task

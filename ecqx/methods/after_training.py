@@ -14,7 +14,7 @@ from ecqx.methods.interface import Method
 class AfterTraining(Method):
     """A method that does not constrain training; its form of file takes its settings."""
 
-    is_trained: ClassVar[bool] = False
+    constrains_training: ClassVar[bool] = False
 
     def constrain(self, model: nn.Module, steps: int) -> None:
         return None

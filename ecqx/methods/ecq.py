@@ -26,9 +26,6 @@ class EntropyConstrained(Method):
 
     Attributes
     ----------
-    quantizer : QuantizerSettings
-    relevance : LRP, optional
-        None for a method without relevance.
     quantizer_class : callable
         Takes model, settings and relevance.
     defaults : mapping

@@ -28,16 +28,15 @@ class Method(ABC):
         The form of its files, a name of `ecqx.coding.forms`.
     width : int, optional
         Bits a weight, where they are no setting.
-    is_trained : bool
-        Whether training constrains the weights. If not, the model is trained on in full precision
-        for as many epochs and compressed afterwards.
+    constrains_training : bool
+        If not, the model is trained on in full precision for as many epochs, and compressed then.
     selection : {"best", "last"}
         The epoch to keep: "last" where only the last one meets the settings.
     """
 
     form: ClassVar[str]
     width: ClassVar[int | None] = None
-    is_trained: ClassVar[bool] = True
+    constrains_training: ClassVar[bool] = True
     selection: ClassVar[Selection] = "best"
 
     @classmethod
@@ -46,19 +45,8 @@ class Method(ABC):
         return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
 
     @classmethod
-    def is_tunable(cls) -> bool:
-        """Whether the method has a setting to tune."""
-        return bool(cls.takes())
-
-    @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
-        """The method with these settings.
-
-        Raises
-        ------
-        ValueError
-            If a setting is unknown, missing or out of range.
-        """
+        """The method with these settings; ``ValueError`` if one is missing or out of range."""
         return cls(**settings)
 
     def settings(self) -> dict[str, Any]:
@@ -72,18 +60,9 @@ class Method(ABC):
 
     @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Constraint | None:
-        """Attach the method's quantizer to a model, in place.
+        """Attach the method's quantizer to a model, in place, for a training of so many steps.
 
-        Parameters
-        ----------
-        model : Module
-        steps : int
-            Of the whole training.
-
-        Returns
-        -------
-        Constraint or None
-            For `ecqx.training.trainer.Trainer`; None if training is not constrained.
+        Returns the constraint for `ecqx.training.trainer.Trainer`; None if training has none.
         """
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:

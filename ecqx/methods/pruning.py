@@ -25,30 +25,14 @@ RAMP = 0.5
 class PrunedUniform(IntegerWeights):
     """Weights on ECQ's grid, with the smallest magnitudes of all layers pruned step by step.
 
-    After step t of T the share ``s·(1 − (1 − t/(RAMP·T))³)`` of all weights is zero (paper,
-    equation 1, with initial sparsity 0), and s after step ``RAMP·T``. The others go to the nearest
-    centroid of ECQ's grid, which is fitted once, before training. Gradients pass straight through
-    rounding and clamping; those of pruned weights are zero.
-
-    Parameters
-    ----------
-    model, exclude
-        As for `ecqx.quantizers.latent.LatentWeights`.
-    bits : int
-        Bit width, 2 to 8.
-    sparsity : float
-        s, in [0, 1).
-    steps : int
-        T, the steps of the whole training.
+    After step t of T = ``steps`` the share ``s·(1 − (1 − t/(RAMP·T))³)`` of all weights is zero
+    (paper, equation 1, with initial sparsity 0), and s after step ``RAMP·T``. The others go to the
+    nearest centroid of ECQ's grid, which is fitted once, before training. Gradients pass straight
+    through rounding and clamping; those of pruned weights are zero.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        bits: int,
-        sparsity: float,
-        steps: int,
-        exclude: Sequence[str] = (),
+        self, model: nn.Module, bits: int, sparsity: float, steps: int, exclude: Sequence[str] = ()
     ) -> None:
         super().__init__(model, exclude)
         self.bits, self.final_sparsity, self.steps = bits, sparsity, steps
@@ -97,7 +81,7 @@ class PrunedUniform(IntegerWeights):
 
 @dataclass(frozen=True)
 class Pruning(Method):
-    """Gradual magnitude pruning at one bit width; settings as of `PrunedUniform`."""
+    """Gradual magnitude pruning to a sparsity in [0, 1) at one bit width, 2 to 8."""
 
     bits: int
     sparsity: float

@@ -56,10 +56,7 @@ def check_names(name: str, settings: Iterable[str]) -> None:
 def build_method(name: str, settings: Mapping[str, Any]) -> Method:
     """A method with the settings of one run, by the names of `Method.takes`.
 
-    Raises
-    ------
-    ValueError
-        If there is no such method or setting, or a setting is missing or out of range.
+    ``ValueError`` if there is no such method or setting, or a setting is missing or out of range.
     """
     check_names(name, settings)
     try:

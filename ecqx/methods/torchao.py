@@ -25,13 +25,6 @@ class FakeQuantized(StraightThrough):
 
     `torchao.quantization.qat` itself replaces linear layers only. Its quantizer takes any matrix;
     here each weight is one, with a row for each output, so that convolutions are quantized, too.
-
-    Parameters
-    ----------
-    bits : int
-        4 or 8.
-    group : int
-        Weights that share a scale; 0 for a row. A row that is no multiple of it is one group.
     """
 
     def __init__(
@@ -69,7 +62,8 @@ def group_size(weight: Tensor, group: int) -> int:
 class TorchaoWeights(Method):
     """Symmetric integers with a scale a group, two of 4 bit in a byte, then zstd.
 
-    ``bits`` and ``group`` as of `FakeQuantized`.
+    ``bits`` is 4 or 8, ``group`` the number of weights that share a scale, 0 for a row. A row that
+    is no multiple of it is one group.
     """
 
     bits: int

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from ecqx.errors import input_errors
@@ -31,32 +31,25 @@ Lam = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 
-def _all_different(values: list[Any]) -> list[Any]:
-    if len({json.dumps(value) for value in values}) != len(values):
-        raise ValueError("the values must differ")
-    return values
+class LayerSettings(Settings):
+    """The run whose layers are shown; a task without such a run shows none."""
+
+    bits: Bits
+    lam: Lam
+    seed: int
 
 
-# The same value twice would be two runs of one name.
-Different = (Field(min_length=1), AfterValidator(_all_different))
+class Evaluate(Settings):
+    """The section ``evaluate``."""
+
+    layers: LayerSettings
 
 
 def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:
-    """Read and check the settings that a stage uses.
+    """Read and check the sections of a suite's params.yaml that are fields of ``section``.
 
-    Parameters
-    ----------
-    suite : str
-        Name of the suite.
-    section : type of Settings
-        Its fields are the sections of the suite's params.yaml that are read.
-    is_whole : bool
-        Whether other sections are an error.
-
-    Raises
-    ------
-    InputError
-        One line that names the file, the setting and what would be right.
+    ``InputError`` with one line that names the file, the setting and what would be right. With
+    ``is_whole`` other sections are an error.
     """
     path = suites.params_path(suite)
     content = suites.read_params(path)

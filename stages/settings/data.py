@@ -78,6 +78,9 @@ class ImageFolder(Loader):
         return next((path for path in candidates if path.exists()), None)
 
 
+CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
 class Cifar(Loader):
     """The official archives of CIFAR-10 and CIFAR-100."""
 
@@ -86,14 +89,10 @@ class Cifar(Loader):
     seed: int
 
     def available(self, root: Path) -> bool:
-        return is_available(cifar_source(self._classes), root)
+        return is_available(cifar_source(CLASSES[self.name]), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
-        return cifar(root, self._classes, self.validation, self.seed)
-
-    @property
-    def _classes(self) -> int:
-        return 10 if self.name == "cifar10" else 100
+        return cifar(root, CLASSES[self.name], self.validation, self.seed)
 
 
 class SpeechCommands(Loader):

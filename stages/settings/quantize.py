@@ -30,7 +30,7 @@ _BANDS = {"[-p, 0]": (-1.0, 0.0), "[0, p]": (0.0, 1.0)}
 # methods' settings are less similar to its fields.
 ALMOST_EQUAL = 0.8
 # Settings that have columns of their own in results, so that the words on a run leave them out.
-_COLUMNS = ("bits", "lam", "p")
+_NAMED_APART = ("bits", "lam", "p")
 
 
 class Sweep(Settings):
@@ -86,7 +86,7 @@ class Sweep(Settings):
         return ", ".join(
             f"{name} {_word(combination[name])}"
             for name, value in self._given.items()
-            if _is_listed(name, value) and name not in _COLUMNS
+            if _is_listed(name, value) and name not in _NAMED_APART
         )
 
 

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ecqx.report.rules import Rules
-from stages.settings.base import Bits, Lam, Positive, Settings, Share
-from stages.settings.layers import Evaluate
+from stages.settings.base import Bits, Evaluate, Lam, Positive, Settings, Share
 
 
 class PublishedSetup(Settings):

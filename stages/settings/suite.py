@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
-import torch
 from pydantic import Field, model_validator
 
 from ecqx.errors import InputError
@@ -13,9 +12,8 @@ from ecqx.methods.registry import method_class
 from ecqx.models import networks
 from stages import suites
 from stages.command import command, run_command_line, suite_argument
-from stages.settings.base import load
+from stages.settings.base import Evaluate, load
 from stages.settings.data import Data
-from stages.settings.layers import Evaluate
 from stages.settings.quantize import Quantize
 from stages.settings.report import Report
 from stages.settings.tasks import PretrainSettings
@@ -25,15 +23,9 @@ from stages.sweeps import runs_of
 class Suite(PretrainSettings):
     """A suite's params.yaml; each stage reads its own sections.
 
-    Attributes
-    ----------
-    suite : str
-        Its name.
-    root, params : str
-        For dvc.yaml: the repository's root, relative to the suite's folder, and these settings,
-        relative to the root.
-    published : bool
-        Whether the committed results have to be those of the committed code.
+    ``root`` and ``params`` are for dvc.yaml: the repository's root, relative to the suite's folder,
+    and these settings, relative to the root. The committed results of a suite that is ``published``
+    have to be those of the committed code.
     """
 
     suite: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
@@ -69,8 +61,7 @@ class Suite(PretrainSettings):
             if task.data not in self.data.sets:
                 raise ValueError(f"tasks.{name}.data must be one of {', '.join(self.data.sets)}")
             try:
-                with torch.device("meta"):  # no memory, no random numbers
-                    networks.build(**task.model)
+                networks.build(**task.model)
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from error
         return self
@@ -84,7 +75,7 @@ class Suite(PretrainSettings):
             if counts and rules is None:
                 raise ValueError(f"report.comparison.tasks must name {name}, which has such sweeps")
             for method, count in counts.items():
-                wanted = rules.trials if rules and method_class(method).is_tunable() else 1
+                wanted = rules.trials if rules and method_class(method).takes() else 1
                 if count != wanted:
                     raise ValueError(
                         f"quantize.tasks.{name}: {method} has {count} trials, it needs {wanted}"
@@ -93,13 +84,7 @@ class Suite(PretrainSettings):
 
 
 def load_suite(name: str) -> Suite:
-    """Read and check all settings of a suite.
-
-    Raises
-    ------
-    InputError
-        One line that names the file, the setting and what would be right.
-    """
+    """Read and check all settings of a suite; ``InputError`` in one line if one is wrong."""
     settings, path = load(name, Suite, is_whole=True), suites.params_path(name)
     up = "/".join(".." for _ in path.parent.parts) or "."
     for setting, right in (("suite", name), ("root", up), ("params", path.as_posix())):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ecqx.training.settings import FitSettings
-from stages.settings.base import Different, Positive, Settings
+from stages.settings.base import Positive, Settings
 
-Seeds = Annotated[list[int], *Different]
+
+def _all_different(values: list[int]) -> list[int]:
+    if len(set(values)) != len(values):
+        raise ValueError("the values must differ")
+    return values
+
+
+# The same seed twice would be two runs of one name.
+Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_all_different)]
 Device = Literal["cpu", "auto"]
 
 

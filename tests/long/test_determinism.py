@@ -53,7 +53,7 @@ def test_both_runs_wrote_the_same_bytes(
 ) -> None:
     first, second = runs
     with chdir(first.root):
-        lock = suites.lock_path(suite)
+        lock = suites.folder(suite) / suites.LOCK
     path = str(lock) if output == LOCK else output.replace("${suite}", suite)
     digests = first.digests(path)
     record_property("files", len(digests))
