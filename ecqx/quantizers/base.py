@@ -199,7 +199,11 @@ class Quantizer(LatentWeights):
     @torch.no_grad()
     def _write_centroids(self) -> None:
         for name, weight in self.weights.items():
-            weight.copy_(_select(self.grids[name].values, self.index[name]))
+            values, index = self.grids[name].values, self.index[name]
+            if weight.is_contiguous() and weight.dtype == values.dtype:
+                torch.index_select(values, 0, index.view(-1), out=weight.detach().view(-1))
+            else:
+                weight.copy_(_select(values, index))
 
     def integers(self) -> dict[str, Tensor]:
         """The integers k of the weights ``k * step``, int16, by parameter name."""
