@@ -403,7 +403,14 @@ def messages() -> dict[str, re.Pattern[str]]:
         for folder in ("ecqx", "stages")
         for path in (ROOT / folder).rglob("*.py")
     ]
-    found = {told(node) or "" for tree in trees for node in ast.walk(tree)}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    found = {told(node) or "" for node in nodes}
+    # The reason follows what `input_errors` puts before it.
+    found |= {
+        f"{told(node.args[0])}{ANYTHING}"
+        for node in nodes
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "input_errors"
+    }
     # The installation speaks through a shell script.
     found |= set(re.findall(r'fail "([^"]+)"', (ROOT / "stages/setup").read_text()))
     return {text: as_pattern(text) for text in found if len(text.replace(ANYTHING, "")) >= 12}

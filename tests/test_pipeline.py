@@ -528,7 +528,7 @@ def test_edits_train_their_own_runs_alone(finished: Copy, copy: Copy) -> None:
     assert before == finished.progress()
     copy.change_settings("smoke", another_lambda)
     copy.edit("ecqx/methods/pruning.py", "RAMP = 0.5", "RAMP = 0.25")
-    copy.edit("ecqx/data/tensors.py", "Iterate over the split once.", "Yield each batch once.")
+    copy.edit("ecqx/data/tensors.py", "Iterate over inputs", "Yield each batch;")
     assert copy.repro("quantize") == ["fingerprint", "quantize"]
     after = copy.progress()
     assert {name: after[name] for name in before} == before
@@ -556,7 +556,7 @@ def test_finished_trainings_start_no_process(copy: Copy, monkeypatch: pytest.Mon
 
 
 def test_edits_make_stale_what_they_can_change_and_nothing_else(copy: Copy) -> None:
-    copy.edit("ecqx/data/tensors.py", "Iterate over the split once.", "Yield each batch once.")
+    copy.edit("ecqx/data/tensors.py", "Iterate over inputs", "Yield each batch;")
     copy.change_settings("smoke", another_title)
     assert copy.changed() == {"fingerprint", "report"}
     assert copy.stale() == {"report"}
