@@ -18,9 +18,10 @@ from conftest import Ratio
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ecqx.assignment.assign import AssignmentSettings, assign_layers, survey
+from ecqx.assignment.assign import assign_layers, extremes, occupancy
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.assignment.information import information_cost
+from ecqx.assignment.settings import AssignmentSettings
 
 SIZE = (512, 512, 3, 3)
 BITS, LAMBDA, P = 4, 0.05, 0.1
@@ -42,6 +43,7 @@ class Case:
     def assign(self, method: str) -> Tensor:
         """Ours, into the tensor that is there."""
         assign_layers(
+            ["layer"],
             [self.weight],
             self.grids,
             AssignmentSettings(LAMBDA, P),
@@ -53,7 +55,8 @@ class Case:
 
     def dense_costs(self) -> Tensor:
         n = self.weight.numel()
-        seen = survey([self.weight.flatten()], self.grids)
+        flat = [self.weight.flatten()]
+        seen = occupancy(flat, extremes(flat), self.grids)
         cost = information_cost(seen, self.grids, LAMBDA, n)[0].float()
         return (self.weight.flatten()[:, None] - self.grid.values).square_() + cost
 

@@ -12,9 +12,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ecqx.assignment.assign import assign_layers
 from ecqx.data import Split
 from ecqx.models import build
-from ecqx.quantizers import base as constrained
 from ecqx.quantizers.ecqx import ECQx
 from ecqx.relevance import LRP
 from ecqx.training.settings import FitSettings
@@ -122,13 +122,12 @@ def convolve_four_times(layer: nn.Conv2d, x: Tensor) -> None:
 
 def test_profile(benchmark: BenchmarkFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the time of an ECQx step goes: the share of each operator's own time."""
-    assign_layers = constrained.assign_layers
 
     def recorded(*arguments: Any) -> None:
         with record_function("assignment"):
             assign_layers(*arguments)
 
-    monkeypatch.setattr(constrained, "assign_layers", recorded)
+    monkeypatch.setattr("ecqx.quantizers.base.assign_layers", recorded)
     ours, data = trainer(LRP()), batch()
     ours.step(*data)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
