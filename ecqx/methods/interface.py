@@ -60,7 +60,7 @@ class Method(ABC):
 
     @abstractmethod
     def constrain(self, model: nn.Module, steps: int) -> Constraint | None:
-        """Attach the method's quantizer to a model, in place, for a training of so many steps.
+        """Attach the method's quantizer to a model, in place; training has ``steps`` steps.
 
         Returns the constraint for `ecqx.training.trainer.Trainer`; None if training has none.
         """

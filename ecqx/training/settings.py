@@ -73,7 +73,7 @@ class FitSettings:
 
 
 def steps_per_epoch(samples: int, fit: FitSettings) -> int:
-    """Number of training steps in an epoch of so many samples."""
+    """Number of training steps in an epoch over ``samples`` samples."""
     batches, left_over = divmod(samples, fit.batch_size)
     if left_over > 1 or (left_over == 1 and batches == 0):
         batches += 1
