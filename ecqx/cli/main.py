@@ -21,7 +21,7 @@ from ecqx.progress import announced, counted
 from ecqx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -105,6 +105,13 @@ cli.add_command(run)
     help="Leave tensors with this in their name unquantized. May be repeated.",
 )
 @click.option(
+    "--include",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Quantize tensors with this in their name, too, though they are not named as weights. May "
+    "be repeated.",
+)
+@click.option(
     "--floats",
     type=click.Choice(["raw", "published"]),
     default="raw",
@@ -119,13 +126,16 @@ def encode(
     bitwidth: int,
     lam: float,
     exclude: tuple[str, ...],
+    include: tuple[str, ...],
     floats: Any,
 ) -> None:
     """Write a model to one small file.
 
     CHECKPOINT is a quantizer checkpoint, whose integers are coded unchanged, or a state_dict
-    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training. Without training
-    accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
+    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training: tensors of more
+    than one dimension that are named `weight` or `..._weight`. Others are named and stored as they
+    are. Without training accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by
+    `ecqx run`.
 
     \b
     Example:
@@ -140,17 +150,21 @@ def encode(
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
         pass  # so that a missing file is reported in our words, not a library's
+    left: list[str] = []
     if is_coded_state(checkpoint):
-        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
+        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include"))
         coded = read_coded_state(checkpoint)
     else:
         state = read_state(checkpoint)
-        coded = CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+        weights, left = _weights(checkpoint, state, exclude, include)
+        coded = CodedState(state, _quantize(checkpoint, weights, bitwidth, lam))
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     click.echo(summary(output, bitstream.inspect(output, statistics=False)))
+    if left:
+        click.echo(f"not named as weights, so not quantized (--include): {', '.join(left)}")
 
 
 @cli.command()
@@ -226,25 +240,42 @@ def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[s
             raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
 
 
+def _weights(
+    path: Path, state: Mapping[str, Tensor], exclude: Sequence[str], include: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a state_dict to quantize, and the names of those that only `include` takes."""
+    from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
+
+    tensors = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
+    for option, parts, names in (("--exclude", exclude, state), ("--include", include, tensors)):
+        unused = [part for part in parts if part not in parts_in(parts, names)]
+        if unused:
+            line = f"{path}: no tensor has {' or '.join(map(repr, unused))} in its name ({option})"
+            if len(unused) == len(parts):
+                raise InputError(line)
+            click.echo(f"ecqx: {line}", err=True)
+    kept = {name: t for name, t in tensors.items() if not parts_in(exclude, [name])}
+    weights = {
+        name: tensor
+        for name, tensor in kept.items()
+        if is_weight_of_state(name, tensor) or parts_in(include, [name])
+    }
+    if not weights:
+        raise InputError(
+            f"{path}: no tensor to quantize (floating point, two or more dimensions, named weight "
+            "or ..._weight); --include takes others"
+        )
+    return weights, [name for name in kept if name not in weights]
+
+
 def _quantize(
-    path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
+    path: Path, weights: Mapping[str, Tensor], bits: int, lam: float
 ) -> dict[str, QuantizedTensor]:
-    """Quantize the weights of a state_dict by ECQ, without training; Λ is scaled by layer size."""
+    """Quantize weights by ECQ, without training; Λ is scaled by layer size."""
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor
-    from ecqx.modules import is_excluded, is_weight
 
-    for part in exclude:
-        if not any(part in name for name in state):
-            raise InputError(f"{path}: no tensor has {part!r} in its name (--exclude)")
-    weights = {
-        name: tensor
-        for name, tensor in state.items()
-        if is_weight(tensor) and not is_excluded(name, exclude)
-    }
-    if not weights:
-        raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
     largest = max(weight.numel() for weight in weights.values())
     quantized = {}
     for name, weight in counted(weights.items(), "quantizing", "tensor"):
