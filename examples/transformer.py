@@ -3,10 +3,11 @@
     python examples/transformer.py
 
 reads each of scikit-learn's digits row by row, as eight words of eight pixels. ECQ asks nothing of
-a network and quantizes the weights of all its layers. ECQx asks for the relevance of each: PyTorch's attention
-uses its matrices without a call of a layer, so there is no rule for them, and ECQx says so in one
-line. Without them it works, but note that relevance passes attention, LayerNorm and the additions
-around them as a plain gradient, which conserves nothing: compare with ECQ before you prefer it.
+a network and quantizes the weights of all its layers. ECQx asks for the relevance of each:
+PyTorch's attention uses its matrices without a call of a layer, so there is no rule for them, and
+ECQx says so in one line. Without them it works, but note that relevance passes attention, LayerNorm
+and the additions around them as a plain gradient, which conserves nothing: compare with ECQ before
+you prefer it.
 """
 
 from __future__ import annotations

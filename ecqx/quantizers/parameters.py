@@ -97,9 +97,11 @@ def survey(
     ------
     ValueError
         In one line, for a parameter that has no values yet, that a weight is computed from, or
-        that shares a part of its memory with another one; or if nothing is left to quantize.
+        that shares a part of its memory with another one; if nothing is left to quantize; or for
+        names that are none (`ecqx.modules.name_parts`).
     """
     check_has_values(model)
+    exclude, include = name_parts("exclude", exclude), name_parts("include", include)
     named = list(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
     for name, tensor in named:
