@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from click.shell_completion import get_completion_class
 
 from ecqx.cli.contents import as_json, summary, table
 from ecqx.cli.run import run
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning, warnings_to
 from ecqx.progress import announced, counted
 from ecqx.version import __version__
 
@@ -36,7 +37,8 @@ _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
     try:
-        sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
+        with warnings_to(lambda line: click.echo(f"ecqx: {line}", err=True)):
+            sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
     except _NO_COMMAND as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
@@ -253,7 +255,7 @@ def _weights(
             line = f"{path}: no tensor has {' or '.join(map(repr, unused))} in its name ({option})"
             if len(unused) == len(parts):
                 raise InputError(line)
-            click.echo(f"ecqx: {line}", err=True)
+            warnings.warn(line, InputWarning, stacklevel=2)
     kept = {name: t for name, t in tensors.items() if not parts_in(exclude, [name])}
     weights = {
         name: tensor

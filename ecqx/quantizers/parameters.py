@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ecqx.errors import InputWarning
 from ecqx.modules import (
     WEIGHTED,
     check_has_values,
@@ -151,7 +152,7 @@ def _reason_to_keep(tensor: Tensor, excluded_by: str, is_wanted: bool) -> str:
     return "" if is_wanted else NO_WEIGHT
 
 
-class UnusedNameWarning(UserWarning):
+class UnusedNameWarning(InputWarning):
     """A part of a name in ``exclude`` or ``include`` that no parameter has in its name."""
 
 
@@ -210,6 +211,7 @@ def warn_of_unknown_layers(model: nn.Module, parameters: Iterable[ModelParameter
             f"not quantized: {first}{f' and {more} more' if more else ''}, because "
             f"{' and '.join(dict.fromkeys(unknown.values()))} is no layer of torch; include=[…] "
             "with a part of their names quantizes them",
+            InputWarning,
             stacklevel=3,
         )
 
