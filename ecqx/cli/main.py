@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,10 @@ _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
+    # Names of files need not be UTF-8, and a terminal need not know every character of a name:
+    # what cannot be written is escaped, as on stderr.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings_to(lambda line: click.echo(f"ecqx: {line}", err=True)):
             sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
