@@ -109,7 +109,7 @@ def survey(
         names.setdefault(id(tensor), []).append(name)
     sources = dict(_sources(model))
     weights = {id(tensor) for _, tensor in weights_of(model)}
-    weights |= {id(tensor) for name, tensor in named if name in sources and sources[name].is_weight}
+    weights |= {tensor for tensor, source in sources.items() if source.is_weight}
     found = []
     for name, tensor in named:
         every = names[id(tensor)]
@@ -122,11 +122,11 @@ def survey(
             "the model has no weight to quantize: no parameter of more than one dimension of a "
             "linear, convolution, embedding or attention layer is left; include can name others"
         )
-    for name in (parameter.name for parameter in quantized):
+    for parameter in quantized:
         # Its centroids would not be the weights that the network computes with.
-        if name in sources:
+        if source := sources.get(id(parameter.tensor)):
             raise ValueError(
-                f"{name}: {sources[name].computed} is computed from it in each pass; make that "
+                f"{parameter.name}: {source.computed} is computed from it in each pass; make that "
                 "permanent (remove_parametrizations, remove_weight_norm, prune.remove) or exclude "
                 "it"
             )
@@ -199,10 +199,11 @@ def used_parts(model: nn.Module, setting: str, parts: Iterable[str]) -> tuple[st
 
 def warn_of_unknown_layers(model: nn.Module, parameters: Iterable[ModelParameter]) -> None:
     """Name what is not quantized although it is called a weight: its layer is not of torch."""
+    layers = {id(p): type(layer) for layer in model.modules() for p in layer._parameters.values()}
     unknown: dict[str, str] = {}
     for parameter in parameters:
         if parameter.kept == NO_WEIGHT and is_named_weight(parameter.name):
-            layer = type(model.get_submodule(parameter.name.rpartition(".")[0]))
+            layer = layers[id(parameter.tensor)]
             if not layer.__module__.startswith("torch.nn."):
                 unknown[parameter.name] = layer.__name__
     if unknown:
@@ -224,12 +225,13 @@ class _Computed:
     is_weight: bool
 
 
-def _sources(model: nn.Module) -> Iterator[tuple[str, _Computed]]:
-    """The parameters that others are computed from in each forward pass, by all their names."""
-    for prefix, module in model.named_modules(remove_duplicate=False):
+def _sources(model: nn.Module) -> Iterator[tuple[int, _Computed]]:
+    """The parameters, by their `id`, that others are computed from in each forward pass."""
+    for module in model.modules():
+        is_layer = isinstance(module, WEIGHTED)
         for source, name in _computed(module):
-            is_weight = isinstance(module, WEIGHTED) and is_named_weight(name)
-            yield ".".join(filter(None, (prefix, source))), _Computed(name, is_weight)
+            computed = _Computed(name, is_layer and is_named_weight(name))
+            yield id(module.get_parameter(source)), computed
 
 
 def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
