@@ -59,7 +59,7 @@ def zipped(folder: Path) -> Path:
     """An archive beside a folder."""
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.*")):
+        for file in filter(Path.is_file, sorted(folder.rglob("*"))):
             archive.write(file, file.relative_to(folder.parent))
     return path
 
