@@ -3,10 +3,11 @@
     python examples/transformer.py
 
 reads each of scikit-learn's digits row by row, as eight words of eight pixels. ECQ asks nothing of
-a network and quantizes all its matrices. ECQx asks for the relevance of each: PyTorch's attention
-uses its matrices without a call of a layer, so there is no rule for them, and ECQx says so in one
-line. Without them it works, but note that relevance passes attention, LayerNorm and the additions
-around them as a plain gradient, which conserves nothing: compare with ECQ before you prefer it.
+a network and quantizes the weights of all its layers. ECQx asks for the relevance of each:
+PyTorch's attention uses its matrices without a call of a layer, so there is no rule for them, and
+ECQx says so in one line. Without them it works, but note that relevance passes attention, LayerNorm
+and the additions around them as a plain gradient, which conserves nothing: compare with ECQ before
+you prefer it.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     Trainer(model, data.train, data.validation, fit).fit()
     print(f"full precision: {evaluate(model, data.test):.1%}")
 
-    # The positions are added to the words: no linear layer, so they stay as they are.
+    # The positions are no weights of a layer: they stay as they are, without `exclude`, too.
     by_ecq = quantize(model, data, options, exclude=["positions"])
     print(by_ecq.summary())
     size = ecqx.save(options.output, by_ecq)

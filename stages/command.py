@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ecqx.errors import InputError
+from ecqx.errors import InputError, warnings_to
 from stages import suites
 
 BAD_INPUT = 2
@@ -59,7 +59,8 @@ def _known(_: click.Context, __: click.Parameter, name: str | None) -> str:
 def run_command_line(main: Callable[[list[str]], int]) -> int:
     """Call a `Command` with the arguments of the command line; returns the exit code."""
     try:
-        return main(sys.argv[1:])
+        with warnings_to(lambda line: print(line, file=sys.stderr)):
+            return main(sys.argv[1:])
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT

@@ -140,7 +140,8 @@ def measure(work: tuple[Task, Path, str, Record]) -> Record:
     device = find_device(device_name)
     form = build_form(run["form"], run["form_settings"])
     model, data = task.build().to(device), task.load_data(device)
-    return score_file(path, form, model, data, run["settings"].get("exclude", ()))
+    names = {key: run["settings"].get(key, ()) for key in ("exclude", "include")}
+    return score_file(path, form, model, data, **names)
 
 
 def measure_full_precision(work: tuple[Task, Path, str]) -> tuple[float, float]:

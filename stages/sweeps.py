@@ -64,8 +64,9 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the method."""
-        return {} if self.method is None else self.method.settings()
+        """Settings of the method; an empty ``include`` is left out, as in earlier results."""
+        given = {} if self.method is None else self.method.settings()
+        return {name: value for name, value in given.items() if name != "include" or value}
 
     @cached_property
     def training_id(self) -> str:

@@ -118,17 +118,17 @@ def test_torch_checkpoints(
 def test_layers_of_zeros_of_one_element_and_of_none(tmp_path: Path, run: Run) -> None:
     path, output = tmp_path / "model.safetensors", tmp_path / "model.ecqx"
     odd = {
-        "zero": torch.zeros(4, 5),
-        "one": torch.tensor([[0.7]]),
-        "none": torch.zeros(0, 3),
-        "half": torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).half(),
+        "zero.weight": torch.zeros(4, 5),
+        "one.weight": torch.tensor([[0.7]]),
+        "none.weight": torch.zeros(0, 3),
+        "half.weight": torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).half(),
     }
     save_file(odd, path)
     assert run("encode", path, "-o", output)[0] == 0
     back = bitstream.load(output)
-    assert torch.equal(back["zero"], odd["zero"])
-    assert torch.equal(back["none"], odd["none"])
-    assert float(back["one"]) == pytest.approx(0.7)
+    assert torch.equal(back["zero.weight"], odd["zero.weight"])
+    assert torch.equal(back["none.weight"], odd["none.weight"])
+    assert float(back["one.weight"]) == pytest.approx(0.7)
     assert run("info", output)[0] == 0
 
 

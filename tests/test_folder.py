@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +21,7 @@ from torch import Tensor
 from ecqx.data import Preparation, Split, TensorData, image_folder
 from ecqx.data.archives import names
 from ecqx.data.folder import DEVIATION, MEAN
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 CLASSES = ("ant", "bee", "cat")
@@ -57,7 +59,7 @@ def zipped(folder: Path) -> Path:
     """An archive beside a folder."""
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.*")):
+        for file in filter(Path.is_file, sorted(folder.rglob("*"))):
             archive.write(file, file.relative_to(folder.parent))
     return path
 
@@ -161,26 +163,155 @@ def test_what_is_no_image_of_a_class_is_left_out(tmp_path: Path, data: TensorDat
     image = encoded(drawn(1))
     others = {
         **dict.fromkeys(["train/loose.png", "loose.png", "valid/ant/0.png"], image),
-        **dict.fromkeys(["train/ant/deep.png/0.png", "train/.hidden/0.png"], image),
+        **dict.fromkeys(["train/.hidden/0.png", "train/ant/.thumbs/0.png"], image),
         **dict.fromkeys(["test/ant/._0.png", ".cache/train/ant/0.png"], image),
         "train/ant/Thumbs.db": b"no image",
+        "train/bee/old/Thumbs.DB": b"no image",
+        "test/cat/LICENSE": b"a text",
+        # Ghostscript is never started, whatever the name.
+        "test/cat/drawing.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "test/labels.csv": b"0,1\n",
         "README.md": b"a text",
     }
     path = write(tmp_path / "things", FILES | others)
-    assert same(load(path), data)
+    for place in (path, zipped(path)):
+        with pytest.warns(InputWarning) as caught:
+            assert same(load(place), data)
+        assert str(caught[0].message) == (
+            f"{place}: skips files, 7 in all: 2 .db (train/ant/Thumbs.db), 1 .eps "
+            "(test/cat/drawing.eps), 3 outside of train/<class>/ and test/<class>/ (loose.png), 1 "
+            "without a suffix (test/cat/LICENSE)"
+        )
 
 
-def test_endings_in_capitals_and_other_formats(tmp_path: Path) -> None:
-    kinds = {"JPG": "jpeg", "jpeg": "jpeg", "bmp": "bmp", "webp": "webp", "PNG": "png"}
-    files = {
-        f"{split}/a/{i}.{ending}": encoded(np.full((8, 8, 3), 40 * i, np.uint8), kind)
-        for split in ("train", "test")
-        for i, (ending, kind) in enumerate(kinds.items())
-    }
-    data = load(write(tmp_path / "things", files), validation=1)
-    levels = data.test.inputs.double().mean((1, 2, 3)).tolist()
-    assert levels == pytest.approx([0, 40, 80, 120, 160], abs=3)
+def test_nothing_is_said_where_nothing_is_skipped(things: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(things)
+
+
+# Every format that Pillow writes without loss, or nearly, and its suffixes.
+KINDS = {
+    **{"JPG": "jpeg", "jpeg": "jpeg", "bmp": "bmp", "webp": "webp", "PNG": "png"},
+    **{"jfif": "jpeg", "TIF": "tiff", "tiff": "tiff", "gif": "gif", "ppm": "ppm", "AVIF": "avif"},
+    **{"tga": "tga", "jp2": "jpeg2000", "pcx": "pcx", "mpo": "mpo", "qoi": "qoi", "ico": "ico"},
+}
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_endings_in_capitals_and_other_formats(tmp_path: Path, ending: str) -> None:
+    pixels = np.full((16, 16, 3), (40, 120, 200), np.uint8)
+    image = one_image(tmp_path, encoded(pixels, KINDS[ending]), ending)
+    assert image.double().mean((1, 2)).tolist() == pytest.approx([40, 120, 200], abs=5)
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"GRIB"])
+def test_a_program_is_not_started_by_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """The content decides what Pillow opens, not the suffix."""
+
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.check_call", started)
+    with pytest.raises(InputError, match=r"test/a/x\.png: damaged, or not an image"):
+        one_image(tmp_path, content)
+
+
+def test_images_at_any_depth_are_of_the_class(tmp_path: Path, data: TensorData) -> None:
+    deep = {}
+    for name, content in FILES.items():
+        split, word, image = name.split("/")
+        below = "" if word == "ant" else f"{image[0]}.png/" if word == "bee" else "by/day/"
+        deep[f"{split}/{word}/{below}{image}"] = content
+    found = load(write(tmp_path / "things", deep))
+    assert found.classes == CLASSES
+    for split, expected in zip(splits(found), splits(data), strict=True):
+        assert torch.bincount(split.targets).tolist() == torch.bincount(expected.targets).tolist()
+    assert samples(found.test) == samples(data.test)
+
+
+# -- links -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["split", "class", "image", "deep"])
+def test_links_are_followed(tmp_path: Path, data: TensorData, level: str) -> None:
+    pool, root = write(tmp_path / "pool", FILES), tmp_path / "things"
+    for name in FILES:
+        split, word, image = name.split("/")
+        parts = {"split": [split], "class": [split, word], "image": [split, word, image]}
+        part = Path(*parts.get(level, [split, word]))
+        place = root / part / "more" if level == "deep" else root / part
+        if not place.is_symlink():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(pool / part)
+    assert same(load(root), data)
+
+
+def test_links_do_not_lead_in_a_circle(tmp_path: Path, data: TensorData) -> None:
+    root = write(tmp_path / "things", FILES)
+    (root / "train/ant/up").symlink_to("..")
+    (root / "train/bee/self").symlink_to(".")
+    (root / "test/cat/all").symlink_to(root)
+    (root / "train/ant/me").symlink_to("me")
+    (root / "train/ant/me").unlink()
+    assert same(load(root), data)
+    # One folder in two places is no circle.
+    (root / "train/dog").symlink_to("ant")
+    (root / "test/dog").symlink_to("ant")
+    assert load(root).classes == (*CLASSES, "dog")
+
+
+@pytest.mark.parametrize("target", ["/nowhere/0.png", "99.png"])
+def test_a_link_to_nothing_is_named(tmp_path: Path, target: str) -> None:
+    root = write(tmp_path / "things", FILES)
+    (root / "test/bee/99.png").symlink_to(target)
+    assert refusal(root) == f"{root}: test/bee/99.png: a link to a file that is not there"
+
+
+def test_links_in_an_archive_are_named(tmp_path: Path, data: TensorData) -> None:
+    root = write(tmp_path / "things", FILES)
+    (root / "train/ant/more").symlink_to("../bee")
+    (root / "train/ant/99.png").symlink_to("0.png")
+    path = tmp_path / "things.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(root, ".")
+    with pytest.warns(InputWarning, match=r"2 symbolic links, which are not followed in an archiv"):
+        assert same(load(path), data)
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def test_one_name_in_two_forms_is_one_class(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    places = [("train", composed), ("test", apart), ("train", apart)]
+    places += [("train", "tea"), ("train", "tea"), ("test", "tea")]
+    files = {f"{split}/{word}/{i}.png": encoded(drawn(i)) for i, (split, word) in enumerate(places)}
+    root = write(tmp_path / "things", files)
+    for place in (root, zipped(root)):
+        found = load(place, validation=1, overlap=True)
+        assert found.classes == (composed, "tea")
+        assert torch.bincount(found.train.targets).tolist() == [2, 2]
+
+
+def test_class_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    root = write(tmp_path / "things", FILES)
+    for split in ("train", "test"):
+        folder = root / split / os.fsdecode(b"caf\xe9")
+        folder.mkdir()
+        (folder / "0.png").write_bytes(FILES["train/ant/0.png"])
+    assert "the name of class 'caf\\udce9' is not UTF-8; rename its folders" in refusal(root)
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    root = write(
+        tmp_path / "things",
+        without(*(f"{s}/{w}" for s in ("train", "test") for w in ("bee", "cat"))),
+    )
+    assert refusal(root) == f"{root}: has one class alone, ant; there must be at least two"
+    assert "one class alone" in refusal(zipped(root))
 
 
 @pytest.mark.parametrize(
@@ -236,8 +367,8 @@ def test_validation_must_leave_something_on_both_sides(things: Path, count: int)
 
 def one_image(root: Path, content: bytes, ending: str = "png", size: int = 8) -> Tensor:
     """What becomes of an image, the only one of the test split."""
-    files = {"train/a/0.png": FILES["train/ant/0.png"], "train/a/1.png": FILES["train/ant/1.png"]}
-    write(root, files | {f"test/a/x.{ending}": content})
+    names = ("train/a/0.png", "train/a/1.png", "train/b/0.png", "test/b/0.png")
+    write(root, dict.fromkeys(names, FILES["train/ant/0.png"]) | {f"test/a/x.{ending}": content})
     return load(root, validation=1, size=size).test.inputs[0]
 
 
@@ -261,6 +392,32 @@ def test_four_channels_of_print(tmp_path: Path) -> None:
     content = encoded(np.full((8, 8, 3), (200, 100, 50), np.uint8), "jpeg", "CMYK")
     image = one_image(tmp_path, content, "jpg")
     assert image.double().mean((1, 2)).tolist() == pytest.approx([200, 100, 50], abs=4)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_data_say(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    """Each quarter of the picture, stored in the way that the tag undoes."""
+    seen = np.zeros((16, 16, 3), np.uint8)
+    seen[:8, :8], seen[:8, 8:], seen[8:, :8] = (220, 20, 20), (20, 220, 20), (20, 20, 220)
+    # How a camera that is held so stores what is seen (EXIF 2.3, tag 0x0112).
+    stored = {
+        **{1: seen, 2: seen[:, ::-1], 3: seen[::-1, ::-1], 4: seen[::-1]},
+        **{5: seen.transpose(1, 0, 2), 6: np.rot90(seen), 8: np.rot90(seen, -1)},
+        7: seen[::-1, ::-1].transpose(1, 0, 2),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    options = {"quality": 100} if kind in ("jpeg", "webp") else {}
+    Image.fromarray(np.ascontiguousarray(stored)).save(file, kind, exif=exif, **options)
+    image = one_image(tmp_path, file.getvalue(), kind, size=16).permute(1, 2, 0).numpy()
+    for rows in (slice(1, 7), slice(9, 15)):
+        for columns in (slice(1, 7), slice(9, 15)):
+            difference = image[rows, columns].astype(int) - seen[rows, columns]
+            assert np.abs(difference).max() < 40
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 24), (24, 8), (8, 8)])

@@ -10,10 +10,12 @@ import running
 import torch
 from running import Refused, Run, on
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from ecqx import models
 from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
+from ecqx.experiment import prepare
 from ecqx.experiment.prepare import check_relevance, has_unsplit_additions
 from ecqx.relevance import COMPOSITES, LRP
 from ecqx.training.trainer import Trainer
@@ -132,9 +134,14 @@ def test_relevance_is_asked_before_training(
     def train(*_: Any, **__: Any) -> None:
         raise AssertionError("trained a network without relevance")
 
+    def attention(*_: Any) -> nn.Module:
+        return VisionTransformer(8, 4, 2, 2, hidden_dim=8, mlp_dim=12, num_classes=3)
+
     monkeypatch.setattr(Trainer, "fit", train)
-    error = refused(*on(tree, "--model", "convnext_tiny", "--image_size", 32, "--lrp"))
-    assert "LRP has no rule for features.1.0.layer_scale and 17 more" in error
+    monkeypatch.setattr(prepare, "build_network", attention)
+    error = refused(*on(tree, "--lrp"))
+    first = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    assert f"LRP has no rule for {first} and 1 more" in error
     assert "leave out --lrp" in error
 
 

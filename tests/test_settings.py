@@ -143,7 +143,7 @@ MISSPELT: list[tuple[str, object, str]] = [
     (
         SWEEP,
         sweep_of(method="LSQ"),
-        "sweeps.0: LSQ has no setting 'lam', only bits, exclude",
+        "sweeps.0: LSQ has no setting 'lam', only bits, exclude, include",
     ),
     (SWEEP, sweep_of(method="ECQ", p=0.1), "sweeps.0: ECQ has no setting 'p', only lam, pmf, "),
     (

@@ -45,6 +45,36 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+# -- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    # For ASCII click has a way of its own.
+    [("utf-8:strict", rb"caf\udce9"), ("latin-1:strict", rb"caf\udce9"), ("ascii:strict", b"caf")],
+)
+def test_names_that_the_terminal_cannot_show_are_escaped(
+    tmp_path: Path, encoding: str, shown: bytes
+) -> None:
+    """`info` ended with a codec's traceback for a file whose name is Latin-1."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.ecqx")
+    bitstream.save(path, {"caf\u00e9.weight": torch.zeros(2, 3), "\u2113": torch.tensor(1.5)})
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+
+    def run_ecqx(*arguments: object) -> tuple[int, bytes, bytes]:
+        command = [sys.executable, "-m", "ecqx", *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    for more in ([], ["--json"]):
+        code, out, error = run_ecqx("info", path, *more)
+        assert (code, error) == (0, b"")
+        assert shown in out
+    code, out, error = run_ecqx("info", tmp_path / os.fsdecode(b"none\xe9.ecqx"))
+    assert (code, out) == (2, b"")
+    assert error.endswith(b".ecqx: No such file or directory\n")
+
+
 # -- progress --------------------------------------------------------------------------------------
 
 

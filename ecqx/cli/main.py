@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,12 @@ from click.shell_completion import get_completion_class
 
 from ecqx.cli.contents import as_json, summary, table
 from ecqx.cli.run import run
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning, warnings_to
 from ecqx.progress import announced, counted
 from ecqx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -35,8 +37,13 @@ _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
+    # Names of files need not be UTF-8, and a terminal need not know every character of a name:
+    # what cannot be written is escaped, as on stderr.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
+        with warnings_to(lambda line: click.echo(f"ecqx: {line}", err=True)):
+            sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
     except _NO_COMMAND as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
@@ -105,6 +112,13 @@ cli.add_command(run)
     help="Leave tensors with this in their name unquantized. May be repeated.",
 )
 @click.option(
+    "--include",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Quantize tensors with this in their name, too, though they are not named as weights. May "
+    "be repeated.",
+)
+@click.option(
     "--floats",
     type=click.Choice(["raw", "published"]),
     default="raw",
@@ -119,13 +133,16 @@ def encode(
     bitwidth: int,
     lam: float,
     exclude: tuple[str, ...],
+    include: tuple[str, ...],
     floats: Any,
 ) -> None:
     """Write a model to one small file.
 
     CHECKPOINT is a quantizer checkpoint, whose integers are coded unchanged, or a state_dict
-    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training. Without training
-    accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by `ecqx run`.
+    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training: tensors of more
+    than one dimension that are named `weight` or `..._weight`. Others are named and stored as they
+    are. Without training accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by
+    `ecqx run`.
 
     \b
     Example:
@@ -140,17 +157,21 @@ def encode(
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
         pass  # so that a missing file is reported in our words, not a library's
+    left: list[str] = []
     if is_coded_state(checkpoint):
-        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude"))
+        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include"))
         coded = read_coded_state(checkpoint)
     else:
         state = read_state(checkpoint)
-        coded = CodedState(state, _quantize(checkpoint, state, bitwidth, lam, exclude))
+        weights, left = _weights(checkpoint, state, exclude, include)
+        coded = CodedState(state, _quantize(checkpoint, weights, bitwidth, lam))
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     click.echo(summary(output, bitstream.inspect(output, statistics=False)))
+    if left:
+        click.echo(f"not named as weights, so not quantized (--include): {', '.join(left)}")
 
 
 @cli.command()
@@ -226,25 +247,42 @@ def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[s
             raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
 
 
+def _weights(
+    path: Path, state: Mapping[str, Tensor], exclude: Sequence[str], include: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a state_dict to quantize, and the names of those that only `include` takes."""
+    from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
+
+    tensors = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
+    for option, parts, names in (("--exclude", exclude, state), ("--include", include, tensors)):
+        unused = [part for part in parts if part not in parts_in(parts, names)]
+        if unused:
+            line = f"{path}: no tensor has {' or '.join(map(repr, unused))} in its name ({option})"
+            if len(unused) == len(parts):
+                raise InputError(line)
+            warnings.warn(line, InputWarning, stacklevel=2)
+    kept = {name: t for name, t in tensors.items() if not parts_in(exclude, [name])}
+    weights = {
+        name: tensor
+        for name, tensor in kept.items()
+        if is_weight_of_state(name, tensor) or parts_in(include, [name])
+    }
+    if not weights:
+        raise InputError(
+            f"{path}: no tensor to quantize (floating point, two or more dimensions, named weight "
+            "or ..._weight); --include takes others"
+        )
+    return weights, [name for name in kept if name not in weights]
+
+
 def _quantize(
-    path: Path, state: dict[str, Tensor], bits: int, lam: float, exclude: Sequence[str]
+    path: Path, weights: Mapping[str, Tensor], bits: int, lam: float
 ) -> dict[str, QuantizedTensor]:
-    """Quantize the weights of a state_dict by ECQ, without training; Λ is scaled by layer size."""
+    """Quantize weights by ECQ, without training; Λ is scaled by layer size."""
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor
-    from ecqx.modules import is_excluded, is_weight
 
-    for part in exclude:
-        if not any(part in name for name in state):
-            raise InputError(f"{path}: no tensor has {part!r} in its name (--exclude)")
-    weights = {
-        name: tensor
-        for name, tensor in state.items()
-        if is_weight(tensor) and not is_excluded(name, exclude)
-    }
-    if not weights:
-        raise InputError(f"{path}: no tensor to quantize (floating point, two or more dimensions)")
     largest = max(weight.numel() for weight in weights.values())
     quantized = {}
     for name, weight in counted(weights.items(), "quantizing", "tensor"):

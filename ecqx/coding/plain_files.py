@@ -17,7 +17,7 @@ from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.forms import Form
 from ecqx.coding.tensor_files import read_tensors, section
 from ecqx.files import write_atomically
-from ecqx.modules import is_weight
+from ecqx.modules import is_weight_of_state
 
 LEVEL = 22
 
@@ -47,7 +47,7 @@ class Integer8File(Form):
     def write(self, trained: Path, path: Path) -> None:
         tensors = {}
         for name, tensor in read_coded_state(trained).state.items():
-            if is_weight(tensor):
+            if is_weight_of_state(name, tensor):
                 step = tensor.abs().max() / 127
                 step = torch.where(step > 0, step, 1.0)
                 tensors[f"integers.{name}"] = (tensor / step).round().to(torch.int8)

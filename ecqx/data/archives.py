@@ -21,8 +21,8 @@ DAMAGED = (
 )
 PIECE = 2**20
 
-# Name of a file, and the function that reads its content.
-Entry = tuple[str, Callable[[], bytes]]
+# Name of a file, and the function that reads its content; None for a link that is not followed.
+Entry = tuple[str, Callable[[], bytes] | None]
 
 
 def members(
@@ -32,21 +32,29 @@ def members(
 
     Names are relative to the folder or to the archive's only top folder, with ``/`` as separator.
     Folders are sorted by name, archives keep their own order. Hidden files and folders and
-    ``__MACOSX`` are left out. A path that is missing, damaged or no archive is an `InputError`.
+    ``__MACOSX`` are left out. Links in a folder are followed, unless they lead back to a folder
+    that they are in; symbolic links in archives are not. A path that is missing, damaged
+    or no archive is an `InputError`, and so is a wanted link to what is not there.
     """
     with _errors_name(path):
         top = "" if path.is_dir() else _top_folder(name for name, _ in _entries(path))
         for name, read in _entries(path):
-            if wanted(name.removeprefix(top)):
+            if read is not None and wanted(name.removeprefix(top)):
                 yield name.removeprefix(top), read()
 
 
 def names(path: Path) -> list[str]:
     """The distinct names that `members` would yield."""
+    return names_and_links(path)[0]
+
+
+def names_and_links(path: Path) -> tuple[list[str], list[str]]:
+    """The distinct names that `members` would yield, and symbolic links of a tar archive."""
     with _errors_name(path):
-        entries = dict.fromkeys(name for name, _ in _entries(path))
+        entries = {name: read is not None for name, read in _entries(path)}
     top = "" if path.is_dir() else _top_folder(entries)
-    return [name.removeprefix(top) for name in entries]
+    short = {name.removeprefix(top): is_file for name, is_file in entries.items()}
+    return [n for n in short if short[n]], [n for n in short if not short[n]]
 
 
 @contextmanager
@@ -56,6 +64,8 @@ def _errors_name(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: no such file or folder")
     try:
         yield
+    except InputError:
+        raise
     except DAMAGED as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -73,14 +83,42 @@ def _entries(path: Path) -> Iterator[Entry]:
         entries = _in_tar(path)
     for entry, read in entries:
         name = entry.removeprefix("./")
-        if not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+        if not any(map(_is_hidden, name.split("/"))):
             yield name, read
 
 
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
+
+
 def _in_folder(path: Path) -> Iterator[Entry]:
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            yield file.relative_to(path).as_posix(), file.read_bytes
+    for file in sorted(_files(path)):
+        name = file.relative_to(path).as_posix()
+        yield name, partial(_content_of, file, f"{path}: {name}")
+
+
+def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Every file below a folder, and links to what is not there.
+
+    Of a link to one of the folders ``above``, by device and inode, nothing: it has no end.
+    """
+    own = folder.stat()
+    above |= {(own.st_dev, own.st_ino)}
+    for path in folder.iterdir():
+        if _is_hidden(path.name):
+            continue
+        if path.is_dir():
+            place = path.stat()
+            if (place.st_dev, place.st_ino) not in above:
+                yield from _files(path, above)
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
+def _content_of(file: Path, what: str) -> bytes:
+    if not file.exists():
+        raise InputError(f"{what}: a link to a file that is not there")
+    return file.read_bytes()
 
 
 def _in_zip(path: Path) -> Iterator[Entry]:
@@ -95,6 +133,8 @@ def _in_tar(path: Path) -> Iterator[Entry]:
         for entry in archive:
             if entry.isfile() or entry.islnk():
                 yield entry.name, partial(_content, archive, entry)
+            elif entry.issym():
+                yield entry.name, None
         _check_end(archive)
 
 

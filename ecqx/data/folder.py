@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ecqx.data.archives import ARCHIVES, members, names
+from ecqx.data.archives import ARCHIVES, members, names_and_links
 from ecqx.data.cifar_archives import STATISTICS
 from ecqx.data.stratified import held_out
 from ecqx.data.tensors import Preparation, Split, TensorData
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning
 
 MEAN, DEVIATION = STATISTICS[10]  # of CIFAR-10
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SPLITS = ("train", "test")
+# Formats of Pillow that are not read: EPS starts Ghostscript and WMF is drawn by Windows alone; of
+# the others Pillow knows only the name.
+_NOT_READ = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 def image_folder(
     path: Path,
-    validation: int = 5000,
+    validation: int | None = 5000,
     seed: int = 0,
     size: int = 32,
     overlap: bool = False,
@@ -36,9 +43,11 @@ def image_folder(
     Parameters
     ----------
     path : Path
-        A folder, zip or tar archive with ``train/<class>/…`` and ``test/<class>/…``.
-    validation : int
-        Number of images that are held out of ``train`` for validation, stratified.
+        A folder, zip or tar archive with ``train/<class>/…`` and ``test/<class>/…``, images at any
+        depth below. Names of classes are compared in Unicode's form NFC.
+    validation : int, optional
+        Number of images that are held out of ``train`` for validation, stratified; None for a
+        tenth.
     seed : int
         Draws the validation images.
     size : int
@@ -61,8 +70,14 @@ def image_folder(
     Raises
     ------
     InputError
-        If a folder is missing or empty, the classes of train and test differ, or an image cannot
-        be read.
+        If a folder is missing or empty, the classes of train and test differ, there is only one, or
+        an image cannot be read.
+
+    Warns
+    -----
+    InputWarning
+        How many files are skipped, and which: other files in the folders of classes, and images
+        that are in none.
     """
     files = _images_by_split(path)
     classes = _classes(path, files)
@@ -72,6 +87,7 @@ def image_folder(
         for split in files
     }
     x, y = images["train"], labels["train"]
+    validation = max(1, len(y) // 10) if validation is None else validation
     validates = held_out(y, validation, _order(y, seed), f"{path}: ")
     trains = torch.ones_like(validates) if overlap else ~validates
     plain = Preparation(mean, deviation)
@@ -98,35 +114,78 @@ def _stem(path: Path) -> str:
 
 
 def _class_of(name: str) -> str:
-    return name.split("/")[1]
+    return normalize("NFC", name.split("/")[1])
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Names of the formats that are read, in Pillow's order."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    """Suffixes of the images that are read."""
+    from PIL import Image
+
+    # Pillow opens MPO, a sequence of JPEG images, as JPEG.
+    formats = {*_formats(), "MPO"}
+    return frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
 
 
 def _images_by_split(path: Path) -> dict[str, list[str]]:
-    """Paths ``SPLIT/CLASS/IMAGE`` of the images by split, sorted."""
-    files: dict[str, list[str]] = {"train": [], "test": []}
-    for name in sorted(names(path)):
-        parts = name.split("/")
-        if len(parts) == 3 and parts[0] in files and parts[2].lower().endswith(IMAGES):
-            files[parts[0]].append(name)
-    for split in files:
+    """Paths ``SPLIT/CLASS/…/IMAGE`` of the images by split, sorted."""
+    files: dict[str, list[str]] = {split: [] for split in SPLITS}
+    skipped: dict[str, list[str]] = defaultdict(list)
+    found, links = names_and_links(path)
+    for name in sorted(found):
+        split, *within = name.split("/")
+        suffix = PurePosixPath(name).suffix.lower()
+        has_class = split in files and len(within) > 1
+        if has_class and suffix in _suffixes():
+            files[split].append(name)
+        elif has_class:
+            skipped[suffix or "without a suffix"].append(name)
+        elif suffix in _suffixes():
+            skipped["outside of train/<class>/ and test/<class>/"].append(name)
+    if links := sorted(name for name in links if name.split("/")[0] in files):
+        skipped["symbolic links, which are not followed in an archive"] = links
+    if skipped:
+        count = sum(map(len, skipped.values()))
+        kinds = ", ".join(f"{len(n)} {kind} ({n[0]})" for kind, n in sorted(skipped.items()))
+        warnings.warn(f"{path}: skips files, {count} in all: {kinds}", InputWarning, stacklevel=3)
+    for split in SPLITS:
         if not files[split]:
             raise InputError(f"{path}: has no images in {split}/<class>/")
     return files
 
 
 def _classes(path: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The classes, each of which must have images in both splits."""
-    train, test = (set(map(_class_of, files[split])) for split in ("train", "test"))
+    """The classes, at least two, each of which must have images in both splits."""
+    train, test = (set(map(_class_of, files[split])) for split in SPLITS)
     # Of a folder also classes without images, but no hidden folders; of an archive nothing.
     folders = {
-        folder.name
-        for split in ("train", "test")
+        normalize("NFC", folder.name)
+        for split in SPLITS
         for folder in (path / split).glob("[!.]*")
         if folder.is_dir()
     }
     if lacking := sorted((train ^ test) | (folders - train)):
         raise InputError(f"{path}: class {lacking[0]} needs images in both train/ and test/")
+    for name in sorted(train):
+        if not _is_unicode(name):
+            raise InputError(f"{path}: the name of class {name!r} is not UTF-8; rename its folders")
+    if len(train) == 1:
+        raise InputError(f"{path}: has one class alone, {min(train)}; there must be at least two")
     return tuple(sorted(train))
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name was UTF-8 on the disk: Python marks other bytes by surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _read(path: Path, files: Mapping[str, Sequence[str]], size: int) -> dict[str, Tensor]:
@@ -148,8 +207,8 @@ def _decode(what: str, content: bytes, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode, rgb = image.mode, image.convert("RGB")
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            mode, rgb = image.mode, ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise InputError(f"{what}: damaged, or not an image that Pillow can read") from error
     if mode.startswith(("I", "F")):  # Pillow would clip them at 255

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
 from ecqx.experiment.settings import RunSettings
@@ -68,17 +66,8 @@ def _folder(settings: RunSettings) -> TensorData:
     own = settings.model in MODELS
     return folder.image_folder(
         settings.data_path,
-        validation=_tenth(settings.data_path),
+        validation=None,
         size=settings.image_size or (SMALL if own else LARGE),
         mean=folder.MEAN if own else voc2012.MEAN,
         deviation=folder.DEVIATION if own else voc2012.DEVIATION,
     )
-
-
-def _tenth(path: Path) -> int:
-    """A tenth of an image folder's training images."""
-    from ecqx.data.archives import names
-    from ecqx.data.folder import IMAGES
-
-    images = [n for n in names(path) if n.startswith("train/") and n.lower().endswith(IMAGES)]
-    return max(1, len(images) // 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
 from ecqx.progress import announced
+from ecqx.quantizers.base import Quantizer
+from ecqx.quantizers.parameters import UnusedNameWarning
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
@@ -71,7 +74,7 @@ def prepare(settings: RunSettings) -> Prepared:
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
-        quantizer = method.constrain(copy.deepcopy(model), steps=0)
+        quantizer = constrain(method, copy.deepcopy(model), steps=0)
     if method.relevance is not None:
         with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
@@ -104,6 +107,13 @@ def method_of(settings: RunSettings) -> EntropyConstrained:
     method = build_method(settings.method, given)
     assert isinstance(method, EntropyConstrained)
     return method
+
+
+def constrain(method: EntropyConstrained, model: nn.Module, steps: int) -> Quantizer:
+    """`Method.constrain`, without a warning that the network has none of `EXCLUDED`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedNameWarning)
+        return method.constrain(model, steps)
 
 
 def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -> Iterator[str]:

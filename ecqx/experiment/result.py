@@ -9,6 +9,7 @@ from typing import Any
 from ecqx.data.tensors import SPLITS
 from ecqx.experiment.prepare import Prepared
 from ecqx.experiment.settings import EXCLUDED
+from ecqx.modules import parts_in
 from ecqx.training.objectives import Scores
 from ecqx.training.trainer import Epoch
 
@@ -30,7 +31,7 @@ class Result:
     history : sequence of Epoch
         Of the quantized training.
     not_quantized : sequence of str
-        Parameters of more than one dimension that were excluded.
+        Parameters of more than one dimension that are no weights or were excluded.
     file : mapping
         From `ecqx.experiment.score.score_file`.
     """
@@ -104,7 +105,11 @@ class Result:
             ("file", str(settings.model_file)),
             ("numbers", str(settings.record_file)),
         ]
-        if self.not_quantized:
+        excluded = [n for n in self.not_quantized if parts_in(EXCLUDED, [n])]
+        others = [name for name in self.not_quantized if name not in excluded]
+        if others:
+            rows.insert(2, ("no weights", ", ".join(others)))
+        if excluded:
             named = " or ".join(EXCLUDED)
-            rows.insert(2, ("not quantized", f"{len(self.not_quantized)} tensors named {named}"))
+            rows.insert(2, ("not quantized", f"{len(excluded)} tensors named {named}"))
         return rows

@@ -14,7 +14,7 @@ from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.data.tensors import SPLITS
 from ecqx.experiment import tracking
-from ecqx.experiment.prepare import Prepared, new_folders_removed, prepare
+from ecqx.experiment.prepare import Prepared, constrain, new_folders_removed, prepare
 from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
@@ -84,7 +84,7 @@ class _Experiment:
             scored["pre-trained"] = self._scores()
         fit = settings.training
         steps = fit.epochs * steps_per_epoch(len(data.train), fit)
-        quantizer = self.prepared.method.constrain(model, steps)
+        quantizer = constrain(self.prepared.method, model, steps)
         history = self._train("quantized training", fit, quantizer, during)
         scored["quantized"] = self._scores()
         if is_first():

@@ -12,7 +12,7 @@ from torch import nn
 from ecqx.coding.forms import Form
 from ecqx.coding.quantized import first_order_entropy
 from ecqx.data.tensors import TensorData
-from ecqx.modules import is_excluded, is_weight
+from ecqx.quantizers.parameters import survey
 from ecqx.training.evaluation import scores
 from ecqx.training.objectives import objective_of
 
@@ -23,10 +23,11 @@ def score_file(
     model: nn.Module,
     data: TensorData,
     exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Decode a file into a model, on the device of the data, and measure the network.
 
-    Parameters whose name contains one of ``exclude`` were not to be quantized.
+    ``exclude`` and ``include`` are those of the quantizer.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def score_file(
         "accuracy_validation": validation[metric],
         "accuracy": test[metric],
         "other_metrics": {name: test[name] for name in others},
-        **_weight_statistics(model, exclude),
+        **_weight_statistics(model, exclude, include),
         "parameters": parameters,
         "bytes": size,
         "compression_ratio": 4 * parameters / size,
@@ -54,13 +55,12 @@ def score_file(
 
 
 @torch.no_grad()
-def _weight_statistics(model: nn.Module, exclude: Sequence[str]) -> dict[str, float]:
-    """Sparsity, and first-order entropy in bits per weight."""
-    weights = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if is_weight(parameter) and not is_excluded(name, exclude)
-    ]
+def _weight_statistics(
+    model: nn.Module, exclude: Sequence[str], include: Sequence[str]
+) -> dict[str, float]:
+    """Sparsity, and first-order entropy in bits per weight, of what a quantizer takes."""
+    parameters = survey(model, exclude, include)
+    weights = [p.tensor for p in parameters if not p.kept and not p.shared_with]
     elements = sum(w.numel() for w in weights)
     zeros = sum(int((w == 0).sum()) for w in weights)
     entropy = sum(first_order_entropy(w) * w.numel() for w in weights)

@@ -11,6 +11,7 @@ from torch import nn
 from ecqx.methods.interface import Method
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.ecqx import ECQx as ECQxQuantizer
+from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 
@@ -74,7 +75,8 @@ class EntropyConstrained(Method):
         settings = asdict(self.quantizer)
         if self.width is not None:
             del settings["bits"]
-        return type(self).quantizer_class(model, relevance=self.relevance, **settings)
+        with shared_lists():
+            return type(self).quantizer_class(model, relevance=self.relevance, **settings)
 
 
 class ECQ(EntropyConstrained):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import CodedStateSource
+from ecqx.modules import name_parts
 from ecqx.training.constraint import Constraint
 from ecqx.training.settings import Selection
 
@@ -42,7 +43,8 @@ class Method(ABC):
     @classmethod
     def takes(cls) -> tuple[str, ...]:
         """Names of the settings that `build` takes."""
-        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+        own = sorted(fields(cls), key=lambda field: bool(field.kw_only))  # type: ignore[arg-type]
+        return tuple(field.name for field in own)
 
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
@@ -76,3 +78,15 @@ class Method(ABC):
     def form_settings(self) -> dict[str, Any]:
         """Settings of the form of file that the method determines."""
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfNamedWeights(Method):
+    """A method with ``exclude`` and ``include`` of `ecqx.quantizers.settings.QuantizerSettings`."""
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for setting in ("exclude", "include"):
+            object.__setattr__(self, setting, name_parts(setting, getattr(self, setting)))

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.assignment.centroids import check_bits
-from ecqx.methods.interface import Method
+from ecqx.methods.interface import OfNamedWeights
+from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.straight_through import IntegerWeights, rounded
 
 SMALLEST_STEP = 1e-8
@@ -29,8 +30,14 @@ class LearnedSteps(IntegerWeights):
     s = 2·mean|v|/√Q_P. Q_N = -2^(b-1), Q_P = 2^(b-1) - 1 with b = ``bits``, 2 to 8.
     """
 
-    def __init__(self, model: nn.Module, bits: int, exclude: Sequence[str] = ()) -> None:
-        super().__init__(model, exclude)
+    def __init__(
+        self,
+        model: nn.Module,
+        bits: int,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+    ) -> None:
+        super().__init__(model, exclude, include)
         self.bits = bits
         self.lowest, self.highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         for name, latent in self.latent.items():
@@ -57,15 +64,16 @@ class LearnedSteps(IntegerWeights):
 
 
 @dataclass(frozen=True)
-class LSQ(Method):
-    """Learned step size at one bit width, 2 to 8; ``exclude`` as in `QuantizerSettings`."""
+class LSQ(OfNamedWeights):
+    """Learned step size at one bit width, 2 to 8."""
 
     bits: int
-    exclude: tuple[str, ...] = ()
     form: ClassVar[str] = "ecqx"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bits(self.bits)
 
     def constrain(self, model: nn.Module, steps: int) -> LearnedSteps:
-        return LearnedSteps(model, self.bits, self.exclude)
+        with shared_lists():
+            return LearnedSteps(model, self.bits, self.exclude, self.include)

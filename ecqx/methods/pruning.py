@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.assignment.centroids import CentroidGrid, check_bits
-from ecqx.methods.interface import Method
+from ecqx.methods.interface import OfNamedWeights
+from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.straight_through import IntegerWeights, rounded
 from ecqx.training.settings import Selection
 
@@ -32,9 +33,15 @@ class PrunedUniform(IntegerWeights):
     """
 
     def __init__(
-        self, model: nn.Module, bits: int, sparsity: float, steps: int, exclude: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        bits: int,
+        sparsity: float,
+        steps: int,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
     ) -> None:
-        super().__init__(model, exclude)
+        super().__init__(model, exclude, include)
         self.bits, self.final_sparsity, self.steps = bits, sparsity, steps
         self.grids = {n: CentroidGrid.fit(v.detach(), bits) for n, v in self.latent.items()}
         self.done = 0
@@ -80,20 +87,21 @@ class PrunedUniform(IntegerWeights):
 
 
 @dataclass(frozen=True)
-class Pruning(Method):
+class Pruning(OfNamedWeights):
     """Gradual magnitude pruning to a sparsity in [0, 1) at one bit width, 2 to 8."""
 
     bits: int
     sparsity: float
-    exclude: tuple[str, ...] = ()
     form: ClassVar[str] = "ecqx"
     # The best epoch may be one of the ramp, where the sparsity of the settings is not yet reached.
     selection: ClassVar[Selection] = "last"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bits(self.bits)
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), not {self.sparsity}")
 
     def constrain(self, model: nn.Module, steps: int) -> PrunedUniform:
-        return PrunedUniform(model, self.bits, self.sparsity, steps, self.exclude)
+        with shared_lists():
+            return PrunedUniform(model, self.bits, self.sparsity, steps, self.exclude, self.include)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.tensor_files import write_tensors
-from ecqx.methods.interface import Method
+from ecqx.methods.interface import OfNamedWeights
+from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.straight_through import StraightThrough
 from ecqx.training.constraint import Constraint
 
@@ -28,9 +29,14 @@ class FakeQuantized(StraightThrough):
     """
 
     def __init__(
-        self, model: nn.Module, bits: int, group: int, exclude: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        bits: int,
+        group: int,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
     ) -> None:
-        super().__init__(model, exclude)
+        super().__init__(model, exclude, include)
         # Silences a warning of torch about torchao's own code.
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from torchao.quantization import PerAxis, PerGroup
@@ -59,7 +65,7 @@ def group_size(weight: Tensor, group: int) -> int:
 
 
 @dataclass(frozen=True)
-class TorchaoWeights(Method):
+class TorchaoWeights(OfNamedWeights):
     """Symmetric integers with a scale a group, two of 4 bit in a byte, then zstd.
 
     ``bits`` is 4 or 8, ``group`` the number of weights that share a scale, 0 for a row. A row that
@@ -68,17 +74,18 @@ class TorchaoWeights(Method):
 
     bits: int
     group: int
-    exclude: tuple[str, ...] = ()
     form: ClassVar[str] = "packed_integers"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bits not in (4, 8):
             raise ValueError(f"bits must be 4 or 8, not {self.bits}")
         if self.group < 0:
             raise ValueError(f"group must be at least 0, not {self.group}")
 
     def constrain(self, model: nn.Module, steps: int) -> FakeQuantized:
-        return FakeQuantized(model, self.bits, self.group, self.exclude)
+        with shared_lists():
+            return FakeQuantized(model, self.bits, self.group, self.exclude, self.include)
 
     def save(self, path: Path, model: nn.Module, constraint: Constraint | None) -> None:
         """Write torchao's integers and scales of the latent weights, and the rest unchanged."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.errors import InputError
-from ecqx.modules import is_weight
+from ecqx.modules import WEIGHTED
 
 # Classifiers of torchvision's networks that are used in training only.
 AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
@@ -39,12 +39,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _last_layer(model: nn.Module) -> list[str]:
-    """Names of the tensors of the last registered layer that has a weight."""
+    """Names of the tensors of the last registered layer with weights (`ecqx.modules.WEIGHTED`)."""
     layers = [
         prefix
         for prefix, module in model.named_modules()
-        if any(map(is_weight, module.parameters(recurse=False)))
-        and not prefix.startswith(AUXILIARY)
+        if isinstance(module, WEIGHTED) and not prefix.startswith(AUXILIARY)
     ]
     return [n for n in model.state_dict() if layers and n.rpartition(".")[0] == layers[-1]]
 

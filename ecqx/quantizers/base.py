@@ -49,7 +49,7 @@ class Quantizer(LatentWeights):
     def __init__(
         self, model: nn.Module, settings: QuantizerSettings, relevance: LRP | None
     ) -> None:
-        super().__init__(model, settings.exclude)
+        super().__init__(model, settings.exclude, settings.include)
         self.settings = settings
         self.relevance = None if relevance is None else RelevanceAverage(relevance)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.tensor_files import section
-from ecqx.modules import HALF, unwrapped
-from ecqx.quantizers.parameters import survey
+from ecqx.modules import HALF, check_has_values, unwrapped
+from ecqx.quantizers.parameters import survey, used_parts, warn_of_unknown_layers
 
 _T = TypeVar("_T")
 
@@ -28,8 +28,9 @@ class LatentWeights(ABC):
     model : Module
         Changed in place. Unwrapped from DataParallel or ``torch.compile``, so that parameter names
         are those of the model itself.
-    exclude : sequence of str
-        Parameters whose name contains one of these are not quantized.
+    exclude, include : sequence of str
+        As in `ecqx.quantizers.settings.QuantizerSettings`. A part that is in no name causes a
+        warning.
 
     Attributes
     ----------
@@ -43,13 +44,20 @@ class LatentWeights(ABC):
     Raises
     ------
     ValueError
-        If nothing is left to quantize or a parameter cannot be quantized
-        (`ecqx.quantizers.parameters.survey`).
+        If nothing is left to quantize, a parameter cannot be quantized
+        (`ecqx.quantizers.parameters.survey`), or no part in ``exclude`` or ``include`` is in a
+        name.
     """
 
-    def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = ()
+    ) -> None:
         self.model = unwrapped(model)
-        self.survey = survey(self.model, exclude)
+        check_has_values(self.model)
+        exclude = used_parts(self.model, "exclude", exclude)
+        include = used_parts(self.model, "include", include)
+        self.survey = survey(self.model, exclude, include)
+        warn_of_unknown_layers(self.model, self.survey)
         quantized = [parameter for parameter in self.survey if not parameter.kept]
         self.weights: dict[str, nn.Parameter] = {
             parameter.name: parameter.tensor for parameter in quantized if not parameter.shared_with

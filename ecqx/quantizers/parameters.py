@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,8 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ecqx.modules import check_has_values, is_excluded, is_weight
+from ecqx.errors import InputWarning
+from ecqx.modules import (
+    WEIGHTED,
+    check_has_values,
+    is_named_weight,
+    is_quantizable,
+    name_parts,
+    parts_in,
+    weights_of,
+)
 
+# Why a parameter of more than one dimension is not quantized unless `include` names it.
+NO_WEIGHT = "no weight of a linear, convolution, embedding or attention layer"
 # Suffixes of the parameters that torch.nn.utils computes a weight from in each forward pass: _orig
 # of pruning and spectral norm, _g and _v of weight norm.
 _SOURCES = ("_orig", "_g", "_v")
@@ -71,62 +85,153 @@ class ParameterRecord:
     entropy_bits_per_weight: float | None = None
 
 
-def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
+def survey(
+    model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = ()
+) -> list[ModelParameter]:
     """All parameters of a model by all their names, and which of them are to be quantized.
 
-    A parameter is excluded if one of its names contains one of the strings in ``exclude``.
+    These are the weights (`ecqx.modules.is_weight`) and the other parameters of more than one
+    dimension of which a name contains one of the strings in ``include``, except those of which a
+    name contains one of ``exclude``.
 
     Raises
     ------
     ValueError
         In one line, for a parameter that has no values yet, that a weight is computed from, or
-        that shares a part of its memory with another one; or if nothing is left to quantize.
+        that shares a part of its memory with another one; if nothing is left to quantize; or for
+        names that are none (`ecqx.modules.name_parts`).
     """
     check_has_values(model)
+    exclude, include = name_parts("exclude", exclude), name_parts("include", include)
     named = list(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
+    sources = dict(_sources(model))
+    weights = {id(tensor) for _, tensor in weights_of(model)}
+    weights |= {tensor for tensor, source in sources.items() if source.is_weight}
     found = []
     for name, tensor in named:
         every = names[id(tensor)]
-        shared_with = "" if name == every[0] else every[0]
-        found.append(
-            ModelParameter(name, tensor, _reason_to_keep(tensor, every, exclude), shared_with)
-        )
+        is_wanted = id(tensor) in weights or bool(_named(include, every))
+        kept = _reason_to_keep(tensor, _named(exclude, every), is_wanted)
+        found.append(ModelParameter(name, tensor, kept, "" if name == every[0] else every[0]))
     quantized = [parameter for parameter in found if not parameter.kept]
     if not quantized:
-        raise ValueError("the model has no parameter of more than one dimension to quantize")
-    _check_are_weights(model, {parameter.name for parameter in quantized})
+        raise ValueError(
+            "the model has no weight to quantize: no parameter of more than one dimension of a "
+            "linear, convolution, embedding or attention layer is left; include can name others"
+        )
+    for parameter in quantized:
+        # Its centroids would not be the weights that the network computes with.
+        if source := sources.get(id(parameter.tensor)):
+            raise ValueError(
+                f"{parameter.name}: {source.computed} is computed from it in each pass; make that "
+                "permanent (remove_parametrizations, remove_weight_norm, prune.remove) or exclude "
+                "it"
+            )
     _check_memory(quantized)
     return found
 
 
-def _reason_to_keep(tensor: Tensor, names: Sequence[str], exclude: Sequence[str]) -> str:
+def _named(parts: Sequence[str], names: Sequence[str]) -> str:
+    """The first of some parts that one of the names contains; empty if there is none."""
+    return next(iter(parts_in(parts, names)), "")
+
+
+def _reason_to_keep(tensor: Tensor, excluded_by: str, is_wanted: bool) -> str:
     """Why a parameter is not quantized; empty if it is."""
     if tensor.ndim < 2:
         return "one dimension" if tensor.ndim else "a single number"
-    for part in exclude:
-        if any(is_excluded(name, [part]) for name in names):
-            return f"excluded by {part!r}"
-    if is_weight(tensor):
-        return ""
-    return "no elements" if tensor.numel() == 0 else f"not floating point ({_plain(tensor.dtype)})"
+    if excluded_by:
+        return f"excluded by {excluded_by!r}"
+    if tensor.numel() == 0:
+        return "no elements"
+    if not is_quantizable(tensor):
+        return f"not floating point ({_plain(tensor.dtype)})"
+    return "" if is_wanted else NO_WEIGHT
 
 
-def _check_are_weights(model: nn.Module, quantized: set[str]) -> None:
-    """Raise ``ValueError`` for a parameter from which a weight is computed in each forward pass.
+class UnusedNameWarning(InputWarning):
+    """A part of a name in ``exclude`` or ``include`` that no parameter has in its name."""
 
-    Its centroids would not be the weights that the network computes with.
+
+_lists_are_shared: ContextVar[bool] = ContextVar("_lists_are_shared", default=False)
+
+
+@contextmanager
+def shared_lists() -> Iterator[None]:
+    """Within the block a list of names is shared between networks: one may use no part of it."""
+    token = _lists_are_shared.set(True)
+    try:
+        yield
+    finally:
+        _lists_are_shared.reset(token)
+
+
+def used_parts(model: nn.Module, setting: str, parts: Iterable[str]) -> tuple[str, ...]:
+    """The parts in ``exclude`` or ``include`` that names of the model's parameters contain.
+
+    Names for ``include`` are those of parameters that can be quantized. Parts that none of them
+    contains cause an `UnusedNameWarning`.
+
+    Raises
+    ------
+    ValueError
+        As `ecqx.modules.name_parts`; or if no part is used, except within `shared_lists`.
     """
-    for prefix, module in model.named_modules():
-        for source, weight in _computed(module):
-            name = ".".join(filter(None, (prefix, source)))
-            if name in quantized:
-                raise ValueError(
-                    f"{name}: {weight} is computed from it in each pass; make that permanent "
-                    "(remove_parametrizations, remove_weight_norm, prune.remove) or exclude it"
-                )
+    parts = name_parts(setting, parts)
+    names = [
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if setting == "exclude" or is_quantizable(parameter)
+    ]
+    used = parts_in(parts, names)
+    unused = [part for part in parts if part not in used]
+    if unused:
+        kind = "parameter" if setting == "exclude" else "parameter of more than one dimension"
+        line = f"{setting}: no {kind} has {' or '.join(map(repr, unused))} in its name"
+        if not used and not _lists_are_shared.get():
+            raise ValueError(line)
+        warnings.warn(line, UnusedNameWarning, stacklevel=3)
+    return used
+
+
+def warn_of_unknown_layers(model: nn.Module, parameters: Iterable[ModelParameter]) -> None:
+    """Name what is not quantized although it is called a weight: its layer is not of torch."""
+    layers = {id(p): type(layer) for layer in model.modules() for p in layer._parameters.values()}
+    unknown: dict[str, str] = {}
+    for parameter in parameters:
+        if parameter.kept == NO_WEIGHT and is_named_weight(parameter.name):
+            layer = layers[id(parameter.tensor)]
+            if not layer.__module__.startswith("torch.nn."):
+                unknown[parameter.name] = layer.__name__
+    if unknown:
+        first, more = next(iter(unknown)), len(unknown) - 1
+        warnings.warn(
+            f"not quantized: {first}{f' and {more} more' if more else ''}, because "
+            f"{' and '.join(dict.fromkeys(unknown.values()))} is no layer of torch; include=[…] "
+            "with a part of their names quantizes them",
+            InputWarning,
+            stacklevel=3,
+        )
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """The tensor that a module computes from a parameter; whether it is a layer's weight."""
+
+    computed: str
+    is_weight: bool
+
+
+def _sources(model: nn.Module) -> Iterator[tuple[int, _Computed]]:
+    """The parameters, by their `id`, that others are computed from in each forward pass."""
+    for module in model.modules():
+        is_layer = isinstance(module, WEIGHTED)
+        for source, name in _computed(module):
+            computed = _Computed(name, is_layer and is_named_weight(name))
+            yield id(module.get_parameter(source)), computed
 
 
 def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:

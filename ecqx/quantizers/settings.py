@@ -10,6 +10,7 @@ from typing import Literal
 
 from ecqx.assignment.centroids import check_bits
 from ecqx.assignment.settings import AssignmentSettings
+from ecqx.modules import name_parts
 
 Gradient = Literal["magnitude", "published", "identity"]
 GRADIENTS: tuple[Gradient, ...] = ("magnitude", "published", "identity")
@@ -30,7 +31,10 @@ class QuantizerSettings(AssignmentSettings):
         centroid, the signed centroid (published; it reverses the gradient in negative clusters), or
         one. In the zero cluster it is always one.
     exclude : tuple of str
-        Parameters whose name contains one of these are not quantized.
+        Weights whose name contains one of these are not quantized.
+    include : tuple of str
+        Parameters of more than one dimension whose name contains one of these are quantized, too,
+        though they are no weights (`ecqx.modules.is_weight`): positions, for example.
 
     Raises
     ------
@@ -41,11 +45,11 @@ class QuantizerSettings(AssignmentSettings):
     bits: int = 4
     gradient: Gradient = "magnitude"
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str):
-            raise ValueError(f"exclude must be a sequence of names, not one: ({self.exclude!r},)")
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        for setting in ("exclude", "include"):
+            object.__setattr__(self, setting, name_parts(setting, getattr(self, setting)))
         if self.sparsity_band is not None:
             object.__setattr__(self, "sparsity_band", tuple(self.sparsity_band))
         check_bits(self.bits)

@@ -25,8 +25,10 @@ class StraightThrough(LatentWeights):
         The s by name of the weight; empty if a method has none.
     """
 
-    def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
-        super().__init__(model, exclude)
+    def __init__(
+        self, model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = ()
+    ) -> None:
+        super().__init__(model, exclude, include)
         self.numbers: dict[str, nn.Parameter] = {}
         self._graphs: dict[str, Tensor] = {}
 

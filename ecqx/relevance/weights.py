@@ -18,7 +18,7 @@ from ecqx.modules import (
     IGNORED_LABEL,
     check_has_values,
     evaluation_mode,
-    is_weight,
+    is_quantizable,
     main_output,
     unwrapped,
 )
@@ -67,7 +67,7 @@ def weight_relevance(
     -------
     dict of str to Tensor
         Signed relevance by parameter name, summed over the batch, shape of the parameter; for
-        the weights (`ecqx.modules.is_weight`) of layers that the composite has a rule for.
+        the parameters of more than one dimension of layers that the composite has a rule for.
 
     Raises
     ------
@@ -144,7 +144,7 @@ class Attributor:
             for module in self.inplace:
                 module.inplace = False  # type: ignore[assignment]
             for p, _ in flags:
-                p.requires_grad_(is_weight(p))
+                p.requires_grad_(is_quantizable(p))
             with evaluation_mode(self.model):
                 yield
         finally:
@@ -211,13 +211,13 @@ def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
 
 
 def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
-    """Names of the weights whose layer has no rule in a composite."""
+    """Names of the parameters of more than one dimension whose layer has no rule."""
     built, context = build_composite(composite), dict[str, Any]()
     missing = []
     for prefix, module in model.named_modules():
         if built.module_map(context, prefix, module) is None:
             own = module.named_parameters(prefix, recurse=False)
-            missing += [name for name, parameter in own if is_weight(parameter)]
+            missing += [name for name, parameter in own if is_quantizable(parameter)]
     return missing
 
 

@@ -22,7 +22,7 @@ SweepName = Literal["grid", "p", "ablation", "trained", "comparison"]
 Floats = Literal["raw", "published"]
 
 # Settings whose single value is a list already: several values are a list of lists or of bands.
-_LISTS = ("sparsity_band", "exclude")
+_LISTS = ("sparsity_band", "exclude", "include")
 # Sparsity bands (`ecqx.assign`) by their notation: the factors of p that are their ends. First
 # that of the published code, then the paper's.
 _BANDS = {"[-p, 0]": (-1.0, 0.0), "[0, p]": (0.0, 1.0)}
