@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 HALF = (torch.float16, torch.bfloat16)
-# Pixels with this label count for nothing: not for the loss, a metric or relevance.
+# Labels that count for nothing, not for the loss, a metric or relevance: that of torch's losses, and
+# that of pixels, unless the network has so many classes that it is one.
+UNLABELLED = -100
 IGNORED_LABEL = 255
 
 
@@ -55,6 +57,14 @@ def is_weight(parameter: Tensor) -> bool:
 def is_excluded(name: str, exclude: Iterable[str]) -> bool:
     """Whether a parameter's name contains one of the strings that exclude it."""
     return any(part in name for part in exclude)
+
+
+def is_labelled(targets: Tensor, classes: int) -> Tensor:
+    """Where labels count, for classes of shape (B,) or pixels of shape (B, …), not uint8."""
+    counted = targets != UNLABELLED
+    if targets.ndim > 1 and classes <= IGNORED_LABEL:
+        counted &= targets != IGNORED_LABEL
+    return counted
 
 
 def main_output(output: Any) -> Tensor:

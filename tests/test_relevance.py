@@ -117,7 +117,7 @@ def test_the_sign_of_zero_is_one() -> None:
     layer.weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     x = torch.ones(1, 2, dtype=torch.float64)
     relevance = weight_relevance(
-        nn.Sequential(layer), x, torch.tensor([0]), "epsilon_plus", output="ones"
+        nn.Sequential(layer), x, torch.tensor([1]), "epsilon_plus", output="ones"
     )
     torch.testing.assert_close(relevance["0.weight"], layer.weight.detach() / EPSILON)
 

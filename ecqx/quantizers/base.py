@@ -147,8 +147,8 @@ class Quantizer(LatentWeights):
         Raises
         ------
         ValueError
-            If the layer of a quantized weight has no rule of relevance or no part in the output, or
-            a weight is not finite.
+            If the layer of a quantized weight has no rule of relevance or no part in the output, a
+            label is out of range, or a weight is not finite. The integers are then as before.
         """
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
@@ -214,9 +214,11 @@ class Quantizer(LatentWeights):
         Raises
         ------
         ValueError
-            If weights, codebooks or relevances are not finite. On a GPU `update` does not look, so
-            that no step waits.
+            If weights, codebooks or relevances are not finite, or a label was out of range. On a
+            GPU `update` does not look, so that no step waits.
         """
+        if self.relevance is not None:
+            self.relevance.check_labels()
         relevances = {} if self.relevance is None else self.relevance.values
         for kind, tensors in (
             ("weight", self.latent),

@@ -39,7 +39,8 @@ class RelevanceAverage:
         Raises
         ------
         ValueError
-            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it.
+            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it; or if
+            a label is out of range (`ecqx.relevance.output.LabelCheck`).
         """
         if self.steps % self.lrp.every == 0:
             self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples], needed)
@@ -72,8 +73,14 @@ class RelevanceAverage:
         """What can be copied to another model or process: without hooks and connections."""
         return {**self.__dict__, "attributor": None, "combine": None}
 
+    def check_labels(self) -> None:
+        """Raise ``ValueError`` if a label was out of range; waits for a GPU."""
+        if self.attributor is not None:
+            self.attributor.labels.finish()
+
     def start_epoch(self) -> None:
         """Measure at the next step; forget the average where `LRP.restart` is set."""
+        self.check_labels()
         self.steps = 0
         if self.lrp.restart:
             self.values = {}

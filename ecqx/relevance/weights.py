@@ -15,7 +15,6 @@ from zennit.canonizers import AttributeCanonizer, Canonizer
 
 from ecqx.modules import (
     HALF,
-    IGNORED_LABEL,
     check_has_values,
     evaluation_mode,
     is_weight,
@@ -25,6 +24,7 @@ from ecqx.modules import (
 from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
+from ecqx.relevance.output import LabelCheck, output_relevance
 from ecqx.relevance.settings import (
     DEFAULT_CANONIZER,
     DEFAULT_COMPOSITE,
@@ -53,8 +53,8 @@ def weight_relevance(
         parameter names are those of the model itself.
     inputs : Tensor, shape (B, …)
     targets : Tensor
-        Classes, shape (B,); several labels, shape (B, C) of 0 and 1; or a label per pixel, shape
-        (B, H, W), where 255 is ignored.
+        Classes, shape (B,), where -100 is ignored; several labels, shape (B, C) of 0 and 1; or a
+        label per pixel, shape (B, H, W), where -100 is ignored, and 255 if it is no class.
     composite, canonizer : str
         One of `ecqx.relevance.COMPOSITES` and of `ecqx.relevance.CANONIZERS`.
     output : {"output", "probability", "ones"}
@@ -72,10 +72,13 @@ def weight_relevance(
     Raises
     ------
     ValueError
-        If a name is unknown, shapes do not fit, or a layer has no rule.
+        If a name is unknown, shapes do not fit, a label is out of range, or a layer has no rule.
     """
     lrp = LRP(composite, canonizer, output, weight_rule)
-    return Attributor(model, lrp)(inputs, targets)
+    attributor = Attributor(model, lrp)
+    relevance = attributor(inputs, targets)
+    attributor.labels.finish()
+    return relevance
 
 
 class Attributor:
@@ -92,6 +95,7 @@ class Attributor:
         self.model, self.output = model, lrp.output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
+        self.labels = LabelCheck(waits=False)
         composite = build_composite(lrp.composite)
         rules = with_weight_relevance(composite, self._receive, lrp.weight_rule)
         rewrites = build_canonizer(lrp.canonizer).apply(model)
@@ -118,7 +122,7 @@ class Attributor:
             no_casts = torch.autocast(inputs.device.type, enabled=False)
             with no_casts, _full_precision(self.model), self._attached(), torch.enable_grad():
                 logits = main_output(self.model(inputs.float() if _is_half(inputs) else inputs))
-                start = output_relevance(logits.detach(), targets, self.output)
+                start = output_relevance(logits.detach(), targets, self.output, self.labels)
                 torch.autograd.grad(logits, anchors, start, allow_unused=True)
             found = self.relevance
         finally:
@@ -178,36 +182,6 @@ def _attributes(rewrite: Canonizer) -> list[dict[str, Any]]:
     if not isinstance(rewrite, AttributeCanonizer):
         return []
     return [{key: getattr(rewrite.module, key) for key in rewrite.attribute_keys}]
-
-
-def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
-    """Relevance at the network's output, shape of ``logits``: zero but at the targets' logits.
-
-    Logits have shape (B, C) or (B, C, H, W); ``targets`` and ``output`` as for `weight_relevance`.
-
-    Raises
-    ------
-    ValueError
-        If the shape of the targets does not fit the logits.
-    """
-    several_labels = targets.shape == logits.shape
-    if several_labels:
-        present = targets.to(logits.dtype)
-    elif targets.shape == logits.shape[:1] + logits.shape[2:]:
-        valid = targets != IGNORED_LABEL
-        classes = torch.where(valid, targets, 0).unsqueeze(1).long()
-        present = torch.zeros_like(logits).scatter_(1, classes, 1.0) * valid.unsqueeze(1)
-    else:
-        raise ValueError(
-            f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}"
-        )
-    if output == "output":
-        start = logits
-    elif output == "probability":
-        start = logits.sigmoid() if several_labels else logits.softmax(dim=1)
-    else:
-        start = torch.ones_like(logits)
-    return present * start / logits.shape[0]
 
 
 def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
