@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 HALF = (torch.float16, torch.bfloat16)
-# Labels that count for nothing, not for the loss, a metric or relevance: that of torch's losses, and
-# that of pixels, unless the network has so many classes that it is one.
+# Labels that count for nothing, not for the loss, a metric or relevance: that of torch's losses,
+# and that of pixels, unless the network has so many classes that it is one.
 UNLABELLED = -100
 IGNORED_LABEL = 255
 
