@@ -134,8 +134,14 @@ WRONG: dict[str, tuple[Tensor, str]] = {
     "negative": (torch.tensor([0, -1, 2, 3]), "labels from -1 to 3"),
     "the mark of pixels": (torch.tensor([0, 255, 2, 3]), "labels from 0 to 255"),
     "floats": (torch.tensor([0.0, 1.0, 2.0, 3.0]), "are classes, integers from 0 to 4, not"),
-    "a regression": (random(4, 5) * 10, "several labels are 0 or 1, and relevance needs labels"),
-    "NaN": (torch.full((4, 5), math.nan), "values from nan to nan; several labels are 0 or 1"),
+    "a regression": (
+        random(4, 5) * 10,
+        "labels of single logits are 0 or 1, and a regression has none",
+    ),
+    "NaN": (
+        torch.full((4, 5), math.nan),
+        "values from nan to nan; labels of single logits are 0 or 1",
+    ),
     "-100 among several labels": (torch.full((4, 5), -100), "values from -100 to -100"),
 }
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.errors import InputError
-from ecqx.modules import IGNORED_LABEL, UNLABELLED
+from ecqx.labels import IGNORED_LABEL, UNLABELLED
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = "ecqx_data"
@@ -125,6 +125,14 @@ class Split:
     targets: Tensor
     preparation: Preparation = field(default_factory=Preparation)
     device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        for name, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(tensor, Tensor):
+                raise InputError(
+                    f"the {name} of a split are one tensor, not a {type(tensor).__name__}; what "
+                    "takes several inputs is trained in a loop of its own (docs/own-model.md)"
+                )
 
     def __len__(self) -> int:
         return len(self.targets)

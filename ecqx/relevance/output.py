@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecqx.modules import is_labelled
+from ecqx.labels import LabelKind
 from ecqx.relevance.settings import Output
 
 
@@ -30,90 +29,27 @@ def output_relevance(
     ValueError
         If the shape of the targets does not fit the logits, or a label is out of range.
     """
-    labels = _labels(logits, targets)
+    kind = LabelKind.of(logits, targets)
     check = check or LabelCheck()
-    check.add(labels)
-    if check.waits:
-        check.finish()
+    check.add(kind, targets)
     if output == "output":
         start = logits
     elif output == "probability":
-        start = logits.softmax(dim=1) if labels.are_classes else logits.sigmoid()
+        start = logits.sigmoid() if kind.several else logits.softmax(dim=1)
     else:
         start = torch.ones_like(logits)
-    return labels.present * start / logits.shape[0]
+    return _present(kind, logits, targets) * start / logits.shape[0]
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The labels of a batch.
-
-    Attributes
-    ----------
-    present : Tensor
-        One at the logits of present classes, shape of the logits; labels out of range are ignored.
-    are_classes : bool
-        One class for each sample or pixel; otherwise each logit has a label of its own.
-    extent : Tensor, shape (2,)
-        The lowest and the highest label that counts.
-    highest : int
-        The highest label allowed.
-    """
-
-    present: Tensor
-    are_classes: bool
-    extent: Tensor
-    highest: int
-
-    def check(self, extent: Tensor) -> None:
-        """Raise ``ValueError`` for a label out of range; ``extent`` is a copy on the CPU."""
-        low, high = extent.tolist()
-        # NaN is in no range.
-        if low >= 0 and high <= self.highest:
-            return
-        if self.are_classes:
-            raise ValueError(
-                f"targets hold labels from {low} to {high}, but the model has the classes 0 to "
-                f"{self.highest}; -100 marks what to ignore, of pixels 255 too"
-            )
-        raise ValueError(
-            f"targets hold values from {low:g} to {high:g}; several labels are 0 or 1, and "
-            "relevance needs labels: train a regression by ECQ (relevance=None)"
-        )
-
-
-def _labels(logits: Tensor, targets: Tensor) -> _Labels:
-    """The labels of targets that fit the logits; ``ValueError`` for others."""
-    if targets.shape == logits.shape:
-        present = targets.to(logits.dtype)
-        return _Labels(present, False, _extent(present), 1)
-    if logits.ndim < 2 or targets.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}"
-        )
-    classes = logits.shape[1]
-    if targets.is_floating_point() and classes > 1:
-        raise ValueError(
-            f"targets of shape {tuple(targets.shape)} are classes, integers from 0 to "
-            f"{classes - 1}, not {targets.dtype}"
-        )
-    targets = targets if targets.is_floating_point() else targets.long()
-    counted = is_labelled(targets, classes)
-    labels = torch.where(counted, targets, 0)
-    if classes == 1:
-        present = labels.unsqueeze(1).to(logits.dtype)
-        return _Labels(present, False, _extent(labels), 1)
-    counted = counted & (labels >= 0) & (labels < classes)
-    chosen = labels.clamp(0, classes - 1).unsqueeze(1)
-    present = torch.zeros_like(logits).scatter_(1, chosen, 1.0) * counted.unsqueeze(1)
-    return _Labels(present, True, _extent(labels), classes - 1)
-
-
-def _extent(labels: Tensor) -> Tensor:
-    """The lowest and the highest label, shape (2,); zeros without any."""
-    if labels.numel() == 0:
-        return labels.new_zeros(2)
-    return torch.stack(labels.aminmax())
+def _present(kind: LabelKind, logits: Tensor, targets: Tensor) -> Tensor:
+    """One at the logits of present labels, shape of the logits; a label out of range is ignored."""
+    if kind.several:
+        return kind.counted(targets).reshape(logits.shape).to(logits.dtype)
+    targets = targets.long()
+    # A label that is ignored is no class.
+    is_class = (targets >= 0) & (targets < kind.classes)
+    chosen = torch.where(is_class, targets, 0).unsqueeze(1)
+    return torch.zeros_like(logits).scatter_(1, chosen, 1.0) * is_class.unsqueeze(1)
 
 
 class LabelCheck:
@@ -126,12 +62,12 @@ class LabelCheck:
 
     def __init__(self, waits: bool = True) -> None:
         self.waits = waits
-        self._pending: list[tuple[_Labels, Tensor, Any]] = []
+        self._pending: list[tuple[LabelKind, Tensor, Any]] = []
 
-    def add(self, labels: _Labels) -> None:
+    def add(self, kind: LabelKind, targets: Tensor) -> None:
         """Look at the labels of a batch, and at those of earlier ones."""
-        self._pending.append((labels, *_on_its_way(labels.extent)))
-        self._look(wait=False)
+        self._pending.append((kind, *_on_its_way(kind.extent(targets))))
+        self._look(self.waits)
 
     def finish(self) -> None:
         """Look at all labels, and wait for them."""
@@ -139,14 +75,14 @@ class LabelCheck:
 
     def _look(self, wait: bool) -> None:
         while self._pending:
-            labels, extent, copied = self._pending[0]
+            kind, extent, copied = self._pending[0]
             if copied is not None:
                 if wait:
                     copied.synchronize()
                 elif not copied.query():
                     return
             del self._pending[0]
-            labels.check(extent)
+            kind.check(extent)
 
 
 def _on_its_way(extent: Tensor) -> tuple[Tensor, Any]:

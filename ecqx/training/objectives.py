@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.modules import UNLABELLED, is_labelled
+from ecqx.errors import InputError
+from ecqx.labels import UNLABELLED, LabelKind, is_labelled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -49,7 +50,27 @@ def objective_of(targets: Tensor) -> Objective:
         return MULTILABEL
     if targets.ndim == 3 and not targets.is_floating_point():
         return SEGMENTATION
-    raise ValueError(f"no objective for targets of shape {tuple(targets.shape)}, {targets.dtype}")
+    raise InputError(
+        f"no objective for targets of shape {tuple(targets.shape)}, {targets.dtype}: classes are "
+        "integers of shape (N,), several labels floats of shape (N, C), labels of pixels integers "
+        "of shape (N, H, W)"
+    )
+
+
+def check_fit(logits: Tensor, targets: Tensor, splits: Iterable[Tensor]) -> None:
+    """Raise ``InputError`` unless a network's logits fit the targets of a batch and of splits.
+
+    ``splits`` are all targets of the splits: a label out of range may come in any batch.
+    """
+    kind, objective = LabelKind.of(logits, targets), objective_of(targets)
+    if kind.several != (objective is MULTILABEL):
+        raise InputError(
+            f"the network returns logits of shape {tuple(logits.shape)} for targets of shape "
+            f"{tuple(targets.shape)}: a single logit takes targets of its own shape, floats 0 or "
+            "1; for two classes a network returns two logits"
+        )
+    for split in splits:
+        kind.check(kind.extent(split))
 
 
 def _top1(batches: Batches) -> Scores:
