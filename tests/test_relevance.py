@@ -623,5 +623,7 @@ def test_a_copy_measures_on_its_own_model() -> None:
 
 def test_a_model_without_any_rule_is_one_line() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Softmax(1))
-    with pytest.raises(ValueError, match=r"^no layer of the model has a rule in .*; use ECQ$"):
+    with pytest.raises(
+        ValueError, match=r"^no layer of the model has a rule of relevance; use ECQ$"
+    ):
         weight_relevance(model, torch.rand(2, 3), torch.tensor([0, 1]))
