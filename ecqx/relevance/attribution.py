@@ -167,9 +167,11 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Cut the graph in front of the module."""
-        arguments = _Arguments.of(module, args, kwargs)
-        self.arguments = None if len(args) == 1 and not kwargs else arguments
-        self.uncut = arguments.input
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            self.uncut = args[0]
+        else:
+            self.arguments = _Arguments.of(module, args, kwargs)
+            self.uncut = self.arguments.input
         self.input = self.uncut.detach()
         if is_known_nonnegative(self.uncut):
             mark_nonnegative(self.input)
@@ -177,8 +179,8 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         if isinstance(self.rule, Proportional):
             self.input.requires_grad_(self.uncut.requires_grad)
         # A module that works in place would change the output of the layer before it.
-        is_inplace = getattr(module, "inplace", False)
-        return arguments.with_input(self.input.clone() if is_inplace else self.input)
+        given = self.input.clone() if getattr(module, "inplace", False) else self.input
+        return ((given,), {}) if self.arguments is None else self.arguments.with_input(given)
 
     def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
         """Connect the output to the uncut input by `_Attribution`."""
@@ -276,7 +278,8 @@ def _as_called(call: _Call) -> Iterator[None]:
 def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor]:
     """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z."""
     gradients = torch.autograd.grad(output, factors, quotient(relevance, output))
-    return [v.detach() * g for v, g in zip(factors, gradients, strict=True)]
+    # Those of an embedding may be sparse.
+    return [v.detach() * g.to_dense() for v, g in zip(factors, gradients, strict=True)]
 
 
 def with_weight_relevance(
