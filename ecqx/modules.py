@@ -1,4 +1,4 @@
-"""Helpers for networks: wrappers, modes, outputs, labels; the rule of what is a weight.
+"""Helpers for networks: wrappers, modes, inputs and outputs; the rule of what is a weight.
 
 A weight is a parameter with more than one dimension of a layer of `WEIGHTED`, by the names that
 torch gives weights. Only these are quantized, and what `include` names.
@@ -6,17 +6,24 @@ torch gives weights. Only these are quantized, and what `include` names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.overrides import TorchFunctionMode
 
+from ecqx.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
+# What a model takes: a tensor of shape (B, …), or its positional or keyword arguments.
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+# Names of the logits among several outputs.
+LOGITS = ("out", "logits")
 HALF = (torch.float16, torch.bfloat16)
-# Pixels with this label count for nothing: not for the loss, a metric or relevance.
-IGNORED_LABEL = 255
 # Layers that multiply by their weights: linear, convolution, embedding, attention, recurrent.
 WEIGHTED = (
     *(nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag),
@@ -47,6 +54,25 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+class _Detaching(TorchFunctionMode):
+    """Copies a tensor that a network computed without its graph, which torch refuses to copy."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and args[0].grad_fn is not None:
+            original, memo = args
+            memo[id(original)] = original.detach().clone()
+            return memo[id(original)]
+        return func(*args, **(kwargs or {}))
+
+
+def copied(model: Module) -> Module:
+    """A deep copy of a model, even of one that keeps what it computed: an activation, a weight."""
+    with _Detaching():
+        return copy.deepcopy(model)
 
 
 def check_has_values(model: nn.Module) -> None:
@@ -109,11 +135,49 @@ def parts_in(parts: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for part in parts if any(part in name for name in names))
 
 
+def called(model: nn.Module, inputs: Inputs) -> Any:
+    """The output of a model; several inputs are its positional or its keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def each_tensor(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The inputs with a function applied to each tensor among them."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: each_tensor(value, function) for name, value in inputs.items()}
+    if isinstance(inputs, list | tuple):
+        return tuple(each_tensor(value, function) for value in inputs)
+    return inputs
+
+
 def main_output(output: Any) -> Tensor:
-    """The logits of a network, which torchvision's segmentation networks return in a dict."""
-    logits = output["out"] if isinstance(output, dict) else output
-    assert isinstance(logits, Tensor)
-    return logits
+    """The logits of a network: its output, or what that holds as ``out`` or ``logits``.
+
+    torchvision's segmentation networks return a dict, and others a named tuple or an object of
+    several outputs. ``InputError`` for anything else: which of two tensors is meant is no guess.
+    """
+    found = [output]
+    if isinstance(output, Mapping):
+        found = [output.get(name) for name in LOGITS]
+    elif not isinstance(output, Tensor):
+        found = [getattr(output, name, None) for name in LOGITS]
+        if isinstance(output, list | tuple) and len(output) == 1:
+            found = [*output]
+    for logits in found:
+        if isinstance(logits, Tensor):
+            return logits
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        kind += f" of {', '.join(map(repr, output))}"
+    elif isinstance(output, list | tuple):
+        kind += f" of {len(output)}"
+    raise InputError(
+        f"the network returns a {kind}, but must return its logits: a tensor, or a dict with them "
+        "under 'out' or 'logits'"
+    )
 
 
 class MainOutput(nn.Module):
@@ -123,6 +187,6 @@ class MainOutput(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Inputs to logits."""
-        return main_output(self.model(inputs))
+        return main_output(called(self.model, inputs))

@@ -22,8 +22,9 @@ from ecqx.modules import evaluation_mode, main_output
 from ecqx.relevance.attribution import with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
 from ecqx.relevance.composites import build_composite
+from ecqx.relevance.output import output_relevance
 from ecqx.relevance.settings import LRP
-from ecqx.relevance.weights import output_relevance, weight_relevance
+from ecqx.relevance.weights import weight_relevance
 from ecqx.training.objectives import SEGMENTATION, objective_of
 from stages import paths
 

@@ -117,7 +117,7 @@ def test_the_sign_of_zero_is_one() -> None:
     layer.weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     x = torch.ones(1, 2, dtype=torch.float64)
     relevance = weight_relevance(
-        nn.Sequential(layer), x, torch.tensor([0]), "epsilon_plus", output="ones"
+        nn.Sequential(layer), x, torch.tensor([1]), "epsilon_plus", output="ones"
     )
     torch.testing.assert_close(relevance["0.weight"], layer.weight.detach() / EPSILON)
 
@@ -623,5 +623,7 @@ def test_a_copy_measures_on_its_own_model() -> None:
 
 def test_a_model_without_any_rule_is_one_line() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Softmax(1))
-    with pytest.raises(ValueError, match=r"^no layer of the model has a rule in .*; use ECQ$"):
+    with pytest.raises(
+        ValueError, match=r"^no layer of the model has a rule of relevance; use ECQ$"
+    ):
         weight_relevance(model, torch.rand(2, 3), torch.tensor([0, 1]))

@@ -16,7 +16,7 @@ from ecqx import models
 from ecqx.data import speech, voc2012
 from ecqx.errors import InputError
 from ecqx.experiment import prepare
-from ecqx.experiment.prepare import check_relevance, has_unsplit_additions
+from ecqx.experiment.prepare import check_relevance
 from ecqx.relevance import COMPOSITES, LRP
 from ecqx.training.trainer import Trainer
 
@@ -224,28 +224,39 @@ def test_voc_labels_what_the_network_does(
 
 
 @pytest.mark.parametrize(
-    ("name", "unsplit"),
+    ("name", "unruled"),
     [
-        ("resnet20", False),
-        ("resnet56", False),
-        ("resnet18", False),
-        ("squeezenet1_1", False),
-        ("mobilenet_v3_small", False),
-        ("deeplabv3_mobilenet_v3_large", False),
-        ("lraspp_mobilenet_v3_large", True),
-        ("efficientnet_b0", True),
-        ("regnet_y_400mf", True),
-        ("mnasnet0_5", True),
+        *(("mlp_gsc", ""), ("resnet20", ""), ("resnet56", ""), ("vgg16_bn", "")),
+        *(("resnet18", ""), ("resnet50", ""), ("squeezenet1_1", ""), ("mobilenet_v2", "")),
+        *(
+            ("mobilenet_v3_small", ""),
+            ("shufflenet_v2_x0_5", ""),
+            ("googlenet", "relu in BasicConv2d"),
+        ),
+        ("deeplabv3_mobilenet_v3_large", ""),
+        ("densenet121", "relu in DenseNet"),
+        ("lraspp_mobilenet_v3_large", "add in LRASPPHead, mul in LRASPPHead"),
+        ("efficientnet_b0", "add in MBConv"),
+        ("regnet_y_400mf", "add in ResBottleneckBlock"),
+        ("mnasnet0_5", "add in _InvertedResidual"),
     ],
 )
-def test_networks_whose_additions_are_not_split(name: str, unsplit: bool) -> None:
-    assert has_unsplit_additions(models.build(name)) == unsplit
+def test_what_has_no_rule_in_a_network(name: str, unruled: str) -> None:
+    classes = {"num_classes": 3}
+    if name == "mlp_gsc":
+        model, x = models.build(name, in_features=12, **classes), torch.rand(2, 12)
+    else:
+        model, x = models.build(name, **classes), torch.rand(2, 3, 64, 64)
+    labels_pixels = name.startswith(("deeplab", "lraspp"))
+    y = torch.ones(2, 64, 64, dtype=torch.long) if labels_pixels else torch.tensor([0, 1])
+    assert ", ".join(check_relevance(model, (x, y), LRP(), [])) == unruled
 
 
-def test_unsplit_additions_are_told(tree: Path, run: Run) -> None:
-    arguments = on(tree, "--model", "regnet_y_400mf", "--image_size", 32, "--epochs", 0)
+def test_what_has_no_rule_is_told_once(tree: Path, run: Run) -> None:
+    arguments = on(tree, "--model", "regnet_y_400mf", "--image_size", 32, "--epochs", 1)
     code, _, error = run(*arguments, "--lrp")
     assert code == 0
-    assert "regnet_y_400mf: its additions are not split" in error
+    assert "regnet_y_400mf: LRP has no rule for add in ResBottleneckBlock: relevance pa" in error
+    assert "compare with ECQ (without --lrp)" in error
     assert error.count("\n") == 1
     assert run(*arguments)[2] == ""

@@ -25,7 +25,7 @@ from ecqx.coding.quantized import CodedStateSource, QuantizedTensor
 from ecqx.coding.tensor_coding import QUANTIZED
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
-from ecqx.modules import HALF, MainOutput, unwrapped
+from ecqx.modules import HALF, Inputs, MainOutput, copied, unwrapped
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -100,7 +100,7 @@ def _network(
 ) -> tuple[nn.Module, Mapping[str, QuantizedTensor]]:
     """A copy of the network for tracing, and its quantized weights."""
     if file is not None and isinstance(model, nn.Module):
-        network = copy.deepcopy(unwrapped(model))
+        network = copied(unwrapped(model))
         try:
             network.load_state_dict(load(file))
         except RuntimeError as error:
@@ -111,7 +111,7 @@ def _network(
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
-        network = copy.deepcopy(model.model)
+        network = copied(model.model)
         coded = model.coded_state()[1]
     else:
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
@@ -137,7 +137,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                MainOutput(network),
+                _Forgetful(network),
                 (x,),
                 input_names=["input"],
                 output_names=["logits"],
@@ -154,6 +154,38 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
     assert program is not None
     graph: ModelProto = program.model_proto
     return graph
+
+
+class _Forgetful(MainOutput):
+    """A network that keeps nothing of what it computed, which torch would refuse to export."""
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        kept = [(module.__dict__, _shallow(module.__dict__)) for module in self.model.modules()]
+        try:
+            return super().forward(inputs)
+        finally:
+            for attributes, before in kept:
+                _restore(attributes, before)
+
+
+def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a module, and the contents of lists and dicts among them."""
+    return {
+        name: (value, value.copy() if isinstance(value, list | dict) else None)
+        for name, value in attributes.items()
+    }
+
+
+def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in attributes.keys() - before.keys():
+        del attributes[name]
+    for name, (value, contents) in before.items():
+        attributes[name] = value
+        if isinstance(value, list):
+            value[:] = contents
+        elif isinstance(value, dict):
+            value.clear()
+            value.update(contents)
 
 
 @contextmanager

@@ -95,6 +95,8 @@ def decode(what: str, content: bytes) -> Clip:
         raise InputError(f"{what}: damaged, or not a WAV or FLAC file") from error
     if not len(sound):
         raise InputError(f"{what}: holds no sound")
+    if not np.isfinite(sound).all():
+        raise InputError(f"{what}: holds samples that are NaN or infinite; remove or repair it")
     mono: Clip = sound.mean(axis=1, dtype=np.float32)
     if rate != RATE:
         import librosa

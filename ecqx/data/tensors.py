@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.errors import InputError
-from ecqx.modules import IGNORED_LABEL
+from ecqx.labels import IGNORED_LABEL, UNLABELLED
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = "ecqx_data"
@@ -90,7 +90,8 @@ def _random_crops(
     # Advanced indices around a slice move the channels to the end.
     images = F.pad(images, rim)[index, :, rows, columns].movedim(-1, 1)
     if targets.ndim > 2:
-        targets = F.pad(targets, rim, value=IGNORED_LABEL)[index, rows, columns]
+        ignored = IGNORED_LABEL if targets.dtype == torch.uint8 else UNLABELLED
+        targets = F.pad(targets, rim, value=ignored)[index, rows, columns]
     return images, targets
 
 
@@ -114,7 +115,7 @@ class Split:
         Images as uint8.
     targets : Tensor
         Classes, int64 of shape (N,); multi-label 0 or 1, float32 of shape (N, C); or pixel labels,
-        uint8 of shape (N, H, W), where 255 is ignored.
+        uint8 of shape (N, H, W), where 255 is ignored, or int64, where -100 is.
     preparation : Preparation
     device : torch.device, optional
         Device to move batches to; None: that of the tensors.
@@ -124,6 +125,14 @@ class Split:
     targets: Tensor
     preparation: Preparation = field(default_factory=Preparation)
     device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        for name, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(tensor, Tensor):
+                raise InputError(
+                    f"the {name} of a split are one tensor, not a {type(tensor).__name__}; what "
+                    "takes several inputs is trained in a loop of its own (docs/own-model.md)"
+                )
 
     def __len__(self) -> int:
         return len(self.targets)

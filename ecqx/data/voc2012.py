@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ecqx.data.downloads import Source, provide, unpack
 from ecqx.data.tensors import Preparation, Split, TensorData
 from ecqx.errors import InputError
-from ecqx.modules import IGNORED_LABEL
+from ecqx.labels import IGNORED_LABEL
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,19 +23,13 @@ from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.models.networks import MODELS
+from ecqx.modules import copied
 from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.parameters import UnusedNameWarning
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
-
-# Modules of torchvision.models whose additions are split for relevance, or which have none.
-SPLIT = (
-    *("resnet", "mobilenetv2", "mobilenetv3"),
-    *("alexnet", "densenet", "googlenet", "inception", "shufflenetv2", "squeezenet", "vgg"),
-    *("_utils", "segmentation._utils", "segmentation.deeplabv3", "segmentation.fcn"),
-)
 
 
 @dataclass(frozen=True)
@@ -74,11 +67,12 @@ def prepare(settings: RunSettings) -> Prepared:
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
-        quantizer = constrain(method, copy.deepcopy(model), steps=0)
+        quantizer = constrain(method, copied(model), steps=0)
+    unruled: tuple[str, ...] = ()
     if method.relevance is not None:
         with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
-            check_relevance(model, batch, method.relevance, list(quantizer.weights))
+            unruled = check_relevance(model, batch, method.relevance, list(quantizer.weights))
     return Prepared(
         settings,
         method,
@@ -86,7 +80,7 @@ def prepare(settings: RunSettings) -> Prepared:
         data.map(lambda split: split.to(device)),
         model.to(device),
         start,
-        tuple(_remarks(settings, model, still_random)),
+        tuple(_remarks(settings, still_random, unruled)),
     )
 
 
@@ -116,7 +110,9 @@ def constrain(method: EntropyConstrained, model: nn.Module, steps: int) -> Quant
         return method.constrain(model, steps)
 
 
-def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -> Iterator[str]:
+def _remarks(
+    settings: RunSettings, still_random: Sequence[str], unruled: Sequence[str]
+) -> Iterator[str]:
     if still_random:
         yield (
             "the weights to start from are for another number of classes: "
@@ -128,17 +124,16 @@ def _remarks(settings: RunSettings, model: nn.Module, still_random: list[str]) -
             f"{settings.model} starts from random weights; --model_path names a checkpoint, "
             "--pretrain_epochs trains one"
         )
-    if settings.lrp and has_unsplit_additions(model):
-        yield (
-            f"{settings.model}: its additions are not split for relevance, which grows at each; "
-            "compare with ECQ (without --lrp)"
-        )
+    if unruled:
+        from ecqx.relevance.weights import without_rule
+
+        yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
 
 
 def check_relevance(
     model: nn.Module, batch: tuple[Tensor, Tensor], lrp: LRP, quantized: Sequence[str]
-) -> None:
-    """Measure relevance once on a few samples.
+) -> tuple[str, ...]:
+    """Measure relevance once on a few samples; returns `Attributor.unruled`.
 
     ``InputError`` if LRP has no rule for a quantized parameter, or no relevance reaches it.
     """
@@ -147,11 +142,13 @@ def check_relevance(
 
     missing = layers_without_rule(model, lrp.composite)
     _refuse("LRP has no rule for", [name for name in quantized if name in missing])
+    attributor = Attributor(model, lrp)
     try:
-        found = Attributor(model, lrp)(*batch)
+        found = attributor(*batch)
     except UNFIT as error:
         raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
     _refuse("no relevance reaches", [name for name in quantized if name not in found])
+    return attributor.unruled
 
 
 def _refuse(reason: str, names: Sequence[str]) -> None:
@@ -159,20 +156,6 @@ def _refuse(reason: str, names: Sequence[str]) -> None:
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise InputError(f"--lrp: {reason} {names[0]}{more} of this model; leave out --lrp (ECQ)")
-
-
-def has_unsplit_additions(model: nn.Module) -> bool:
-    """Whether relevance grows at additions and products that no rule splits.
-
-    Those of torchvision's ResNets and MobileNets, and of the suite's own networks, are split;
-    networks that only chain layers or concatenate their outputs have none.
-    """
-    start = "torchvision.models."
-    libraries = {type(module).__module__ for module in model.modules()}
-    return any(
-        library.startswith(start) and library.removeprefix(start) not in SPLIT
-        for library in libraries
-    )
 
 
 def _check_writable(*files: Path) -> None:

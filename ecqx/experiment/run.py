@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import EXCLUDED, RunSettings
 from ecqx.files import write_text
+from ecqx.modules import copied
 from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
+from ecqx.relevance.settings import RelevanceWarning
 from ecqx.training.distributed import is_first, wait_for_all
 from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
@@ -90,7 +92,7 @@ class _Experiment:
         if is_first():
             bitstream.save(settings.model_file, quantizer, progress=True)
         wait_for_all()
-        decoded = copy.deepcopy(model)
+        decoded = copied(model)
         with announced("evaluating the decoded file"):
             file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
         metric = objective_of(data.test.targets).metric
@@ -131,7 +133,10 @@ class _Experiment:
         trainer = Trainer(
             self.prepared.model, data.train, data.validation, fit, settings.seed, quantizer
         )
-        return trainer.fit(progress=True, resume=progress, on_epoch=report)
+        with warnings.catch_warnings():
+            # One of the remarks says it already.
+            warnings.simplefilter("ignore", RelevanceWarning)
+            return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
     def _scores(self) -> Scores:
         """All metrics on the test split."""

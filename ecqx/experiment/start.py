@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ecqx.data.tensors import TensorData
+from ecqx.data.tensors import SPLITS, TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS, build
 from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
-from ecqx.training.objectives import SEGMENTATION, objective_of
+from ecqx.training.objectives import SEGMENTATION, check_fit, objective_of
 
 # Raised by networks for inputs that they do not support.
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
@@ -54,7 +54,12 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
         wanted += tuple(targets.shape[1:])
     if tuple(logits.shape) != wanted:
         kind = "each pixel" if objective is SEGMENTATION else "each sample as a whole"
-        raise InputError(f"--model {name} does not fit {loaded.label}, which labels {kind}")
+        raise InputError(
+            f"--model {name} does not fit {loaded.label}, which labels {kind}: its logits have "
+            f"shape {tuple(logits.shape)}, not {wanted}"
+        )
+    with input_errors(f"--model {name} does not fit {loaded.label}: "):
+        check_fit(logits, targets, [getattr(loaded, split).targets for split in SPLITS])
     return model
 
 

@@ -21,6 +21,7 @@ from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
 from ecqx.errors import input_errors
+from ecqx.modules import Inputs
 from ecqx.quantizers.latent import LatentWeights
 from ecqx.quantizers.parameters import ParameterRecord, records_of, table
 from ecqx.quantizers.settings import QuantizerSettings
@@ -108,6 +109,8 @@ class Quantizer(LatentWeights):
             latent = self.latent[name]
             latent.grad = None
             if weight.grad is not None:
+                # That of an embedding may be sparse, which Adam does not take.
+                weight.grad = weight.grad.to_dense()
                 latent.grad = self._scaled(weight.grad.to(latent.dtype), name)
             if not self._steps_quantized:
                 # The optimizer does not hold these weights and would not reset their gradients.
@@ -134,7 +137,7 @@ class Quantizer(LatentWeights):
         if self.relevance is not None:
             self.relevance.combine = combine
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Inputs, targets: Tensor) -> None:
         """Measure relevance on a batch (ECQx), assign, and put the centroids into the model.
 
         Call it after the optimizer's step.
@@ -147,8 +150,8 @@ class Quantizer(LatentWeights):
         Raises
         ------
         ValueError
-            If the layer of a quantized weight has no rule of relevance or no part in the output, or
-            a weight is not finite.
+            If the layer of a quantized weight has no rule of relevance or no part in the output, a
+            label is out of range, or a weight is not finite. The integers are then as before.
         """
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
@@ -218,9 +221,11 @@ class Quantizer(LatentWeights):
         Raises
         ------
         ValueError
-            If weights, codebooks or relevances are not finite. On a GPU `update` does not look, so
-            that no step waits.
+            If weights, codebooks or relevances are not finite, or a label was out of range. On a
+            GPU `update` does not look, so that no step waits.
         """
+        if self.relevance is not None:
+            self.relevance.check_labels()
         relevances = {} if self.relevance is None else self.relevance.values
         for kind, tensors in (
             ("weight", self.latent),

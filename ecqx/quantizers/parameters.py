@@ -251,7 +251,14 @@ def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _check_memory(quantized: Iterable[ModelParameter]) -> None:
-    """Raise ``ValueError`` for two different parameters that share memory."""
+    """Raise ``ValueError`` for two different parameters that share memory, or elements that do."""
+    quantized = list(quantized)
+    for name, tensor in ((p.name, p.tensor) for p in quantized):
+        if tensor.numel() * tensor.element_size() > _extent(tensor):
+            raise ValueError(
+                f"{name}: several of its elements are one number in memory (expand); give each its "
+                f"own: model.{name} = torch.nn.Parameter(model.{name}.detach().clone())"
+            )
     ranges = sorted(
         (p.tensor.data_ptr(), p.tensor.data_ptr() + _extent(p.tensor), p.name)
         for p in quantized

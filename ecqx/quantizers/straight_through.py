@@ -57,7 +57,9 @@ class StraightThrough(LatentWeights):
             gradients: tuple[Tensor | None, ...] = (None,) * len(trained)
             if weight.grad is not None:
                 graph = self._graphs[name]
-                gradients = torch.autograd.grad(graph, trained, weight.grad.to(graph.dtype))
+                # That of an embedding may be sparse.
+                given = weight.grad.to_dense().to(graph.dtype)
+                gradients = torch.autograd.grad(graph, trained, given)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.grad = gradient
             # The optimizer does not hold these weights and would not reset their gradients.

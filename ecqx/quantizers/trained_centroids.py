@@ -88,7 +88,7 @@ class TrainedQuantizer(Quantizer):
         gradient = torch.zeros_like(self.numbers)
         for row, (name, weight) in zip(gradient, self.weights.items(), strict=True):
             if weight.grad is not None:
-                row.copy_(self._summed(name, weight.grad))
+                row.copy_(self._summed(name, weight.grad.to_dense()))
         self.numbers.grad = gradient
         super().transfer_gradients()
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ecqx.relevance.average import RelevanceAverage
     from ecqx.relevance.canonizers import build_canonizer
     from ecqx.relevance.composites import build_composite
-    from ecqx.relevance.weights import Attributor, output_relevance, weight_relevance
+    from ecqx.relevance.output import output_relevance
+    from ecqx.relevance.weights import Attributor, weight_relevance
 
 _HOMES = {
     "Attributor": "ecqx.relevance.weights",
@@ -32,7 +33,7 @@ _HOMES = {
     "WeightRelevanceHook": "ecqx.relevance.attribution",
     "build_canonizer": "ecqx.relevance.canonizers",
     "build_composite": "ecqx.relevance.composites",
-    "output_relevance": "ecqx.relevance.weights",
+    "output_relevance": "ecqx.relevance.output",
     "weight_relevance": "ecqx.relevance.weights",
     "with_weight_relevance": "ecqx.relevance.attribution",
 }

@@ -29,12 +29,14 @@ Sink = Callable[[nn.Parameter, Tensor], None]
 class _Call:
     """One call of a module: what its attribution needs later, in the backward pass.
 
-    ``version`` is autograd's count of in-place changes of ``output`` at the end of the call.
+    ``arguments`` is None for a call with the input alone. ``version`` is autograd's count of
+    in-place changes of ``output`` at the end of the call.
     """
 
     hook: WeightRelevanceHook
     module: nn.Module
     input: Tensor
+    arguments: _Arguments | None
     output: Tensor
     version: int
 
@@ -45,6 +47,50 @@ class _Call:
         with torch.enable_grad():
             again: Tensor = self.module.forward(self.input)
         return again
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of a module's call; ``place`` is that of the one tensor, its input."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    place: int | str
+
+    @classmethod
+    def of(cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
+        """``ValueError`` unless one argument is a tensor, and none holds any inside."""
+        given = dict(enumerate(args)) | kwargs
+        tensors = {place: _count_tensors(value) for place, value in given.items()}
+        places = [place for place, value in given.items() if isinstance(value, Tensor)]
+        if sum(tensors.values()) != 1 or not places:
+            raise ValueError(
+                f"LRP has no rule for a {type(module).__name__} with {sum(tensors.values())} "
+                "inputs; use ECQ (relevance=None) or exclude the layers around it"
+            )
+        return cls(args, kwargs, places[0])
+
+    @property
+    def input(self) -> Tensor:
+        value: Tensor = (
+            self.args[self.place] if isinstance(self.place, int) else self.kwargs[self.place]
+        )
+        return value
+
+    def with_input(self, input: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with another input."""
+        if isinstance(self.place, str):
+            return self.args, {**self.kwargs, self.place: input}
+        return (*self.args[: self.place], input, *self.args[self.place + 1 :]), self.kwargs
+
+
+def _count_tensors(value: Any) -> int:
+    """How many tensors an argument is or holds."""
+    if isinstance(value, Tensor):
+        return 1
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return sum(map(_count_tensors, value)) if isinstance(value, list | tuple) else 0
 
 
 class _Attribution(torch.autograd.Function):
@@ -81,8 +127,9 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     Notes
     -----
-    Modules with exactly one tensor input are supported. The rule finds what zennit would give it:
-    ``stored_tensors["input"]``, and relevance as gradient of the output.
+    Modules with exactly one tensor input are supported, by position or by keyword; whatever else a
+    call is given, the module is given again when a rule runs it. The rule finds what zennit would
+    give it: ``stored_tensors["input"]``, and relevance as gradient of the output.
     """
 
     def __init__(self, rule: Hook, weight_rule: WeightRule, sink: Sink) -> None:
@@ -93,6 +140,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         # During a call: its input in the autograd graph, and the same detached from the graph.
         self.uncut: Tensor | None = None
         self.input: Tensor | None = None
+        self.arguments: _Arguments | None = None
         self.anchor = torch.zeros((), requires_grad=True)
 
     def copy(self) -> WeightRelevanceHook:
@@ -101,7 +149,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     def remove(self) -> None:
         """Release the tensors that an interrupted pass left behind."""
-        self.uncut = self.input = None
+        self.uncut = self.input = self.arguments = None
         self.rule.stored_tensors.clear()
         super().remove()
 
@@ -110,19 +158,20 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         return RemovableHandleList(
             [
                 RemovableHandle(self),
-                module.register_forward_pre_hook(self.pre_forward),
+                module.register_forward_pre_hook(self.pre_forward, with_kwargs=True),
                 module.register_forward_hook(self.post_forward),
             ]
         )
 
-    def pre_forward(self, module: nn.Module, input: tuple[Any, ...]) -> Tensor:
+    def pre_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Cut the graph in front of the module."""
-        if len(input) != 1 or not isinstance(input[0], Tensor):
-            raise ValueError(
-                f"LRP has no rule for a {type(module).__name__} with {len(input)} inputs; "
-                "use ECQ (relevance=None) or exclude the layers around it"
-            )
-        self.uncut = input[0]
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            self.uncut = args[0]
+        else:
+            self.arguments = _Arguments.of(module, args, kwargs)
+            self.uncut = self.arguments.input
         self.input = self.uncut.detach()
         if is_known_nonnegative(self.uncut):
             mark_nonnegative(self.input)
@@ -130,15 +179,16 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         if isinstance(self.rule, Proportional):
             self.input.requires_grad_(self.uncut.requires_grad)
         # A module that works in place would change the output of the layer before it.
-        return self.input.clone() if getattr(module, "inplace", False) else self.input
+        given = self.input.clone() if getattr(module, "inplace", False) else self.input
+        return ((given,), {}) if self.arguments is None else self.arguments.with_input(given)
 
     def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
         """Connect the output to the uncut input by `_Attribution`."""
         assert self.uncut is not None
         assert self.input is not None
-        call = _Call(self, module, self.input, output, output._version)
+        call = _Call(self, module, self.input, self.arguments, output, output._version)
         attributed: Tensor = _Attribution.apply(self.uncut, self.anchor, call)
-        self.uncut = self.input = None
+        self.uncut = self.input = self.arguments = None
         if isinstance(module, nn.ReLU | nn.ReLU6):
             mark_nonnegative(attributed)
         return attributed
@@ -152,7 +202,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         # Input and parameters have the same rule: one backward pass gives both relevances.
         jointly = isinstance(self.rule, Proportional) and self.weight_rule == "epsilon"
         arriving: Tensor | None
-        with _keeping_parameters(call.module):
+        with _as_called(call):
             if jointly and input_wanted:
                 arriving, *relevances = _shares(
                     [call.input, *parameters], call.own_output(), relevance
@@ -199,19 +249,37 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
 
 @contextmanager
-def _keeping_parameters(module: nn.Module) -> Iterator[None]:
-    """Put the module's parameters back: zennit 1.0 leaves new ones of the same values behind."""
+def _as_called(call: _Call) -> Iterator[None]:
+    """Within the block ``module.forward(input)`` has the other arguments of the call.
+
+    Afterwards the module has its own parameters: zennit 1.0 leaves new ones of the same values.
+    """
+    module, arguments = call.module, call.arguments
     parameters = dict(module._parameters)
+    forward, own = module.forward, module.__dict__.get("forward")
+
+    def repeated(input: Tensor) -> Any:
+        assert arguments is not None
+        args, kwargs = arguments.with_input(input)
+        return forward(*args, **kwargs)
+
     try:
+        if arguments is not None:
+            module.forward = repeated
         yield
     finally:
         module._parameters.update(parameters)
+        if arguments is not None:
+            del module.forward
+            if own is not None:
+                module.forward = own
 
 
 def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor]:
     """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z."""
     gradients = torch.autograd.grad(output, factors, quotient(relevance, output))
-    return [v.detach() * g for v, g in zip(factors, gradients, strict=True)]
+    # Those of an embedding may be sparse.
+    return [v.detach() * g.to_dense() for v, g in zip(factors, gradients, strict=True)]
 
 
 def with_weight_relevance(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ecqx.modules import Inputs, each_tensor
 from ecqx.relevance.settings import LRP
 
 if TYPE_CHECKING:
@@ -32,36 +33,44 @@ class RelevanceAverage:
         self.combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None
 
     def update(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str] = ()
+        self, model: nn.Module, inputs: Inputs, targets: Tensor, needed: Collection[str] = ()
     ) -> dict[str, Tensor]:
         """Add the relevances of one batch, at every `LRP.every`-th step; return the averages.
 
         Raises
         ------
         ValueError
-            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it.
+            If the layer of a parameter in ``needed`` has no rule, or no relevance reaches it; or if
+            a label is out of range (`ecqx.relevance.output.LabelCheck`).
         """
         if self.steps % self.lrp.every == 0:
-            self._add(model, inputs[: self.lrp.samples], targets[: self.lrp.samples], needed)
+            first = slice(self.lrp.samples)
+            inputs = each_tensor(inputs, lambda tensor: tensor[first])
+            self._add(model, inputs, targets[first], needed)
         self.steps += 1
         for name in needed:
             if name not in self.values:
                 raise ValueError(
-                    f"no relevance reaches {name}: it has no part in the output, or is used "
-                    "without a call of its layer; exclude it or use ECQ (relevance=None)"
+                    f"no relevance reaches {name}: it has no part in the output, is used without a "
+                    "call of its layer, or runs without gradients (no_grad, reentrant "
+                    "checkpointing); exclude it or use ECQ (relevance=None)"
                 )
         return self.values
 
     def _add(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, needed: Collection[str]
+        self, model: nn.Module, inputs: Inputs, targets: Tensor, needed: Collection[str]
     ) -> None:
         # Imported late: zennit takes seconds, and ECQ does not need it.
-        from ecqx.relevance.weights import Attributor, check_rules
+        from ecqx.relevance.weights import Attributor, check_rules, warn_of_unruled
 
-        if self.attributor is None or self.attributor.model is not model:
+        is_new = self.attributor is None or self.attributor.model is not model
+        if is_new:
             check_rules(model, self.lrp.composite, needed)
             self.attributor = Attributor(model, self.lrp)
+        assert self.attributor is not None
         new = self.attributor(inputs, targets)
+        if is_new:
+            warn_of_unruled(self.attributor)
         if self.combine is not None:
             new = self.combine(new, len(targets))
         for name, relevance in new.items():
@@ -72,8 +81,14 @@ class RelevanceAverage:
         """What can be copied to another model or process: without hooks and connections."""
         return {**self.__dict__, "attributor": None, "combine": None}
 
+    def check_labels(self) -> None:
+        """Raise ``ValueError`` if a label was out of range; waits for a GPU."""
+        if self.attributor is not None:
+            self.attributor.labels.finish()
+
     def start_epoch(self) -> None:
         """Measure at the next step; forget the average where `LRP.restart` is set."""
+        self.check_labels()
         self.steps = 0
         if self.lrp.restart:
             self.values = {}

@@ -7,13 +7,12 @@ with a rule, so that each branch receives its share and relevance does not grow.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, mobilenetv3, resnet
-from torchvision.ops import SqueezeExcitation
+from torchvision.ops import FrozenBatchNorm2d, SqueezeExcitation
 from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
 from zennit.layer import Sum
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
@@ -21,6 +20,9 @@ from zennit.types import BatchNorm
 
 from ecqx.relevance.rules import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
+
+# zennit 0.5 does not know the frozen one, and no version the one of several processes.
+BATCH_NORMS: tuple[type[nn.Module], ...] = (BatchNorm, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 
 class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
@@ -34,7 +36,7 @@ class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
         """Fold every BatchNorm in ``root_module`` that has running statistics and parameters."""
         instances = []
         for module in root_module.modules():
-            if isinstance(module, BatchNorm) and _is_foldable(module):
+            if isinstance(module, BATCH_NORMS) and _is_foldable(module):
                 instance = self.copy()
                 instance.register(module)
                 instances.append(instance)
@@ -61,14 +63,14 @@ class FoldBatchNormStatistics(Canonizer):  # type: ignore[misc]
 
 
 def _is_foldable(module: Any) -> bool:
-    # torchvision's FrozenBatchNorm2d, which zennit 1.0 counts as BatchNorm, has no `affine`.
+    # torchvision's FrozenBatchNorm2d has no `affine`.
     return getattr(module, "affine", True) and module.running_mean is not None
 
 
 class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
     """Split residual additions of torchvision's ResNets and MobileNets, and gates of MobileNetV3.
 
-    A subclass of such a block that defines its own ``forward`` is not split; a warning names it.
+    A subclass of such a block that defines its own ``forward`` is not split.
     """
 
     def __init__(self) -> None:
@@ -80,7 +82,6 @@ class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
         if own is None or not getattr(module, "use_res_connect", True):
             return None
         if type(module).forward.__module__.partition(".")[0] != "torchvision":
-            _warn_of_own_forward(type(module))
             return None
         joint = (
             {"canonizer_product": BranchProduct()}
@@ -88,14 +89,6 @@ class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
             else {"canonizer_sum": Sum()}
         )
         return {"forward": _FORWARDS[own].__get__(module), **joint}
-
-
-def _warn_of_own_forward(kind: type[nn.Module]) -> None:
-    warnings.warn(
-        f"{kind.__qualname__}: has a forward of its own, so its branches are not split and "
-        "relevance may grow there; add them by ecqx.layers.ResidualSum",
-        stacklevel=2,
-    )
 
 
 def _residual_forward(self: Any, x: Tensor) -> Tensor:

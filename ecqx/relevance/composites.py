@@ -7,9 +7,10 @@ from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
 from zennit.core import Composite, Hook
 from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Flat, Pass
-from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
+from zennit.types import Activation, AvgPool, Convolution, Linear
 
 from ecqx.layers import PaddedShortcut, ResidualSum
+from ecqx.relevance.canonizers import BATCH_NORMS
 from ecqx.relevance.rules import (
     BranchProduct,
     Epsilon,
@@ -42,9 +43,9 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
 def build_composite(name: str) -> Composite:
     """Build a composite of the published code by name, one of `COMPOSITES`.
 
-    Linear layers and embeddings have the epsilon rule (1e-6), activations Pass; residual sums,
-    average pooling and the parameter-free shortcut of ResNet20 have Norm. Canonizers are not part
-    of it (`ecqx.relevance.canonizers`).
+    Linear layers and embeddings have the epsilon rule (1e-6), activations of single elements Pass;
+    residual sums, average pooling and the parameter-free shortcut of ResNet20 have Norm. Canonizers
+    are not part of it (`ecqx.relevance.canonizers`).
 
     Raises
     ------
@@ -57,7 +58,7 @@ def build_composite(name: str) -> Composite:
         # The first entry that fits counts: zennit's Activation includes attention, which holds
         # weights and takes three inputs, and its Linear includes Convolution.
         (nn.MultiheadAttention, None),
-        (Activation, Pass()),
+        ((Activation, nn.Mish), Pass()),
         (nn.Embedding, Epsilon()),
         ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
         (BranchProduct, Uniform()),
@@ -65,9 +66,15 @@ def build_composite(name: str) -> Composite:
         (Linear, Epsilon()),
     ]
     if batch_norm is not None:
-        layer_map.append((BatchNorm, batch_norm))
+        layer_map.append((BATCH_NORMS, batch_norm))
     if first_flat:
         # An embedding takes the place of the first layer: no layer behind it sees the input itself.
         first_map = [(nn.Embedding, Epsilon()), (Linear, Flat())]
         return SpecialFirstLayerMapComposite(layer_map, first_map=first_map)
     return LayerMapComposite(layer_map)
+
+
+def types_without_rule(name: str) -> tuple[type[nn.Module], ...]:
+    """Types of modules that a composite leaves without a rule on purpose."""
+    _, batch_norm, _ = _ROWS[name]
+    return BATCH_NORMS if batch_norm is None else ()

@@ -29,8 +29,14 @@ def quotient(relevance: Tensor, z: Tensor) -> Tensor:
     """R / (z + ε·sign z): the relevance per unit of an output z.
 
     On one CPU thread memory bandwidth limits it, so a compiled loop takes a single pass. The loop
-    is neither parallel nor differentiable: otherwise torch's operations do it.
+    is neither parallel nor differentiable: otherwise torch's operations do it. ``ValueError`` if
+    the shapes differ: a layer must put out the same shape whenever it is run.
     """
+    if relevance.shape != z.shape:
+        raise ValueError(
+            f"a layer put out shape {tuple(relevance.shape)}, and {tuple(z.shape)} when a rule of "
+            "relevance ran it again; exclude it or use ECQ (relevance=None)"
+        )
     fits_loop = all(
         t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
         for t in (relevance, z)
@@ -189,7 +195,7 @@ def _adaptive_quotients(
         positive_wins = B.abs() <= A
         alpha = 1 + gamma * positive_wins
         beta = 1 + gamma * ~positive_wins
-        share = relevance / stabilized(alpha * A + beta * B)
+        share = quotient(relevance, alpha * A + beta * B)
         return (alpha * share,) * half + (beta * share,) * half
 
     return mapper

@@ -31,6 +31,10 @@ DEFAULT_COMPOSITE = "epsilon_plus_flat_bn_pass"
 DEFAULT_CANONIZER = "resnet"
 
 
+class RelevanceWarning(UserWarning):
+    """Names what LRP has no rule for."""
+
+
 @dataclass(frozen=True)
 class LRP:
     """How relevance is measured during quantized training.

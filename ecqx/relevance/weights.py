@@ -5,7 +5,8 @@ Paper: section on LRP for weights.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import warnings
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,28 +16,33 @@ from zennit.canonizers import AttributeCanonizer, Canonizer
 
 from ecqx.modules import (
     HALF,
-    IGNORED_LABEL,
+    Inputs,
+    called,
     check_has_values,
+    each_tensor,
     evaluation_mode,
     is_quantizable,
     main_output,
     unwrapped,
 )
-from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
+from ecqx.relevance.attribution import with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
-from ecqx.relevance.composites import build_composite
+from ecqx.relevance.composites import build_composite, types_without_rule
+from ecqx.relevance.output import LabelCheck, output_relevance
+from ecqx.relevance.placement import RulePlacement
 from ecqx.relevance.settings import (
     DEFAULT_CANONIZER,
     DEFAULT_COMPOSITE,
     LRP,
     Output,
+    RelevanceWarning,
     WeightRule,
 )
 
 
 def weight_relevance(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     composite: str = DEFAULT_COMPOSITE,
     canonizer: str = DEFAULT_CANONIZER,
@@ -48,13 +54,14 @@ def weight_relevance(
     Parameters
     ----------
     model : Module
-        Returns logits, shape (B, C) or (B, C, H, W), or a dict with them under ``"out"``. Used in
-        eval mode and in float32, and restored afterwards. Unwrapped from DataParallel, so that
-        parameter names are those of the model itself.
+        Returns logits, shape (B, C) or (B, C, H, W), or a dict with them under ``"out"`` or
+        ``"logits"``. Used in eval mode and in float32, and restored afterwards. Unwrapped from
+        DataParallel, so that parameter names are those of the model itself.
     inputs : Tensor, shape (B, …)
+        Or a tuple of the model's positional arguments, or a dict of its keyword arguments.
     targets : Tensor
-        Classes, shape (B,); several labels, shape (B, C) of 0 and 1; or a label per pixel, shape
-        (B, H, W), where 255 is ignored.
+        Classes, shape (B,), where -100 is ignored; several labels, shape (B, C) of 0 and 1; or a
+        label per pixel, shape (B, H, W), where -100 is ignored, and 255 if it is no class.
     composite, canonizer : str
         One of `ecqx.relevance.COMPOSITES` and of `ecqx.relevance.CANONIZERS`.
     output : {"output", "probability", "ones"}
@@ -72,17 +79,29 @@ def weight_relevance(
     Raises
     ------
     ValueError
-        If a name is unknown, shapes do not fit, or a layer has no rule.
+        If a name is unknown, shapes do not fit, a label is out of range, or a layer has no rule.
     """
     lrp = LRP(composite, canonizer, output, weight_rule)
-    return Attributor(model, lrp)(inputs, targets)
+    attributor = Attributor(model, lrp)
+    relevance = attributor(inputs, targets)
+    attributor.labels.finish()
+    warn_of_unruled(attributor)
+    return relevance
 
 
 class Attributor:
     """Relevance of the weights of one model, batch after batch: `weight_relevance` of the batch.
 
-    The rule of each module and the rewriting of the model are determined once, so the model must
-    keep its modules. After each batch the model is restored.
+    The rewriting of the model is determined once, and the rule of each module with the first batch,
+    so the model must keep its modules. After each batch the model is restored.
+
+    Attributes
+    ----------
+    labels : LabelCheck
+        What is known of the labels so far.
+    unruled : tuple of str
+        Types of modules, and operations, through which relevance passes as a plain gradient for
+        want of a rule (`ecqx.relevance.passage.Passage.names`); known after the first batch.
     """
 
     def __init__(self, model: nn.Module, lrp: LRP | None = None) -> None:
@@ -92,34 +111,35 @@ class Attributor:
         self.model, self.output = model, lrp.output
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
-        composite = build_composite(lrp.composite)
-        rules = with_weight_relevance(composite, self._receive, lrp.weight_rule)
+        self.labels = LabelCheck(waits=False)
+        self.unruled: tuple[str, ...] = ()
+        self._without_rule = types_without_rule(lrp.composite)
+        rules = with_weight_relevance(
+            build_composite(lrp.composite), self._receive, lrp.weight_rule
+        )
+        self.placement = RulePlacement(rules)
         rewrites = build_canonizer(lrp.canonizer).apply(model)
         try:
             self.rewrites = [(rewrite, _attributes(rewrite)) for rewrite in rewrites]
-            context: dict[str, Any] = {}
-            self.hooks: list[tuple[nn.Module, WeightRelevanceHook]] = []
-            for name, module in model.named_modules():
-                hook = rules.module_map(context, name, module)
-                if hook is not None:
-                    self.hooks.append((module, hook.copy()))
         finally:
             for rewrite in rewrites:
                 rewrite.remove()
-        if not self.hooks:
-            raise ValueError(f"no layer of the model has a rule in {lrp.composite}; use ECQ")
         modules = list(model.modules())
         self.inplace = [module for module in modules if getattr(module, "inplace", False)]
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        anchors = [hook.anchor for _, hook in self.hooks]
-        inputs = inputs.detach()
+    def __call__(self, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
+        inputs = each_tensor(inputs, _without_history)
         try:
-            no_casts = torch.autocast(inputs.device.type, enabled=False)
+            no_casts = torch.autocast(targets.device.type, enabled=False)
             with no_casts, _full_precision(self.model), self._attached(), torch.enable_grad():
-                logits = main_output(self.model(inputs.float() if _is_half(inputs) else inputs))
-                start = output_relevance(logits.detach(), targets, self.output)
-                torch.autograd.grad(logits, anchors, start, allow_unused=True)
+                logits = main_output(called(self.model, inputs))
+                if not self.placement.is_complete:
+                    self.placement.complete(self.model)
+                    self.unruled = self.placement.passage.names(logits, self._without_rule)
+                anchors = [hook.anchor for hook in self.placement.hooks.values()]
+                start = output_relevance(logits.detach(), targets, self.output, self.labels)
+                if logits.requires_grad:
+                    _propagate(logits, anchors, start)
             found = self.relevance
         finally:
             self.relevance = {}
@@ -135,25 +155,37 @@ class Attributor:
     def _attached(self) -> Iterator[None]:
         """The model rewritten, with hooks, in eval mode, with gradients for the weights alone."""
         flags = [(p, p.requires_grad) for p in self.model.parameters()]
-        done: list[Any] = []
+        done: list[Canonizer] = []
         try:
             for rewrite, attributes in self.rewrites:
                 rewrite.register(rewrite.module, *attributes)
                 done.append(rewrite)
-            done += [hook.register(module) for module, hook in self.hooks]
             for module in self.inplace:
                 module.inplace = False  # type: ignore[assignment]
             for p, _ in flags:
                 p.requires_grad_(is_quantizable(p))
-            with evaluation_mode(self.model):
+            with self.placement.attached(self.model), evaluation_mode(self.model):
                 yield
         finally:
             for p, flag in flags:
                 p.requires_grad_(flag)
             for module in self.inplace:
                 module.inplace = True  # type: ignore[assignment]
-            for attached in reversed(done):
-                attached.remove()
+            for rewrite in reversed(done):
+                rewrite.remove()
+
+
+def _propagate(logits: Tensor, anchors: list[Tensor], start: Tensor) -> None:
+    """Run the backward pass, in which the hooks measure."""
+    try:
+        torch.autograd.grad(logits, anchors, start, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise ValueError(
+                "relevance cannot pass reentrant checkpointing; call "
+                "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -169,6 +201,12 @@ def _full_precision(model: nn.Module) -> Iterator[None]:
             tensor.data = data
 
 
+def _without_history(tensor: Tensor) -> Tensor:
+    """An input in full precision and without its graph."""
+    tensor = tensor.detach()
+    return tensor.float() if _is_half(tensor) else tensor
+
+
 def _is_half(tensor: Tensor) -> bool:
     return tensor.dtype in HALF
 
@@ -180,34 +218,22 @@ def _attributes(rewrite: Canonizer) -> list[dict[str, Any]]:
     return [{key: getattr(rewrite.module, key) for key in rewrite.attribute_keys}]
 
 
-def output_relevance(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
-    """Relevance at the network's output, shape of ``logits``: zero but at the targets' logits.
-
-    Logits have shape (B, C) or (B, C, H, W); ``targets`` and ``output`` as for `weight_relevance`.
-
-    Raises
-    ------
-    ValueError
-        If the shape of the targets does not fit the logits.
-    """
-    several_labels = targets.shape == logits.shape
-    if several_labels:
-        present = targets.to(logits.dtype)
-    elif targets.shape == logits.shape[:1] + logits.shape[2:]:
-        valid = targets != IGNORED_LABEL
-        classes = torch.where(valid, targets, 0).unsqueeze(1).long()
-        present = torch.zeros_like(logits).scatter_(1, classes, 1.0) * valid.unsqueeze(1)
-    else:
-        raise ValueError(
-            f"targets of shape {tuple(targets.shape)} do not fit logits of {tuple(logits.shape)}"
+def warn_of_unruled(attributor: Attributor) -> None:
+    """Name what relevance passes without a rule, in one `RelevanceWarning`."""
+    if attributor.unruled:
+        warnings.warn(
+            f"{without_rule(attributor.unruled)}; compare with ECQ (relevance=None)",
+            RelevanceWarning,
+            stacklevel=3,
         )
-    if output == "output":
-        start = logits
-    elif output == "probability":
-        start = logits.sigmoid() if several_labels else logits.softmax(dim=1)
-    else:
-        start = torch.ones_like(logits)
-    return present * start / logits.shape[0]
+
+
+def without_rule(names: Sequence[str]) -> str:
+    """The remark on what has no rule, to be continued by what to do."""
+    return (
+        f"LRP has no rule for {', '.join(names)}: relevance passes there as a plain gradient, and "
+        "may grow or vanish; use layers that have rules (torch.nn.SiLU, ecqx.layers.ResidualSum)"
+    )
 
 
 def layers_without_rule(model: nn.Module, composite: str) -> list[str]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.modules import IGNORED_LABEL
+from ecqx.errors import InputError
+from ecqx.labels import UNLABELLED, LabelKind, is_labelled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -41,7 +42,7 @@ def objective_of(targets: Tensor) -> Objective:
     """The objective for a split's targets; `ValueError` if there is none.
 
     Targets are classes, integers of shape (N,); several labels, floats of shape (N, C); or a label
-    per pixel, integers of shape (N, H, W).
+    per pixel, integers of shape (N, H, W). -100 is ignored, and of pixels 255 if it is no class.
     """
     if targets.ndim == 1 and not targets.is_floating_point():
         return CLASSIFICATION
@@ -49,14 +50,36 @@ def objective_of(targets: Tensor) -> Objective:
         return MULTILABEL
     if targets.ndim == 3 and not targets.is_floating_point():
         return SEGMENTATION
-    raise ValueError(f"no objective for targets of shape {tuple(targets.shape)}, {targets.dtype}")
+    raise InputError(
+        f"no objective for targets of shape {tuple(targets.shape)}, {targets.dtype}: classes are "
+        "integers of shape (N,), several labels floats of shape (N, C), labels of pixels integers "
+        "of shape (N, H, W)"
+    )
+
+
+def check_fit(logits: Tensor, targets: Tensor, splits: Iterable[Tensor]) -> None:
+    """Raise ``InputError`` unless a network's logits fit the targets of a batch and of splits.
+
+    ``splits`` are all targets of the splits: a label out of range may come in any batch.
+    """
+    kind, objective = LabelKind.of(logits, targets), objective_of(targets)
+    if kind.several != (objective is MULTILABEL):
+        raise InputError(
+            f"the network returns logits of shape {tuple(logits.shape)} for targets of shape "
+            f"{tuple(targets.shape)}: a single logit takes targets of its own shape, floats 0 or "
+            "1; for two classes a network returns two logits"
+        )
+    for split in splits:
+        kind.check(kind.extent(split))
 
 
 def _top1(batches: Batches) -> Scores:
     correct = samples = 0
     for logits, targets in batches:
         correct += int((logits.argmax(1) == targets).sum())
-        samples += len(targets)
+        samples += int(is_labelled(targets, logits.shape[1]).sum())
+    if not samples:
+        raise ValueError("top-1 accuracy needs a sample with a label")
     return {"top-1 accuracy": correct / samples}
 
 
@@ -93,9 +116,9 @@ def _intersection_over_union(batches: Batches) -> Scores:
     confusion: Any = None
     for logits, targets in batches:
         if confusion is None:
-            confusion = MulticlassConfusionMatrix(logits.shape[1], ignore_index=IGNORED_LABEL)
+            confusion = MulticlassConfusionMatrix(logits.shape[1], ignore_index=UNLABELLED)
             confusion = confusion.to(logits.device)
-        confusion.update(logits.argmax(1), targets)
+        confusion.update(logits.argmax(1), _of_torch(targets, logits))
     matrix = confusion.compute().double()
     hits = matrix.diagonal()
     union = matrix.sum(0) + matrix.sum(1) - hits
@@ -109,8 +132,14 @@ def _intersection_over_union(batches: Batches) -> Scores:
 
 def _pixel_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the pixels that have a label; zero where none has."""
-    summed = F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
-    return summed / (targets != IGNORED_LABEL).sum().clamp(min=1)
+    targets = _of_torch(targets, logits)
+    summed = F.cross_entropy(logits, targets, reduction="sum")
+    return summed / (targets != UNLABELLED).sum().clamp(min=1)
+
+
+def _of_torch(targets: Tensor, logits: Tensor) -> Tensor:
+    """Pixel labels with torch's mark at those that do not count."""
+    return torch.where(is_labelled(targets, logits.shape[1]), targets, UNLABELLED)
 
 
 CLASSIFICATION = Objective(F.cross_entropy, ("top-1 accuracy",), _top1)

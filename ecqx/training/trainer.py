@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +17,11 @@ from tqdm import tqdm
 from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
+from ecqx.modules import copied
 from ecqx.training.constraint import Constraint
 from ecqx.training.distributed import Replicas, is_connected, is_first
 from ecqx.training.evaluation import evaluate
-from ecqx.training.objectives import objective_of
+from ecqx.training.objectives import check_fit, objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
 
 # Raised by torch.load for a file in another format, or a truncated one.
@@ -75,6 +75,8 @@ class Trainer:
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self.shows_progress = False
+        # Whether the targets are known to fit what the network returns.
+        self.fits = False
         self.optimizer = self._build_optimizer()
         self.history: list[Epoch] = []
         # State after the best epoch so far, of equal ones the last.
@@ -167,7 +169,11 @@ class Trainer:
         """One training step on one batch; returns the loss before it, a scalar in float64."""
         self.optimizer.zero_grad()
         x, y, weight = self.replicas.share(x, y)
-        loss = weight * self.objective.loss(self.replicas.forward(x), y)
+        logits = self.replicas.forward(x)
+        if not self.fits:
+            check_fit(logits.detach(), y, (self.train.targets, self.validation.targets))
+            self.fits = True
+        loss = weight * self.objective.loss(logits, y)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.quantizer is not None:
             self.quantizer.transfer_gradients()
@@ -211,7 +217,7 @@ class Trainer:
         x, _ = next(self.train.batches(1))
         try:
             with self._seeded(), torch.no_grad():
-                copy.deepcopy(self.model).train()(x)
+                copied(self.model).train()(x)
         except ValueError as error:
             raise InputError(
                 f"batch_size: 1, but BatchNorm needs more samples ({error}); 2 or more would work"
