@@ -38,6 +38,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters by all their names, without those that ``torch.compile`` adds to the path."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name.replace("_orig_mod.", ""), parameter
+
+
 def check_has_values(model: nn.Module) -> None:
     """Raise ``ValueError`` for the first parameter that has no values yet."""
     for name, tensor in model.named_parameters():

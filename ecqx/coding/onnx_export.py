@@ -111,8 +111,8 @@ def _network(
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
-        network = copy.deepcopy(model.model)
         coded = model.coded_state()[1]
+        network = copy.deepcopy(model.model)
     else:
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
     network.float().eval().requires_grad_(False)

@@ -104,6 +104,10 @@ class Quantizer(LatentWeights):
     @torch.no_grad()
     def transfer_gradients(self) -> None:
         """Give the latent weights the scaled gradients of the quantized weights."""
+        if not self._in_step:
+            # `update` compares the values, unless the optimizer has stepped them.
+            self.reconcile(values=self._steps_quantized, wait=False)
+        self._in_step = True
         for name, weight in self.weights.items():
             latent = self.latent[name]
             latent.grad = None
@@ -150,6 +154,9 @@ class Quantizer(LatentWeights):
             If the layer of a quantized weight has no rule of relevance or no part in the output, or
             a weight is not finite.
         """
+        if not (self._in_step and self._steps_quantized):
+            self.reconcile(wait=False)
+        self._in_step = False
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
@@ -198,11 +205,22 @@ class Quantizer(LatentWeights):
 
     @torch.no_grad()
     def _write_centroids(self) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(_select(self.grids[name].values, self.index[name]))
+        for name in self.weights:
+            self._write(name, self._present(name))
+
+    def _centroids(self, name: str) -> Tensor:
+        return self.grids[name].values
+
+    def _present(self, name: str) -> Tensor:
+        return _select(self.grids[name].values, self.index[name])
+
+    def _take_over(self, name: str, values: Tensor, moved: Tensor) -> None:
+        found = torch.searchsorted(self.grids[name].values, values[moved])
+        self.index[name][moved] = found.to(torch.int32)
 
     def integers(self) -> dict[str, Tensor]:
         """The integers k of the weights ``k * step``, int16, by parameter name."""
+        self.reconcile()
         return {
             name: (index - self.grids[name].zero).to(torch.int16)
             for name, index in self.index.items()
@@ -281,6 +299,7 @@ class Quantizer(LatentWeights):
             if index.min() < 0 or index.max() >= len(self.grids[name].values):
                 raise ValueError(f"{name} has integers that {self.settings.bits} bits do not allow")
             self.index[name] = index
+        self._write_centroids()
         if self.relevance is not None:
             averaged = section(state, "relevance")
             self.relevance.values = {

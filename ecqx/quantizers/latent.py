@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment import loops
 from ecqx.coding.tensor_files import section
-from ecqx.modules import HALF, unwrapped
+from ecqx.modules import HALF, named_parameters, unwrapped
 from ecqx.quantizers.parameters import survey
 
 _T = TypeVar("_T")
@@ -62,6 +63,13 @@ class LatentWeights(ABC):
             latent = weight.detach().clone()
             latent = latent.float() if latent.dtype in HALF else latent
             self.latent[name] = nn.Parameter(latent, requires_grad=weight.requires_grad)
+        # What was last written into each quantized weight, by `_write`.
+        self._written: dict[str, Tensor] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
+        # On a GPU: whether a step, which does not wait to look, found a weight changed.
+        self._changed_on_device: Tensor | None = None
+        # From `transfer_gradients` to `update`, while the optimizer may step quantized weights.
+        self._in_step = False
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: latent weights, and what is not quantized.
@@ -90,6 +98,114 @@ class LatentWeights(ABC):
         ECQx measures the relevance of weights on the batch, ``inputs`` and ``targets``.
         """
 
+    @torch.no_grad()
+    def _write(self, name: str, values: Tensor) -> None:
+        """Put values into a quantized weight, and keep them to compare with."""
+        weight = self.weights[name]
+        weight.copy_(values)
+        self._written[name] = values.detach().to(weight.dtype)
+        self._versions[name] = _version(weight)
+
+    @torch.no_grad()
+    def reconcile(self, values: bool = True, wait: bool = True) -> None:
+        """Take over what others wrote into the quantized weights, or refuse it.
+
+        `update`, `state_dict`, `ecqx.save` and all that reads the integers call it. Weights that
+        are centroids again, as of a restored epoch, set the integers; the latent weight becomes the
+        centroid where the integer changes. A deviation within a thousandth of the distance of
+        centroids is undone.
+
+        Parameters
+        ----------
+        values : bool
+            Compare all values. Without, only writes that torch counts or that move the memory are
+            noticed: not those through ``.data``.
+        wait : bool
+            Wait for a GPU. Without, what was written there through ``.data`` is not taken over, but
+            refused by the next call that waits.
+
+        Raises
+        ------
+        ValueError
+            If the model has other parameters than those that were quantized, or weights that are no
+            centroids, such as averaged ones.
+        """
+        present = dict(named_parameters(self.model))
+        for name, first in self._first_names.items():
+            if present.get(name) is not self.weights[first]:
+                raise ValueError(
+                    f"{name}: the model has another parameter here than the quantizer; load values "
+                    "into the parameter that it had (load_state_dict without assign=True), or make "
+                    "a new quantizer"
+                )
+        changed = [name for name in self.weights if self._is_changed(name, values, wait)]
+        if wait and self._changed_on_device is not None and bool(self._changed_on_device):
+            self._changed_on_device = None
+            raise ValueError(
+                "weights were written through .data between two steps, and the later step undid "
+                "it; write them by copy_ under torch.no_grad()"
+            )
+        # All are looked at before one is changed.
+        taken = {name: self._centroids_of(name) for name in changed}
+        for name, centroids in taken.items():
+            moved = centroids != self._present(name)
+            self.latent[name][moved] = centroids[moved].to(self.latent[name].dtype)
+            self._take_over(name, centroids, moved)
+            self._write(name, centroids)
+
+    def _is_changed(self, name: str, values: bool, wait: bool) -> bool:
+        """Whether a quantized weight holds something else than was last written."""
+        weight, written = self.weights[name].detach(), self._written[name]
+        if weight.device != written.device:
+            raise ValueError(
+                f"{name}: the model was moved to {weight.device}; move it before it is quantized"
+            )
+        counted = self._versions[name] != _version(self.weights[name])
+        if not (counted or values):
+            return False
+        written = written.to(weight.dtype)
+        if counted or wait or weight.is_cpu:
+            return not _is_equal(weight, written)
+        changed = (weight != written).any()
+        earlier = self._changed_on_device
+        self._changed_on_device = changed if earlier is None else changed | earlier
+        return False
+
+    def _centroids_of(self, name: str) -> Tensor:
+        """The centroids that a changed weight holds, or ``ValueError``."""
+        weight, written = self.weights[name].detach(), self._written[name]
+        values = self._centroids(name)
+        distances = values.diff()
+        distances = distances[distances > 0]
+        allowed = float(distances.min()) / 1000 if len(distances) else 0.0
+        exact = weight.to(values.dtype)
+        bounds = (values[1:] + values[:-1]) / 2
+        nearest = values[torch.bucketize(exact, bounds)]
+        # In half precision two centroids may be one value: the present one is kept then.
+        kept = (exact - written.to(values.dtype)).abs() <= allowed
+        near = (exact - nearest.to(weight.dtype).to(values.dtype)).abs() <= allowed
+        if not (kept | near).all():
+            raise ValueError(
+                f"{name}: the model holds weights that are no centroids of the quantizer, such as "
+                "averaged, merged or other ones; after optimizer.step() call update, restore an "
+                "epoch by the quantizer's load_state_dict, average quantizer.latent instead of the "
+                "model, or make a new quantizer"
+            )
+        return torch.where(kept, self._present(name), nearest)
+
+    @abstractmethod
+    def _centroids(self, name: str) -> Tensor:
+        """The values that a layer's weights may have, float32, ascending."""
+
+    def _present(self, name: str) -> Tensor:
+        """The centroids of a layer's weights as last written, float32."""
+        return self._written[name].float()
+
+    def _take_over(  # noqa: B027  (most subclasses have no integers)
+        self, name: str, values: Tensor, moved: Tensor
+    ) -> None:
+        """Set the integers of the weights that ``moved`` to other centroids."""
+
     def share_relevance(  # noqa: B027  (most subclasses have none)
         self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
     ) -> None:
@@ -100,6 +216,7 @@ class LatentWeights(ABC):
 
     def sparsity(self) -> float:
         """Share of the quantized weights that are zero, in [0, 1]."""
+        self.reconcile()
         zeros = sum(int(self._is_zero(name).sum()) for name in self.weights)
         return zeros / sum(weight.numel() for weight in self.weights.values())
 
@@ -118,6 +235,7 @@ class LatentWeights(ABC):
         dict of str to Tensor
             ``model.*``, ``latent.*`` and what a subclass adds.
         """
+        self.reconcile()
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"latent.{name}": latent.detach() for name, latent in self.latent.items()}
         return state | self._rest_of_state()
@@ -146,3 +264,17 @@ class LatentWeights(ABC):
     @abstractmethod
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `_rest_of_state` returned; the latent weights are restored already."""
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Changes with each write that torch counts, and with the memory."""
+    return tensor.data_ptr(), tensor._version
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one type hold the same; on the CPU by bits, thrice as fast."""
+    fast = a.is_cpu and a.dtype == torch.float32 and a.is_contiguous() and b.is_contiguous()
+    if not fast:
+        return torch.equal(a, b)
+    bits, others = (t.view(-1).view(torch.int32).numpy() for t in (a, b))
+    return not loops.differ(bits, others)

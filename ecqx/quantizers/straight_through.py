@@ -39,8 +39,12 @@ class StraightThrough(LatentWeights):
         with torch.enable_grad():
             self._graphs = {name: self.quantized(name) for name in self.latent}
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self._graphs[name])
+            for name in self.weights:
+                self._write(name, self._graphs[name])
+
+    def _centroids(self, name: str) -> Tensor:
+        values: Tensor = torch.unique(self._written[name].float())
+        return values
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """As of the base class, and the numbers, without weight decay."""
@@ -48,6 +52,7 @@ class StraightThrough(LatentWeights):
         return [*groups, {"params": list(self.numbers.values()), "weight_decay": 0.0}]
 
     def transfer_gradients(self) -> None:
+        self.reconcile(values=False, wait=False)
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
@@ -62,6 +67,7 @@ class StraightThrough(LatentWeights):
             weight.grad = None
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
+        self.reconcile(wait=False)
         self.project()
 
     def _rest_of_state(self) -> dict[str, Tensor]:
@@ -86,6 +92,7 @@ class IntegerWeights(StraightThrough):
     @torch.no_grad()
     def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
         """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
+        self.reconcile()
         coded: dict[str, Quantized] = {}
         for name, weight in self.weights.items():
             step = self.step(name)
