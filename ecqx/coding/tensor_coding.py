@@ -175,7 +175,9 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
     if code in CODEBOOKS:
         count = reader.take(1)[0]
         numbers = struct.unpack(f"<{count}f", reader.take(4 * count))
-        codebook = Codebook.of(CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32))
+        codebook = Codebook.of(
+            CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32, device="cpu")
+        )
         return Entry(code, shape, bits=codebook.bits, codebook=codebook), reader.varint()
     if code == LOSSY or code in INTEGER_DTYPES:
         return Entry(code, shape), reader.varint()
@@ -216,7 +218,7 @@ def _quantized_entry(quantized: Quantized, shape: tuple[int, ...]) -> Entry:
         quantized = CodebookTensor(integers, codebook)
         entry = Entry(_CODE_OF_FORM[codebook.form], shape, bits=codebook.bits, codebook=codebook)
     else:
-        step = float(torch.tensor(quantized.step, dtype=torch.float32))
+        step = float(torch.tensor(quantized.step, dtype=torch.float32, device="cpu"))
         quantized = QuantizedTensor(integers, step, quantized.bits)
         entry = Entry(QUANTIZED, shape, bits=quantized.bits, step=step)
     quantized.check()

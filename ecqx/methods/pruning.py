@@ -55,7 +55,8 @@ class PrunedUniform(IntegerWeights):
         return k * self.step(name) * kept
 
     def step(self, name: str) -> Tensor:
-        return torch.tensor(self.grids[name].step, device=self.latent[name].device)
+        step, device = self.grids[name].step, self.latent[name].device
+        return torch.tensor(step, dtype=torch.float32, device=device)
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise the threshold, then quantize; call it after the optimizer's step."""
@@ -71,7 +72,7 @@ class PrunedUniform(IntegerWeights):
         return float(magnitudes.kthvalue(count).values) if count else 0.0
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        return {**super()._rest_of_state(), "done": torch.tensor(self.done)}
+        return {**super()._rest_of_state(), "done": torch.tensor(self.done, device="cpu")}
 
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])

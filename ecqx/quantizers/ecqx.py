@@ -82,8 +82,8 @@ class ECQx(Quantizer):
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
-        step = torch.tensor(grid.step, dtype=torch.float64)
-        return {"step": step, "first": torch.tensor(-grid.zero)}
+        step = torch.tensor(grid.step, dtype=torch.float64, device="cpu")
+        return {"step": step, "first": torch.tensor(-grid.zero, device="cpu")}
 
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for name, latent in self.latent.items():

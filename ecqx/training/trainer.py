@@ -221,7 +221,8 @@ class Trainer:
         """Set the epoch's learning rate, from its number alone: there is no state to resume."""
         lr = self.settings.lr
         if self.settings.schedule == "cosine":
-            passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
+            share = len(self.history) / self.settings.epochs
+            passed = torch.tensor(share * torch.pi, dtype=torch.float32, device="cpu")
             lr = lr * 0.5 * float(1 + torch.cos(passed))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
