@@ -5,6 +5,7 @@ Commands import torch when they run, so that ``--help`` is immediate.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -35,6 +36,9 @@ _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 def main() -> None:
     """Run the command; bad input ends it with one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Escapes for what it cannot encode, as of a file name in Latin-1; stderr has them already.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(prog_name="ecqx", standalone_mode=False))
     except _NO_COMMAND as error:
