@@ -161,7 +161,8 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
                 relevances = self._parameter_relevance(call, parameters, relevance)
                 arriving = self._input_relevance(call, relevance) if input_wanted else None
         for parameter, r in zip(parameters, relevances, strict=True):
-            self.sink(parameter, r)
+            if r is not None:
+                self.sink(parameter, r)
         return arriving
 
     def _input_relevance(self, call: _Call, relevance: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     def _parameter_relevance(
         self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
-    ) -> list[Tensor]:
+    ) -> list[Tensor | None]:
         """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` reuses the call's forward pass."""
         if not parameters:
             return []
@@ -208,10 +209,13 @@ def _keeping_parameters(module: nn.Module) -> Iterator[None]:
         module._parameters.update(parameters)
 
 
-def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor]:
-    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z."""
-    gradients = torch.autograd.grad(output, factors, quotient(relevance, output))
-    return [v.detach() * g for v, g in zip(factors, gradients, strict=True)]
+def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor | None]:
+    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z; None if not used."""
+    if not output.requires_grad:
+        return [None] * len(factors)
+    gradients = torch.autograd.grad(output, factors, quotient(relevance, output), allow_unused=True)
+    pairs = zip(factors, gradients, strict=True)
+    return [None if g is None else v.detach() * g for v, g in pairs]
 
 
 def with_weight_relevance(

@@ -5,8 +5,9 @@ Paper: section on LRP for weights.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ecqx.modules import (
     evaluation_mode,
     is_weight,
     main_output,
+    plain_name,
     unwrapped,
 )
 from ecqx.relevance.attribution import WeightRelevanceHook, with_weight_relevance
@@ -90,7 +92,7 @@ class Attributor:
         model = unwrapped(model)
         check_has_values(model)
         self.model, self.output = model, lrp.output
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.names = {id(p): plain_name(name) for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
         composite = build_composite(lrp.composite)
         rules = with_weight_relevance(composite, self._receive, lrp.weight_rule)
@@ -116,7 +118,13 @@ class Attributor:
         inputs = inputs.detach()
         try:
             no_casts = torch.autocast(inputs.device.type, enabled=False)
-            with no_casts, _full_precision(self.model), self._attached(), torch.enable_grad():
+            with (
+                _uncompiled(),
+                no_casts,
+                _full_precision(self.model),
+                self._attached(),
+                torch.enable_grad(),
+            ):
                 logits = main_output(self.model(inputs.float() if _is_half(inputs) else inputs))
                 start = output_relevance(logits.detach(), targets, self.output)
                 torch.autograd.grad(logits, anchors, start, allow_unused=True)
@@ -154,6 +162,14 @@ class Attributor:
                 module.inplace = True  # type: ignore[assignment]
             for attached in reversed(done):
                 attached.remove()
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """No use of compiled code, which does not see hooks."""
+    if "torch._dynamo" in sys.modules:
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return eager
+    return nullcontext()
 
 
 @contextmanager
@@ -217,7 +233,7 @@ def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
     for prefix, module in model.named_modules():
         if built.module_map(context, prefix, module) is None:
             own = module.named_parameters(prefix, recurse=False)
-            missing += [name for name, parameter in own if is_weight(parameter)]
+            missing += [plain_name(name) for name, parameter in own if is_weight(parameter)]
     return missing
 
 
