@@ -24,5 +24,7 @@ def assert_file_is_model(q: Any, fresh: nn.Module, x: Tensor, path: Path) -> Non
     ecqx.save(path, q)
     state = ecqx.load(path)
     fresh.load_state_dict(state)
-    assert torch.equal(predictions(q.model, x), predictions(fresh, x))
-    assert set(state) == set(q.model.state_dict())
+    ours, others = predictions(q.model, x), predictions(fresh, x)
+    # Half precision may overflow, in both alike.
+    assert ((ours == others) | (ours.isnan() & others.isnan())).all()
+    assert set(state) == set(fresh.state_dict())

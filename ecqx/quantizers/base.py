@@ -15,16 +15,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment import loops
 from ecqx.assignment.assign import assign_layers, check_finite, extremes
 from ecqx.assignment.centroids import Centroids, GridStack
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
 from ecqx.errors import input_errors
+from ecqx.modules import check_has_values, named_parameters, state_of, unwrapped
 from ecqx.quantizers.latent import LatentWeights
 from ecqx.quantizers.parameters import ParameterRecord, records_of, table
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.average import RelevanceAverage
+from ecqx.relevance.processes import Group, processes_of
 from ecqx.relevance.settings import LRP
 
 _T = TypeVar("_T")
@@ -47,11 +50,19 @@ class Quantizer(LatentWeights):
     _stack: GridStack
 
     def __init__(
-        self, model: nn.Module, settings: QuantizerSettings, relevance: LRP | None
+        self,
+        model: nn.Module,
+        settings: QuantizerSettings,
+        relevance: LRP | None,
+        process_group: Group,
     ) -> None:
+        self.processes = processes_of(model, process_group)
+        if self.processes is not None:
+            check_has_values(unwrapped(model))
+            self.processes.take_values_of_first(unwrapped(model))
         super().__init__(model, settings.exclude)
         self.settings = settings
-        self.relevance = None if relevance is None else RelevanceAverage(relevance)
+        self.relevance = None if relevance is None else RelevanceAverage(relevance, self.processes)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {
             name: torch.empty(latent.shape, dtype=torch.int32, device=latent.device)
@@ -92,8 +103,7 @@ class Quantizer(LatentWeights):
         """
         groups = super().parameter_groups(weight_decay)
         if self._steps_quantized:
-            stepped = [w for w in self.weights.values() if w.requires_grad]
-            groups.append({"params": stepped, "weight_decay": 0.0})
+            groups.append({"params": list(self.weights.values()), "weight_decay": 0.0})
         return groups
 
     @property
@@ -104,18 +114,33 @@ class Quantizer(LatentWeights):
     @torch.no_grad()
     def transfer_gradients(self) -> None:
         """Give the latent weights the scaled gradients of the quantized weights."""
+        self._begin_step()
+        for name, weight in self.weights.items():
+            latent, gradient = self.latent[name], None
+            if weight.grad is not None and weight.requires_grad:
+                gradient = self._scaled(weight.grad.to(latent.dtype), name)
+            self._give(latent, gradient, is_sum=self._steps_quantized)
+            if not self._steps_quantized:
+                # The optimizer does not hold these weights and would not reset their gradients.
+                weight.grad = None
+
+    def _give(self, parameter: nn.Parameter, gradient: Tensor | None, is_sum: bool = False) -> None:
+        before = parameter.grad
+        super()._give(parameter, gradient, is_sum)
+        adds = gradient is not None and before is not None and parameter.grad is not gradient
+        if adds and self.processes is not None:
+            raise ValueError(
+                "with several processes call transfer_gradients once for all micro-batches, after "
+                "the last backward pass, which averages the gradients (no_sync)"
+            )
+
+    def _begin_step(self) -> None:
+        """Take over what was written into the model before the first backward pass of a step."""
         if not self._in_step:
             # `update` compares the values, unless the optimizer has stepped them.
             self.reconcile(values=self._steps_quantized, wait=False)
         self._in_step = True
-        for name, weight in self.weights.items():
-            latent = self.latent[name]
-            latent.grad = None
-            if weight.grad is not None:
-                latent.grad = self._scaled(weight.grad.to(latent.dtype), name)
-            if not self._steps_quantized:
-                # The optimizer does not hold these weights and would not reset their gradients.
-                weight.grad = None
+        self._look_for_zero_grad()
 
     def _scaled(self, gradient: Tensor, name: str) -> Tensor:
         """A layer's gradient times the factor of `QuantizerSettings.gradient`."""
@@ -131,12 +156,6 @@ class Quantizer(LatentWeights):
         """Forget the averaged relevance if `LRP.restart` is set (published)."""
         if self.relevance is not None:
             self.relevance.start_epoch()
-
-    def share_relevance(
-        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
-    ) -> None:
-        if self.relevance is not None:
-            self.relevance.combine = combine
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """Measure relevance on a batch (ECQx), assign, and put the centroids into the model.
@@ -157,6 +176,7 @@ class Quantizer(LatentWeights):
         if not (self._in_step and self._steps_quantized):
             self.reconcile(wait=False)
         self._in_step = False
+        self._forget_gradients()
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
@@ -207,6 +227,15 @@ class Quantizer(LatentWeights):
     def _write_centroids(self) -> None:
         for name in self.weights:
             self._write(name, self._present(name))
+
+    @staticmethod
+    def _is_equal(weight: Tensor, written: Tensor) -> bool:
+        """As of the base class; on the CPU by bits, in a third of the time."""
+        contiguous = weight.is_contiguous() and written.is_contiguous()
+        if not (contiguous and weight.is_cpu and weight.dtype == torch.float32):
+            return torch.equal(weight, written)
+        bits, others = (t.view(-1).view(torch.int32).numpy() for t in (weight, written))
+        return not loops.differ(bits, others)
 
     def _centroids(self, name: str) -> Tensor:
         return self.grids[name].values
@@ -263,7 +292,7 @@ class Quantizer(LatentWeights):
     def coded_state(self) -> tuple[dict[str, Tensor], dict[str, Quantized]]:
         """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
         coded = {name: self._coded(name, k) for name, k in self.integers().items()}
-        return self.model.state_dict(), self._by_every_name(coded)
+        return state_of(self.model), self._by_every_name(coded)
 
     def parameter_records(self) -> list[ParameterRecord]:
         """One record for every parameter of the model under each of its names."""
@@ -280,7 +309,7 @@ class Quantizer(LatentWeights):
         return table(self.parameter_records())
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        """``integers.*``, ``relevance.*``, and ``step.*`` and ``first.*`` or ``codebook.*``."""
+        """``integers.*``, ``relevance.*`` and their count, and what restores the centroids."""
         state = {}
         for name, k in self.integers().items():
             state[f"integers.{name}"] = k
@@ -289,6 +318,7 @@ class Quantizer(LatentWeights):
         if self.relevance is not None:
             for name, tensor in self.relevance.values.items():
                 state[f"relevance.{name}"] = tensor
+            state["relevance_steps"] = torch.tensor(self.relevance.steps, device="cpu")
         return state
 
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
@@ -301,11 +331,11 @@ class Quantizer(LatentWeights):
             self.index[name] = index
         self._write_centroids()
         if self.relevance is not None:
-            averaged = section(state, "relevance")
+            averaged, parameters = section(state, "relevance"), dict(named_parameters(self.model))
             self.relevance.values = {
-                name: r.to(self.model.get_parameter(name).device, copy=True)
-                for name, r in averaged.items()
+                name: r.to(parameters[name].device, copy=True) for name, r in averaged.items()
             }
+            self.relevance.steps = int(state["relevance_steps"])
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the quantized model to a safetensors file for ``ecqx encode``.

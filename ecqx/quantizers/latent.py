@@ -7,15 +7,22 @@ the latent weights, the optimizer steps those, and the quantized weights are com
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment import loops
+from ecqx.coding.storable import check_state
 from ecqx.coding.tensor_files import section
-from ecqx.modules import HALF, named_parameters, unwrapped
+from ecqx.modules import (
+    HALF,
+    check_has_values,
+    load_state,
+    named_parameters,
+    state_of,
+    unwrapped,
+)
 from ecqx.quantizers.parameters import survey
 
 _T = TypeVar("_T")
@@ -44,12 +51,15 @@ class LatentWeights(ABC):
     Raises
     ------
     ValueError
-        If nothing is left to quantize or a parameter cannot be quantized
-        (`ecqx.quantizers.parameters.survey`).
+        If nothing is left to quantize, a parameter cannot be quantized
+        (`ecqx.quantizers.parameters.survey`), or all weights of one are zero.
     """
 
     def __init__(self, model: nn.Module, exclude: Sequence[str] = ()) -> None:
         self.model = unwrapped(model)
+        check_has_values(self.model)
+        state = state_of(self.model)
+        check_state(state)
         self.survey = survey(self.model, exclude)
         quantized = [parameter for parameter in self.survey if not parameter.kept]
         self.weights: dict[str, nn.Parameter] = {
@@ -57,12 +67,24 @@ class LatentWeights(ABC):
         }
         # First name of each quantized parameter, by all its names.
         self._first_names = {p.name: p.shared_with or p.name for p in quantized}
+        for name, first in self._first_names.items():
+            if not _is_stored(self.weights[first], state.get(name)):
+                raise ValueError(
+                    f"{name}: the state_dict does not hold this parameter under its name (a hook "
+                    f"renames or changes it), so no file could; exclude it (exclude=[{name!r}])"
+                )
         self.latent: dict[str, nn.Parameter] = {}
         for name, weight in self.weights.items():
+            if not weight.detach().float().any():
+                raise ValueError(
+                    f"{name}: all its weights are zero, so that no grid fits and they would hardly "
+                    f"train; leave it out (exclude=[{name!r}]), or train the model before"
+                )
             # Half precision would round most gradient steps away.
             latent = weight.detach().clone()
             latent = latent.float() if latent.dtype in HALF else latent
-            self.latent[name] = nn.Parameter(latent, requires_grad=weight.requires_grad)
+            # Whether it is trained is read from the weight, which may be frozen later, or unfrozen.
+            self.latent[name] = nn.Parameter(latent)
         # What was last written into each quantized weight, by `_write`.
         self._written: dict[str, Tensor] = {}
         self._versions: dict[str, tuple[int, int]] = {}
@@ -70,17 +92,21 @@ class LatentWeights(ABC):
         self._changed_on_device: Tensor | None = None
         # From `transfer_gradients` to `update`, while the optimizer may step quantized weights.
         self._in_step = False
+        # Torch's count of changes of each trained parameter when it was last given a gradient.
+        self._given: dict[nn.Parameter, int] = {}
+        # A parameter that is not quantized, and its gradient then: `zero_grad` takes it away.
+        self._witness: tuple[nn.Parameter, Tensor] | None = None
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: latent weights, and what is not quantized.
 
-        ``weight_decay`` applies to the parameters that are not quantized.
+        ``weight_decay`` applies to the parameters that are not quantized. Frozen parameters are in
+        the groups, too: they get no gradient while they are frozen, and are trained afterwards.
         """
         quantized = {id(weight) for weight in self.weights.values()}
-        rest = [p for p in self.model.parameters() if id(p) not in quantized and p.requires_grad]
-        latent = [p for p in self.latent.values() if p.requires_grad]
+        rest = [p for p in self.model.parameters() if id(p) not in quantized]
         return [
-            {"params": latent, "weight_decay": 0.0},
+            {"params": list(self.latent.values()), "weight_decay": 0.0},
             {"params": rest, "weight_decay": weight_decay},
         ]
 
@@ -89,7 +115,11 @@ class LatentWeights(ABC):
 
     @abstractmethod
     def transfer_gradients(self) -> None:
-        """Pass the gradients of the quantized weights on; call it before the optimizer's step."""
+        """Pass the gradients of the quantized weights on; call it before the optimizer's step.
+
+        Once for a batch of several backward passes, after the last one, or once after each: the
+        gradients add up until the step, or ``zero_grad``.
+        """
 
     @abstractmethod
     def update(self, inputs: Tensor, targets: Tensor) -> None:
@@ -97,6 +127,40 @@ class LatentWeights(ABC):
 
         ECQx measures the relevance of weights on the batch, ``inputs`` and ``targets``.
         """
+
+    def _look_for_zero_grad(self) -> None:
+        """Begin a sum anew where the model's gradients were forgotten; call it before `_give`."""
+        if self._witness is not None and self._witness[0].grad is not self._witness[1]:
+            self._forget_gradients()
+        if self._witness is None:
+            quantized = {id(weight) for weight in self.weights.values()}
+            for parameter in self.model.parameters():
+                if parameter.grad is not None and id(parameter) not in quantized:
+                    self._witness = parameter, parameter.grad
+                    break
+
+    def _forget_gradients(self) -> None:
+        """Begin the next sum of gradients anew."""
+        self._given.clear()
+        self._witness = None
+
+    def _give(self, parameter: nn.Parameter, gradient: Tensor | None, is_sum: bool = False) -> None:
+        """Give a parameter the gradient of a batch, or add it to those of other micro-batches.
+
+        It starts anew after `update`, a step, or `zero_grad`. None is the gradient
+        of a weight that the batch does not use; ``is_sum`` is for one that sums micro-batches
+        itself.
+        """
+        earlier = None
+        if self._given.get(parameter) == parameter._version:
+            earlier = parameter.grad
+        if gradient is None:
+            parameter.grad = earlier
+        elif earlier is None or is_sum:
+            parameter.grad = gradient
+        else:
+            parameter.grad = earlier + gradient
+        self._given[parameter] = parameter._version
 
     @torch.no_grad()
     def _write(self, name: str, values: Tensor) -> None:
@@ -149,8 +213,9 @@ class LatentWeights(ABC):
         taken = {name: self._centroids_of(name) for name in changed}
         for name, centroids in taken.items():
             moved = centroids != self._present(name)
-            self.latent[name][moved] = centroids[moved].to(self.latent[name].dtype)
-            self._take_over(name, centroids, moved)
+            if moved.any():
+                self.latent[name][moved] = centroids[moved].to(self.latent[name].dtype)
+                self._take_over(name, centroids, moved)
             self._write(name, centroids)
 
     def _is_changed(self, name: str, values: bool, wait: bool) -> bool:
@@ -165,11 +230,16 @@ class LatentWeights(ABC):
             return False
         written = written.to(weight.dtype)
         if counted or wait or weight.is_cpu:
-            return not _is_equal(weight, written)
+            return not self._is_equal(weight, written)
         changed = (weight != written).any()
         earlier = self._changed_on_device
         self._changed_on_device = changed if earlier is None else changed | earlier
         return False
+
+    @staticmethod
+    def _is_equal(weight: Tensor, written: Tensor) -> bool:
+        """Whether two tensors of one type hold the same."""
+        return torch.equal(weight, written)
 
     def _centroids_of(self, name: str) -> Tensor:
         """The centroids that a changed weight holds, or ``ValueError``."""
@@ -204,15 +274,7 @@ class LatentWeights(ABC):
     def _take_over(  # noqa: B027  (most subclasses have no integers)
         self, name: str, values: Tensor, moved: Tensor
     ) -> None:
-        """Set the integers of the weights that ``moved`` to other centroids."""
-
-    def share_relevance(  # noqa: B027  (most subclasses have none)
-        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
-    ) -> None:
-        """Average relevances over processes from now on, by ``combine``.
-
-        It is `ecqx.training.distributed.Replicas.combined`.
-        """
+        """Set the integers of the weights that ``moved`` to other centroids, as the latent ones."""
 
     def sparsity(self) -> float:
         """Share of the quantized weights that are zero, in [0, 1]."""
@@ -236,7 +298,7 @@ class LatentWeights(ABC):
             ``model.*``, ``latent.*`` and what a subclass adds.
         """
         self.reconcile()
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state = {f"model.{name}": tensor for name, tensor in state_of(self.model).items()}
         state |= {f"latent.{name}": latent.detach() for name, latent in self.latent.items()}
         return state | self._rest_of_state()
 
@@ -250,7 +312,7 @@ class LatentWeights(ABC):
             If a tensor is missing or has another shape.
         """
         try:
-            self.model.load_state_dict(section(state, "model"))
+            load_state(self.model, section(state, "model"))
             for name, latent in self.latent.items():
                 latent.copy_(state[f"latent.{name}"])
             self._restore_rest(state)
@@ -266,15 +328,13 @@ class LatentWeights(ABC):
         """Restore what `_rest_of_state` returned; the latent weights are restored already."""
 
 
+def _is_stored(weight: Tensor, stored: object) -> bool:
+    """Whether an entry of a state_dict is a parameter itself."""
+    if not isinstance(stored, Tensor):
+        return False
+    return (stored.data_ptr(), stored.shape) == (weight.data_ptr(), weight.shape)
+
+
 def _version(tensor: Tensor) -> tuple[int, int]:
     """Changes with each write that torch counts, and with the memory."""
     return tensor.data_ptr(), tensor._version
-
-
-def _is_equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one type hold the same; on the CPU by bits, thrice as fast."""
-    fast = a.is_cpu and a.dtype == torch.float32 and a.is_contiguous() and b.is_contiguous()
-    if not fast:
-        return torch.equal(a, b)
-    bits, others = (t.view(-1).view(torch.int32).numpy() for t in (a, b))
-    return not loops.differ(bits, others)

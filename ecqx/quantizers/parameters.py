@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ecqx.modules import check_has_values, is_excluded, is_weight
+from ecqx.modules import is_excluded, is_weight, named_parameters, plain_name
 
 # Suffixes of the parameters that torch.nn.utils computes a weight from in each forward pass: _orig
 # of pruning and spectral norm, _g and _v of weight norm.
@@ -82,8 +82,7 @@ def survey(model: nn.Module, exclude: Sequence[str]) -> list[ModelParameter]:
         In one line, for a parameter that has no values yet, that a weight is computed from, or
         that shares a part of its memory with another one; or if nothing is left to quantize.
     """
-    check_has_values(model)
-    named = list(model.named_parameters(remove_duplicate=False))
+    named = list(named_parameters(model))
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
@@ -121,7 +120,7 @@ def _check_are_weights(model: nn.Module, quantized: set[str]) -> None:
     """
     for prefix, module in model.named_modules():
         for source, weight in _computed(module):
-            name = ".".join(filter(None, (prefix, source)))
+            name = plain_name(".".join(filter(None, (prefix, source))))
             if name in quantized:
                 raise ValueError(
                     f"{name}: {weight} is computed from it in each pass; make that permanent "
@@ -147,14 +146,11 @@ def _computed(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _check_memory(quantized: Iterable[ModelParameter]) -> None:
     """Raise ``ValueError`` for two different parameters that share memory."""
-    ranges = sorted(
-        (p.tensor.data_ptr(), p.tensor.data_ptr() + _extent(p.tensor), p.name)
-        for p in quantized
-        if not p.shared_with
-    )
-    # If any two ranges overlap, two that are neighbours by their start do.
-    for (_, end, first), (start, _, second) in pairwise(ranges):
-        if start < end:
+    tensors = {p.name: p.tensor for p in quantized if not p.shared_with}
+    ranges = sorted((t.data_ptr(), t.data_ptr() + _extent(t), name) for name, t in tensors.items())
+    for (_, end, first), (start, _, second) in combinations(ranges, 2):
+        # Columns of one matrix, for instance, overlap as ranges only.
+        if start < end and _share_elements(tensors[first], tensors[second]):
             raise ValueError(
                 f"{first} and {second} share memory, but are two parameters; make them one: "
                 f"model.{second} = model.{first}"
@@ -166,6 +162,20 @@ def _extent(tensor: Tensor) -> int:
     strides = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in strides)
     return (last + 1) * tensor.element_size()
+
+
+def _share_elements(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have an element in one place of memory."""
+    return bool(torch.isin(_places(a), _places(b)).any())
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """The address of each element."""
+    places = torch.tensor(tensor.data_ptr(), device="cpu")
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        steps = torch.arange(size, device="cpu") * (stride * tensor.element_size())
+        places = places[..., None] + steps
+    return places.flatten()
 
 
 def _remark(parameter: ModelParameter) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.modules import state_of
 from ecqx.quantizers.latent import LatentWeights
 
 
@@ -42,6 +43,11 @@ class StraightThrough(LatentWeights):
             for name in self.weights:
                 self._write(name, self._graphs[name])
 
+    def _take_over(self, name: str, values: Tensor, moved: Tensor) -> None:
+        # The kept graph is one of the earlier latent weights.
+        with torch.enable_grad():
+            self._graphs[name] = self.quantized(name)
+
     def _centroids(self, name: str) -> Tensor:
         values: Tensor = torch.unique(self._written[name].float())
         return values
@@ -53,21 +59,24 @@ class StraightThrough(LatentWeights):
 
     def transfer_gradients(self) -> None:
         self.reconcile(values=False, wait=False)
+        self._look_for_zero_grad()
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
                 trained.append(self.numbers[name])
             gradients: tuple[Tensor | None, ...] = (None,) * len(trained)
-            if weight.grad is not None:
+            if weight.grad is not None and weight.requires_grad:
                 graph = self._graphs[name]
-                gradients = torch.autograd.grad(graph, trained, weight.grad.to(graph.dtype))
+                given = weight.grad.to(graph.dtype)
+                gradients = torch.autograd.grad(graph, trained, given, retain_graph=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
-                parameter.grad = gradient
+                self._give(parameter, gradient)
             # The optimizer does not hold these weights and would not reset their gradients.
             weight.grad = None
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         self.reconcile(wait=False)
+        self._forget_gradients()
         self.project()
 
     def _rest_of_state(self) -> dict[str, Tensor]:
@@ -98,7 +107,7 @@ class IntegerWeights(StraightThrough):
             step = self.step(name)
             integers = (weight.to(step.dtype) / step).round().to(torch.int16)
             coded[name] = QuantizedTensor(integers, float(step), self.bits)
-        return self.model.state_dict(), self._by_every_name(coded)
+        return state_of(self.model), self._by_every_name(coded)
 
 
 def rounded(values: Tensor) -> Tensor:

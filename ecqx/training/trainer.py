@@ -19,7 +19,7 @@ from ecqx.data.tensors import Split
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.training.constraint import Constraint
-from ecqx.training.distributed import Replicas, is_connected, is_first
+from ecqx.training.distributed import Replicas, is_first
 from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
@@ -80,8 +80,6 @@ class Trainer:
         # State after the best epoch so far, of equal ones the last.
         self.best: dict[str, Tensor] | None = None
         self.replicas = Replicas(model)
-        if is_connected() and quantizer is not None:
-            quantizer.share_relevance(self.replicas.combined)
 
     @property
     def device(self) -> torch.device:
