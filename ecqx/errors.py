@@ -39,11 +39,11 @@ def warnings_to(say: Callable[[str], object]) -> Iterator[None]:
     """Within the block ``say`` gets each `InputWarning` as one line; others are shown as before."""
     before = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, InputWarning):
             say(" ".join(str(message).split()))
         else:
-            before(message, category, *place)
+            before(message, category, *place, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,23 +21,40 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
     The contents are on disk before the file gets its name, so that a power cut leaves no empty
-    file. ``OSError`` names ``path`` if it cannot be written (full disk, read-only folder).
+    file. A file that is replaced keeps its mode, a new one has that of the umask. ``OSError`` names
+    ``path`` if it cannot be written (full disk, read-only folder).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = expanded(path)
+    # Through a symbolic link its target is replaced.
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
     with _named(path):
-        _remove_abandoned(path)
-        handle, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _remove_abandoned(target)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        temporary = _created(target, mode)
         try:
             _fill(temporary, write)
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
+            if mode is not None:
+                temporary.chmod(mode)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` or ``~user`` at its start replaced by the home folder, if there is one."""
+    # pathlib would take ./~ for the home folder.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def _created(path: Path, mode: int | None) -> Path:
+    """A new temporary file beside ``path``, open to no more users than a file of ``mode``."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    allowed = 0o666 if mode is None else mode | stat.S_IWUSR
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, allowed))
+    return temporary
 
 
 @contextmanager

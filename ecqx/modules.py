@@ -35,25 +35,61 @@ _RECURRENT = ("weight_ih", "weight_hh", "weight_hr")
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards each module has the mode it had."""
+    """Eval mode within the block; afterwards each module has the mode it had.
+
+    By ``train(mode)``, which some layers override to merge weights, from the whole to its parts.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
         for module, mode in modes:
+            if module.training != mode:
+                module.train(mode)
+        # What a layer's own train() does not restore.
+        for module, mode in modes:
             module.training = mode
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel or ``torch.compile``."""
+    *_, inner = wrapped(model)
+    return inner
+
+
+def wrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, and what each of its wrappers holds, from the outermost inwards."""
     while True:
+        yield model
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
         else:
-            return model
+            return
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters by all their names, as `plain_name`."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield plain_name(name), parameter
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """The state_dict of a model, with names as `plain_name`."""
+    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Restore a state_dict with names as `plain_name`; errors as of ``load_state_dict``."""
+    wrapped = {plain_name(name): name for name in model.state_dict()}
+    model.load_state_dict({wrapped.get(name, name): tensor for name, tensor in state.items()})
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter or buffer without what ``torch.compile`` of a part adds to it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 class _Detaching(TorchFunctionMode):

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ecqx.coding.bitstream import inspect, load, save
 from ecqx.coding.container import read_entries
-from ecqx.coding.tensor_coding import FLOAT_DTYPES, INTEGER_DTYPES, Entry
+from ecqx.coding.storable import FLOAT_DTYPES, INTEGER_DTYPES
+from ecqx.coding.tensor_coding import Entry
 from ecqx.errors import InputError
 
 # What reading a file may cost: seconds of CPU, memory as a multiple of what the file announces. A

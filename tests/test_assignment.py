@@ -429,7 +429,8 @@ def thresholds_of(
     best, values = cost.argmin(axis=1).astype(np.int32), grid.values.double()
     if path == "tensors":
         bounds = torch.empty(0)
-        made = Layer(values, torch.from_numpy(info_cost), torch.tensor([grid.zero]), bounds, bounds)
+        clusters = (values, torch.from_numpy(info_cost), torch.tensor([grid.zero]))
+        made = Layer(*clusters, bounds, bounds, torch.tensor(1.0))
         t = zero_threshold(weight, made, torch.from_numpy(best), torch.from_numpy(R)).numpy()
     else:
         t, histogram = np.empty(len(R)), np.empty(loops.BINS + 2, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -289,3 +290,13 @@ def test_help_does_not_wait_for_torch() -> None:
         "finally: assert not {'torch', 'numpy', 'nncodec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_info_of_a_file_whose_name_is_latin_1(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode("modèle.ecqx".encode("latin-1"))
+    bitstream.save(path, nn.Linear(3, 2))
+    code, out, _ = run("info", path)
+    assert code == 0
+    assert "mod\\udce8le.ecqx: " in out
+    assert json.loads(run("info", path, "--json")[1])["file"] == str(path)

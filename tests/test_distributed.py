@@ -60,7 +60,14 @@ def trained(relevance: LRP | None, batch_norm: bool, resume: Path | None = None)
     """What a training ends with, in this process."""
     model, split = network(batch_norm), data()
     excluded = [name for name, _ in model.named_parameters() if "unused" in name]
-    quantizer = ECQx(model, bits=3, lam=0.1, relevance=relevance, exclude=excluded)
+    quantizer = ECQx(
+        model,
+        bits=3,
+        lam=0.1,
+        relevance=relevance,
+        exclude=excluded,
+        process_group=distributed.group.WORLD,
+    )
     history = Trainer(model, split, split, SETTINGS, 5, quantizer).fit(resume=resume)
     return {
         "state": quantizer.state_dict(),

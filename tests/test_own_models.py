@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from promise import assert_file_is_model
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -15,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import ecqx
 import ecqx.quantizers.parameters
 from ecqx.coding.bitstream import inspect
+from ecqx.methods.lsq import LearnedSteps
 from ecqx.modules import unwrapped
 from ecqx.relevance import LRP, weight_relevance
 
@@ -279,6 +282,75 @@ def test_a_wrapped_model_goes_by_the_names_of_the_model(method: str, tmp_path: P
         assert list(ecqx.load(tmp_path / "plain.ecqx")) == list(model.state_dict())
 
 
+def compiled_part(wrap: Callable[[nn.Module], nn.Module]) -> nn.Sequential:
+    """A model of which a part is compiled, and a layer of the part by itself, too."""
+    inner = nn.Sequential(nn.Linear(6, 16), wrap(nn.Linear(16, 8)))
+    return nn.Sequential(wrap(inner), nn.ReLU(), nn.Linear(8, 5))
+
+
+def eager(module: nn.Module) -> nn.Module:
+    compiled: Any = torch.compile(module, backend="eager")
+    return compiled
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_compiled_parts_go_by_the_names_of_the_model(
+    method: str, when: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = compiled_part(eager if when == "before" else lambda module: module)
+    q = ecqx.ECQx(model, lam=0.1, relevance=METHODS[method])
+    if when == "after":
+        model[0] = eager(model[0])
+    names = ["0.0.weight", "0.1.weight", "2.weight"]
+    assert list(q.weights) == names
+    train(q, model, inputs(6))
+    plain_model = compiled_part(lambda module: module)
+    assert_file_is_model(q, plain_model, inputs(6), tmp_path / "model.ecqx")
+    assert [record.name for record in q.parameter_records() if record.quantized] == names
+    state = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    other = ecqx.ECQx(compiled_part(lambda module: module), lam=0.1, relevance=METHODS[method])
+    other.load_state_dict(state)
+    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in state.items())
+    q.load_state_dict(state)
+    ecqx.save(tmp_path / "module.ecqx", model)
+    assert list(ecqx.load(tmp_path / "module.ecqx")) == list(plain_model.state_dict())
+    found = weight_relevance(model, inputs(6), torch.arange(10) % 5)
+    assert list(found) == names
+
+
+class Columns(nn.Module):
+    """Two parameters that are columns of one matrix: they share no element."""
+
+    def __init__(self, first: slice, second: slice) -> None:
+        super().__init__()
+        whole = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+        self.a, self.b = nn.Parameter(whole[:, first]), nn.Parameter(whole[:, second])
+        self.head = nn.Linear(self.a.shape[1] + self.b.shape[1], 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.cat([x @ self.a, x @ self.b], 1).relu())
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(slice(0, 4), slice(4, 8)), (slice(0, 8, 2), slice(1, 8, 2))]
+)
+def test_columns_of_one_matrix_share_nothing(first: slice, second: slice, tmp_path: Path) -> None:
+    model = Columns(first, second)
+    q = ecqx.ECQx(model, lam=0.05)
+    train(q, model, inputs(6))
+    assert_file_is_model(q, Columns(first, second), inputs(6), tmp_path / "model.ecqx")
+
+
+def test_columns_that_overlap_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^a and b share memory"):
+        ecqx.ECQx(Columns(slice(0, 5), slice(4, 8)))
+    with pytest.raises(ValueError, match=r"^a and b share memory"):
+        ecqx.ECQx(Columns(slice(0, 8, 2), slice(0, 8, 3)))
+
+
 class Twice(nn.Module):
     """A layer that is used twice in one pass."""
 
@@ -376,6 +448,43 @@ def test_what_cannot_be_quantized_gets_one_line(make: Make, message: str) -> Non
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         ecqx.ECQx(make())
     assert "\n" not in str(caught.value)
+
+
+class Adapted(nn.Module):
+    """A linear layer with a low-rank adapter, whose second matrix starts at zero."""
+
+    def __init__(self, second: Tensor) -> None:
+        super().__init__()
+        self.layer = plain()
+        self.A, self.B = nn.Parameter(torch.randn(2, 6)), nn.Parameter(second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x) + x @ self.A.T @ self.B.T
+        return logits
+
+
+ZEROS = {
+    "zeros": torch.zeros(5, 2),
+    "negative zeros": -torch.zeros(5, 2),
+    "half precision": torch.zeros(5, 2, dtype=torch.bfloat16),
+    "zeros in float32": torch.full((5, 2), 1e-60, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("quantizer", [ecqx.ECQx, ecqx.EC2T, ecqx.FantastIC4, LearnedSteps])
+@pytest.mark.parametrize("kind", ZEROS)
+def test_a_layer_of_zeros_is_refused_by_name(kind: str, quantizer: Any) -> None:
+    settings = {"bits": 4} if quantizer is LearnedSteps else {}
+    model = Adapted(ZEROS[kind])
+    with pytest.raises(ValueError, match=r"^B: all its weights are zero, .*exclude=\['B'\]") as e:
+        quantizer(model, **settings)
+    assert "\n" not in str(e.value)
+    assert next(iter(quantizer(model, exclude=["B"], **settings).weights)) == "A"
+    one = ZEROS[kind].clone()
+    one[0, 0] = 1e-3
+    assert "B" in quantizer(Adapted(one), **settings).weights
+    # A grid by itself has the step 1.
+    assert ecqx.CentroidGrid.fit(ZEROS[kind]).step == 1
 
 
 @pytest.mark.parametrize("make", [lazy, lambda: plain().to("meta")])

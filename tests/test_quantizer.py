@@ -180,8 +180,64 @@ def test_frozen_weights_stay_where_they_are(method: str) -> None:
     assert torch.equal(model[4].weight, frozen)
     assert not model[4].weight.requires_grad
     assert not torch.equal(q.latent["6.weight"], start["6.weight"])
-    trained = {id(p) for group in q.parameter_groups() for p in group["params"]}
-    assert not {id(model[4].weight), id(q.latent["4.weight"])} & trained
+    assert q.latent["4.weight"].grad is None
+    assert q.parameter_records()[3].remark == "frozen: not trained"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", ["before the optimizer", "in training"])
+def test_weights_unfrozen_later_are_trained(method: str, when: str) -> None:
+    """As in gradual unfreezing: one optimizer for all."""
+    model = network()
+    model[4].requires_grad_(False)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    q = ECQx(model, relevance=METHODS[method])
+    optimizer = torch.optim.Adam(q.parameter_groups(weight_decay=0.1), lr=0.01)
+    if when == "in training":
+        train_step(q, optimizer, *batch())
+        assert torch.equal(q.latent["4.weight"], start["4.weight"])
+        assert torch.equal(model[4].bias, start["4.bias"])
+    model[4].requires_grad_(True)
+    train_step(q, optimizer, *batch())
+    assert not torch.equal(q.latent["4.weight"], start["4.weight"])
+    assert not torch.equal(model[4].bias, start["4.bias"])
+    assert "frozen" not in q.summary()
+    # And frozen again.
+    model[4].requires_grad_(False)
+    latent, bias = q.latent["4.weight"].detach().clone(), model[4].bias.detach().clone()
+    for seed in range(2):
+        train_step(q, optimizer, *batch(seed))
+    assert torch.equal(q.latent["4.weight"], latent)
+    assert torch.equal(model[4].bias, bias)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_restored_training_measures_at_the_same_steps(every: int) -> None:
+    """The state holds how many steps have passed since the last measurement."""
+    q = ECQx(network(), lam=0.1, relevance=LRP(every=every))
+    train(q, 4)
+    state = copy.deepcopy(q.state_dict())
+    other = ECQx(network(), lam=0.1, relevance=LRP(every=every))
+    other.load_state_dict(state)
+    for _ in range(every):
+        for one in (q, other):
+            one.update(*batch(9))
+        assert_same(q.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("make", [EC2T, FantastIC4])
+def test_trained_centroids_of_a_frozen_layer(make: type[EC2T]) -> None:
+    """A frozen layer keeps its integers' centroids; unfrozen, both are trained."""
+    model = network()
+    model[4].requires_grad_(False)
+    q = make(model)
+    optimizer = torch.optim.SGD(q.parameter_groups(), lr=0.1)
+    before = model[4].weight.detach().clone()
+    train_step(q, optimizer, *batch())
+    assert torch.equal(model[4].weight, before)
+    model[4].requires_grad_(True)
+    train_step(q, optimizer, *batch())
+    assert not torch.equal(model[4].weight, before)
 
 
 class Tied(nn.Module):
@@ -682,14 +738,13 @@ def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_layers_of_zeros_and_of_one_element(method: str) -> None:
+def test_layers_of_almost_zeros_and_of_one_element(method: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU())
     model.append(nn.Linear(1, 5))
-    model[5].weight.data.zero_()
+    model[5].weight.data[1:].zero_()
     q = ECQx(model, relevance=METHODS[method])
-    assert q.grids["5.weight"].step == 1
-    assert not q.integers()["5.weight"].any()
+    assert not q.integers()["5.weight"][1:].any()
     train(q, 2)
     assert_on_grid(q)
 

@@ -230,13 +230,13 @@ def test_a_centroid_of_ec2t_that_crosses_zero_is_merged_with_it() -> None:
 
 
 @both
-def test_layers_of_zeros_and_of_one_element(kind: str, tmp_path: Path) -> None:
+def test_layers_of_almost_zeros_and_of_one_element(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU())
     model.append(nn.Linear(1, 5))
-    model[5].weight.data.zero_()
+    model[5].weight.data[1:].zero_()
     q = QUANTIZERS[kind](model)
-    assert not q.integers()["5.weight"].any()
+    assert not q.integers()["5.weight"][1:].any()
     train(q, 2)
     assert_from_codebook(q)
     save(tmp_path / "q.ecqx", q)

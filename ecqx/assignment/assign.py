@@ -12,7 +12,7 @@ by tensor operations.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -137,20 +137,18 @@ def assign_layers(
     """
     flat = [weight.flatten() for weight in weights]
     targets = [index.view(-1) for index in indices]
-    ends = extremes(flat)
-    relevance_ends = None if relevances is None else extremes(relevances)
-    if _has_loops(ends.device):
-        check_finite(names, "weight", ends)
-        check_finite(names, "codebook", extremes(grids.values))
-        if relevance_ends is not None:
-            check_finite(names, "relevance", relevance_ends)
+    ends = {"weight": extremes(flat)}
+    if relevances is not None:
+        ends["relevance"] = extremes(relevances)
+    if _has_loops(grids.values.device):
+        check_finite(names, ends | {"codebook": extremes(grids.values)})
     if settings.lam == 0:
         for weight, midpoints, target in zip(flat, grids.midpoints, targets, strict=True):
             _lookup(weight, midpoints, target)
         return
     # Only the term λ·I of the costs; the envelope adds the distances.
     cost = information_cost(
-        occupancy(flat, ends, grids),
+        occupancy(flat, ends["weight"], grids),
         grids,
         settings.lam,
         largest_layer_size,
@@ -158,17 +156,18 @@ def assign_layers(
         settings.lambda_max,
     )
     all_bounds = envelope_bounds(grids.values, cost)
-    if relevances is None or relevance_ends is None:
+    if relevances is None:
         for weight, bounds, target in zip(flat, all_bounds, targets, strict=True):
             _lookup(weight, bounds, target)
         return
     # An infinite cost takes the zero cluster out.
     nonzero_bounds = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
-    scales = relevance_scale(relevance_ends)
+    scales = relevance_scale(ends["relevance"])
     assign_one = assign_on_cpu if _has_loops(cost.device) else assign_on_device
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
-        layer = Layer(grids.values[i], cost[i], grids.zero[i], all_bounds[i], nonzero_bounds[i])
-        assign_one(weight, relevances[i].flatten(), scales[i], layer, settings.band, target)
+        clusters = (grids.values[i], cost[i], grids.zero[i])
+        layer = Layer(*clusters, all_bounds[i], nonzero_bounds[i], scales[i])
+        assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
 
 
 def extremes(tensors: Sequence[Tensor] | Tensor) -> Tensor:
@@ -179,13 +178,17 @@ def extremes(tensors: Sequence[Tensor] | Tensor) -> Tensor:
     return ends
 
 
-def check_finite(names: Sequence[str], kind: str, ends: Tensor) -> None:
-    """Raise ``ValueError`` for the first layer whose `extremes` are not finite; waits for a GPU."""
-    finite = ends.isfinite().all(-1)
-    if not finite.all():
-        raise ValueError(
-            f"{names[finite.tolist().index(False)]}: {kind} holds NaN or infinite values"
-        )
+def check_finite(names: Sequence[str], ends: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` for the first layer with `extremes` not finite; waits for a GPU.
+
+    ``ends`` are the extremes of all layers by what they are of: weight, relevance, codebook.
+    """
+    for kind, of_kind in ends.items():
+        finite = of_kind.isfinite().all(-1)
+        if not finite.all():
+            raise ValueError(
+                f"{names[finite.tolist().index(False)]}: {kind} holds NaN or infinite values"
+            )
 
 
 def relevance_scale(ends: Tensor) -> Tensor:

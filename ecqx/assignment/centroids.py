@@ -51,7 +51,8 @@ class CentroidGrid:
     def from_step(cls, step: float, first: int, count: int, device: torch.device) -> CentroidGrid:
         """Grid of ``count`` centroids ``first * step, (first + 1) * step, …``."""
         k = torch.arange(first, first + count, dtype=torch.float32, device=device)
-        return cls(values=k * torch.tensor(step, dtype=torch.float32), step=step, zero=-first)
+        values = k * torch.tensor(step, dtype=torch.float32, device=device)
+        return cls(values=values, step=step, zero=-first)
 
     @classmethod
     def fit(cls, weight: Tensor, bits: int = 4) -> CentroidGrid:

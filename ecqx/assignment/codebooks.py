@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -140,9 +140,10 @@ def _all_members(form: Form, count: int) -> Tensor:
     Subset c of a basis contains the numbers whose bit in c is set.
     """
     if form == "values":
-        return torch.cat([torch.zeros(1, count), torch.eye(count)]).double()
-    subsets = torch.arange(2**count)[:, None]
-    return (subsets >> torch.arange(count) & 1).double()
+        kind: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+        return torch.cat([torch.zeros(1, count, **kind), torch.eye(count, **kind)])
+    subsets = torch.arange(2**count, device="cpu")[:, None]
+    return (subsets >> torch.arange(count, device="cpu") & 1).double()
 
 
 def ternary(weight: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ def binary_basis(weight: Tensor, bits: int = 4) -> Tensor:
         As `CentroidGrid.fit`.
     """
     grid = CentroidGrid.fit(weight, bits)
-    numbers = grid.step * 2.0 ** torch.arange(bits, device=weight.device)
+    numbers = grid.step * 2.0 ** torch.arange(bits, dtype=torch.float32, device=weight.device)
     positive = len(grid) - 1 - grid.zero
     if grid.zero > positive:
         numbers[-1].neg_()

@@ -47,6 +47,15 @@ def count_above(weight: Floats, bounds: Floats, counts: NDArray[np.int64]) -> No
 
 
 @compiled
+def differ(bits: Indices, others: Indices) -> bool:
+    """Whether two arrays differ in any bit, without a stop at the first."""
+    different = np.int32(0)
+    for i in range(bits.size):
+        different |= bits[i] ^ others[i]
+    return bool(different != 0)
+
+
+@compiled
 def lookup(weight: Floats, bounds: Floats, index: Indices) -> None:
     """Write the number of bounds below each weight; four bounds at a time."""
     padded = np.full((bounds.size + 3) // 4 * 4, np.float32(np.inf))

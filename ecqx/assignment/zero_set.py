@@ -44,6 +44,8 @@ class Layer:
         Index of the centroid 0.
     bounds, nonzero_bounds : Tensor of float32, shape (K - 1,)
         Of the lower envelopes of all clusters, and of all but the zero cluster.
+    scale : Tensor of float32
+        R = |r| / scale of the layer's relevances r.
     """
 
     values: Tensor
@@ -51,6 +53,7 @@ class Layer:
     zero: Tensor
     bounds: Tensor
     nonzero_bounds: Tensor
+    scale: Tensor
 
 
 def relevance_unit(count: int) -> float:
@@ -62,12 +65,7 @@ def relevance_unit(count: int) -> float:
 
 
 def assign_on_cpu(
-    weight: Tensor,
-    relevance: Tensor,
-    scale: Tensor,
-    layer: Layer,
-    band: tuple[float, float],
-    index: Tensor,
+    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
 ) -> None:
     """Write ECQx's assignment of one layer by compiled loops.
 
@@ -77,15 +75,13 @@ def assign_on_cpu(
     Parameters
     ----------
     weight, relevance : Tensor of float32, shape (n,)
-    scale : Tensor of float32
-        R = |r| / scale.
     layer : Layer
     band : (float, float)
         Lowest and highest difference of the sparsity from ECQ's.
     index : Tensor of int32, shape (n,)
     """
     w, r, chosen = weight.numpy(), relevance.numpy(), index.numpy()
-    largest: Any = scale.numpy()[()]
+    largest: Any = layer.scale.numpy()[()]
     n, unit = len(w), relevance_unit(len(w))
     mean = loops.sum_of_relevance(r, largest, unit) / unit / n
     if not 0 < mean < 1 or not layer.cost.any():
@@ -151,17 +147,12 @@ def _zeros_of_ecq(weight: Tensor, layer: Layer) -> int:
 
 
 def assign_on_device(
-    weight: Tensor,
-    relevance: Tensor,
-    scale: Tensor,
-    layer: Layer,
-    band: tuple[float, float],
-    index: Tensor,
+    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
 ) -> None:
     """As `assign_on_cpu`, by tensor operations that never wait for the device."""
     plain = torch.bucketize(weight, layer.bounds, out_int32=True)
     nonzero = torch.bucketize(weight, layer.nonzero_bounds, out_int32=True)
-    R = (relevance.abs() / scale).to(torch.float64)
+    R = (relevance.abs() / layer.scale).to(torch.float64)
     n, unit = weight.numel(), relevance_unit(weight.numel())
     mean = (R * unit).long().sum().double() / unit / n
     zeros = (plain == layer.zero).sum().double()

@@ -20,8 +20,8 @@ from ecqx.coding.container import body_length_bytes, pack, read_entries
 from ecqx.coding.quantized import CodedStateSource, Quantized, first_order_entropy
 from ecqx.coding.tensor_coding import TYPES, WEIGHTS, Entry, Floats, Kind, code_tensor, varint
 from ecqx.errors import InputError, input_errors
-from ecqx.files import write_atomically
-from ecqx.modules import check_has_values, unwrapped
+from ecqx.files import expanded, write_atomically
+from ecqx.modules import check_has_values, state_of, unwrapped
 from ecqx.progress import counted
 
 
@@ -173,7 +173,9 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
         If the file cannot be read.
     """
     state = {}
-    for name, entry in counted(read_entries(Path(path)).items(), "decoding", "tensor", progress):
+    for name, entry in counted(
+        read_entries(expanded(path)).items(), "decoding", "tensor", progress
+    ):
         with _errors_name(path, name):
             state[name] = entry.tensor()
     return state
@@ -184,18 +186,18 @@ def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -
 
     With ``statistics`` the quantized tensors are decoded, for their sparsity and entropy.
     """
-    entries = read_entries(Path(path))
+    entries = read_entries(expanded(path))
     records = []
     for name, entry in counted(entries.items(), "reading", "tensor", progress):
         with _errors_name(path, name):
             records.append(_record(name, entry, statistics))
-    total = Path(path).stat().st_size
+    total = expanded(path).stat().st_size
     return FileInfo(FileSize(total, _integer_bytes(entries.values(), total)), tuple(records))
 
 
 def check_replaceable(path: str | Path) -> None:
     """Raise ``ValueError`` if the path is a folder, a device or the like."""
-    if Path(path).exists() and not Path(path).is_file():
+    if expanded(path).exists() and not expanded(path).is_file():
         raise InputError(f"{path} is no regular file, so it is not replaced")
 
 
@@ -230,7 +232,7 @@ def _coded_state(
     elif isinstance(model, nn.Module):
         inner = unwrapped(model)
         check_has_values(inner)
-        state, quantized = inner.state_dict(), {}
+        state, quantized = state_of(inner), {}
     elif isinstance(model, Mapping):
         state, quantized = model, {}
     else:

@@ -13,6 +13,7 @@ from ecqx.coding import bitstream
 from ecqx.coding.coded_state import is_coded_state, read_coded_state
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.errors import InputError
+from ecqx.files import expanded
 
 # Keys under which training checkpoints have the state_dict.
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net")
@@ -27,7 +28,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     ``.ecqx`` file. DataParallel's prefix of the names is removed. A file that is missing, damaged,
     not safe to read, or holds no state_dict is an `InputError`.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         problem = "no such file" if not path.exists() else "a checkpoint is a file, not a folder"
         raise InputError(f"{path}: {problem}")

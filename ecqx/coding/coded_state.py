@@ -36,7 +36,7 @@ def write_coded_state(
             tensors[f"codebook.{name}"] = tensor.codebook.numbers
             forms[name] = tensor.codebook.form
         else:
-            tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64)
+            tensors[f"step.{name}"] = torch.tensor(tensor.step, dtype=torch.float64, device="cpu")
     about = {"bits": bits, "names": list(state)} | ({"codebooks": forms} if forms else {})
     write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
 

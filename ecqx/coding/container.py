@@ -13,14 +13,15 @@ from itertools import takewhile
 from operator import eq
 from pathlib import Path
 
+from ecqx.coding.storable import MAX_NAME, check_name
 from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
 from ecqx.errors import InputError, input_errors
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks; a file without codebooks is still written as version 1.
 VERSIONS = (1, 2)
-# The number of shared tokens has four bits of a varint; a name is counted in characters.
-_MAX_SHARED_TOKENS, _MAX_NAME = 15, 1024
+# The number of shared tokens has four bits of a varint.
+_MAX_SHARED_TOKENS = 15
 
 
 def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
@@ -53,23 +54,14 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     token_ids: dict[str, int] = {}
     headers, previous = [], list[str]()
     for name, entry in zip(names, entries, strict=True):
-        if not isinstance(name, str) or len(name) > _MAX_NAME:
-            raise InputError(f"{name!r:.60} is no name of at most {_MAX_NAME} characters")
-        tokens = name.split(".")
+        tokens = check_name(name).split(".")
         in_common = sum(takewhile(bool, map(eq, previous, tokens)))
         shared = min(in_common, _MAX_SHARED_TOKENS)
         ids = [token_ids.setdefault(token, len(token_ids)) for token in tokens[shared:]]
         headers.append(b"".join(map(varint, [shared | len(ids) << 4, *ids])) + entry.header())
         previous = tokens
-    table = b"".join(varint(len(t)) + t for t in map(_utf8, token_ids))
+    table = b"".join(varint(len(t)) + t for t in map(str.encode, token_ids))
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
-
-
-def _utf8(token: str) -> bytes:
-    try:
-        return token.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the name part {token!r} is not valid Unicode") from None
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
@@ -140,7 +132,7 @@ def _read_name(reader: Reader, tokens: Sequence[str], previous: Sequence[str]) -
     counts = reader.varint()
     shared, new = counts & 15, counts >> 4
     # A name of n characters has at most n + 1 tokens, if all are empty.
-    if shared > len(previous) or not 0 < shared + new <= _MAX_NAME + 1:
+    if shared > len(previous) or not 0 < shared + new <= MAX_NAME + 1:
         raise ValueError("a name has an impossible number of parts")
     parts = list(previous[:shared])
     for _ in range(new):
@@ -148,6 +140,6 @@ def _read_name(reader: Reader, tokens: Sequence[str], previous: Sequence[str]) -
         if token >= len(tokens):
             raise ValueError(f"a name uses part {token} of {len(tokens)}")
         parts.append(tokens[token])
-    if sum(map(len, parts)) + len(parts) - 1 > _MAX_NAME:
-        raise ValueError(f"a name is longer than {_MAX_NAME} characters")
+    if sum(map(len, parts)) + len(parts) - 1 > MAX_NAME:
+        raise ValueError(f"a name is longer than {MAX_NAME} characters")
     return parts

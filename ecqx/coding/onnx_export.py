@@ -24,8 +24,17 @@ from ecqx.coding.container import read_entries
 from ecqx.coding.quantized import CodedStateSource, QuantizedTensor
 from ecqx.coding.tensor_coding import QUANTIZED
 from ecqx.errors import InputError
-from ecqx.files import write_atomically
-from ecqx.modules import HALF, Inputs, MainOutput, copied, unwrapped
+from ecqx.files import expanded, write_atomically
+from ecqx.modules import (
+    HALF,
+    Inputs,
+    MainOutput,
+    copied,
+    load_state,
+    plain_name,
+    state_of,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -102,21 +111,21 @@ def _network(
     if file is not None and isinstance(model, nn.Module):
         network = copied(unwrapped(model))
         try:
-            network.load_state_dict(load(file))
+            load_state(network, load(file))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        entries = read_entries(Path(file)).items()
+        entries = read_entries(expanded(file)).items()
         coded = {name: entry.quantized() for name, entry in entries if entry.code == QUANTIZED}
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
-        network = copied(model.model)
         coded = model.coded_state()[1]
+        network = copied(model.model)
     else:
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
     network.float().eval().requires_grad_(False)
-    state = network.state_dict()
+    state = state_of(network)
     quantized = {}
     for name, tensor in coded.items():
         if not isinstance(tensor, QuantizedTensor):
@@ -210,7 +219,7 @@ def _put_integers(
     graph = model.graph
     kept, nodes = [], []
     for weight in graph.initializer:
-        name = weight.name.removeprefix(_WRAPPER)
+        name = plain_name(weight.name.removeprefix(_WRAPPER))
         if name not in quantized:
             kept.append(weight)
             continue

@@ -28,7 +28,7 @@ class QuantizedTensor:
 
     def values(self) -> Tensor:
         """The weights, float32."""
-        step = torch.tensor(self.step, dtype=torch.float32)
+        step = torch.tensor(self.step, dtype=torch.float32, device=self.integers.device)
         return self.integers.to(torch.float32) * step
 
     def check(self) -> None:

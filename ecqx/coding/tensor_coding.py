@@ -17,6 +17,7 @@ from torch import Tensor
 from ecqx.assignment.codebooks import Codebook, Form
 from ecqx.coding import entropy_coder
 from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, check_grid
+from ecqx.coding.storable import CODE_OF, FLOAT_DTYPES, INTEGER_DTYPES, check_tensor
 
 # How floats are stored that are not quantized: without loss, or float32 with loss by NNCodec.
 Floats = Literal["raw", "published"]
@@ -24,12 +25,6 @@ Kind = Literal["quantized", "lossy", "float", "integer"]
 
 # Type codes of integers on an equidistant grid, and of float32 stored with loss.
 QUANTIZED, LOSSY = 0, 1
-# Type codes of tensors that are stored without loss.
-FLOAT_DTYPES = {2: torch.float32, 3: torch.float16, 4: torch.bfloat16, 5: torch.float64}
-INTEGER_DTYPES = {
-    **{6: torch.int64, 7: torch.int32, 8: torch.int16},
-    **{9: torch.int8, 10: torch.uint8, 11: torch.bool},
-}
 # Type codes of integers with a codebook, and its form (`ecqx.assignment.codebooks`).
 CODEBOOKS: dict[int, Form] = {12: "values", 13: "sums"}
 # Type codes of weights that are stored as integers.
@@ -41,12 +36,10 @@ TYPES: dict[int, tuple[Kind, torch.dtype]] = {
     **{code: ("float", dtype) for code, dtype in FLOAT_DTYPES.items()},
     **{code: ("integer", dtype) for code, dtype in INTEGER_DTYPES.items()},
 }
-_CODE_OF = {dtype: code for code, dtype in (FLOAT_DTYPES | INTEGER_DTYPES).items()}
 _CODE_OF_FORM = {form: code for code, form in CODEBOOKS.items()}
 # The integer type of as many bytes, as which the bits of floats are stored.
 _BITS_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# The number of dimensions has four bits of a header's first byte.
-_MAX_DIMS, _MAX_ELEMENTS = 15, 1 << 40
+_MAX_ELEMENTS = 1 << 40
 _MAX_VARINT_BYTES = 10
 
 
@@ -175,7 +168,9 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
     if code in CODEBOOKS:
         count = reader.take(1)[0]
         numbers = struct.unpack(f"<{count}f", reader.take(4 * count))
-        codebook = Codebook.of(CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32))
+        codebook = Codebook.of(
+            CODEBOOKS[code], torch.tensor(numbers, dtype=torch.float32, device="cpu")
+        )
         return Entry(code, shape, bits=codebook.bits, codebook=codebook), reader.varint()
     if code == LOSSY or code in INTEGER_DTYPES:
         return Entry(code, shape), reader.varint()
@@ -184,16 +179,11 @@ def read_header(reader: Reader) -> tuple[Entry, int]:
 
 def code_tensor(tensor: object, quantized: Quantized | None, floats: Floats) -> Entry:
     """Code a tensor, as ``quantized`` if given; ``ValueError`` if it cannot be stored."""
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-        raise ValueError(f"is not a dense tensor with values ({type(tensor).__name__})")
-    if tensor.dim() > _MAX_DIMS:
-        raise ValueError(f"has {tensor.dim()} dimensions; at most {_MAX_DIMS} can be stored")
+    tensor = check_tensor(tensor, as_integers=quantized is not None)
     shape = tuple(tensor.shape)
     if quantized is not None:
         return _quantized_entry(quantized, shape)
-    if tensor.dtype not in _CODE_OF:
-        raise ValueError(f"has dtype {tensor.dtype}, which cannot be stored")
-    code = _CODE_OF[tensor.dtype]
+    code = CODE_OF[tensor.dtype]
     tensor = tensor.detach().cpu().contiguous()
     if code in INTEGER_DTYPES:
         return Entry(code, shape, _encode_integer_tensor(tensor))
@@ -216,7 +206,7 @@ def _quantized_entry(quantized: Quantized, shape: tuple[int, ...]) -> Entry:
         quantized = CodebookTensor(integers, codebook)
         entry = Entry(_CODE_OF_FORM[codebook.form], shape, bits=codebook.bits, codebook=codebook)
     else:
-        step = float(torch.tensor(quantized.step, dtype=torch.float32))
+        step = float(torch.tensor(quantized.step, dtype=torch.float32, device="cpu"))
         quantized = QuantizedTensor(integers, step, quantized.bits)
         entry = Entry(QUANTIZED, shape, bits=quantized.bits, step=step)
     quantized.check()

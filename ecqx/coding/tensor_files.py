@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecqx.errors import InputError
-from ecqx.files import write_atomically
+from ecqx.files import expanded, write_atomically
 
 
 def write_tensors(
@@ -48,7 +48,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(expanded(path), framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error

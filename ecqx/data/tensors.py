@@ -63,8 +63,9 @@ class Preparation:
             inputs, targets = _random_flips(inputs, targets, generator)
         if self.mean:
             shape = (1, -1, 1, 1)
-            mean = torch.tensor(self.mean, device=inputs.device).reshape(shape)
-            deviation = torch.tensor(self.deviation, device=inputs.device).reshape(shape)
+            kind: dict[str, Any] = {"dtype": torch.float32, "device": inputs.device}
+            mean = torch.tensor(self.mean, **kind).reshape(shape)
+            deviation = torch.tensor(self.deviation, **kind).reshape(shape)
             inputs = (inputs.to(torch.float32) / 255 - mean) / deviation
         return inputs, targets
 
@@ -73,8 +74,8 @@ def _one_version(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
     """Shape (B, D, …) to (B, …): a random version of each sample, or the first."""
     if generator is None:
         return inputs[:, 0]
-    chosen = torch.randint(inputs.shape[1], (len(inputs),), generator=generator)
-    return inputs[torch.arange(len(inputs)), chosen.to(inputs.device)]
+    chosen = torch.randint(inputs.shape[1], (len(inputs),), generator=generator, device="cpu")
+    return inputs[torch.arange(len(inputs), device=inputs.device), chosen.to(inputs.device)]
 
 
 def _random_crops(
@@ -82,7 +83,8 @@ def _random_crops(
 ) -> tuple[Tensor, Tensor]:
     """Crop each padded image at its own random offset, and its pixel labels likewise."""
     count, height, width = len(images), images.shape[-2], images.shape[-1]
-    top, left = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
+    drawn = torch.randint(2 * padding + 1, (2, count), generator=generator, device="cpu")
+    top, left = drawn.to(images.device)
     index = torch.arange(count, device=images.device)[:, None, None]
     rows = (top[:, None] + torch.arange(height, device=images.device))[:, :, None]
     columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, :]
@@ -98,7 +100,8 @@ def _random_crops(
 def _random_flips(
     images: Tensor, targets: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    drawn = torch.rand(len(images), generator=generator, dtype=torch.float32, device="cpu")
+    flipped = (drawn < 0.5).to(images.device)
     images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
     if targets.ndim > 2:
         targets = torch.where(flipped[:, None, None], targets.flip(-1), targets)
@@ -146,9 +149,9 @@ class Split:
         and the samples keep their order.
         """
         if generator is None:
-            order = torch.arange(len(self))
+            order = torch.arange(len(self), device="cpu")
         else:
-            order = torch.randperm(len(self), generator=generator)
+            order = torch.randperm(len(self), generator=generator, device="cpu")
         for chosen in torch.split(order.to(self.targets.device), size):
             inputs, targets = self._placed(self.inputs[chosen]), self._placed(self.targets[chosen])
             inputs, targets = self.preparation(inputs, targets, generator)

@@ -155,7 +155,7 @@ class _Reader:
         # Filled in place, since the whole data set is 1.7 GB.
         inputs = torch.empty((len(names), 3, self.crop, self.crop), dtype=torch.uint8)
         if self.task == "classification":
-            targets = torch.zeros((len(names), len(CLASSES)))
+            targets = torch.zeros((len(names), len(CLASSES)), dtype=torch.float32)
         else:
             targets = torch.empty((len(names), self.crop, self.crop), dtype=torch.uint8)
         for i, name in enumerate(names):

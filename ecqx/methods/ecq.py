@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
-from torch import nn
+from torch import distributed, nn
 
 from ecqx.methods.interface import Method
 from ecqx.quantizers.base import Quantizer
@@ -75,8 +75,12 @@ class EntropyConstrained(Method):
         settings = asdict(self.quantizer)
         if self.width is not None:
             del settings["bits"]
+        # Each process of a training has a replica, which it has not wrapped yet.
+        group = distributed.group.WORLD if distributed.is_available() else None
         with shared_lists():
-            return type(self).quantizer_class(model, relevance=self.relevance, **settings)
+            return type(self).quantizer_class(
+                model, relevance=self.relevance, process_group=group, **settings
+            )
 
 
 class ECQ(EntropyConstrained):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ecqx.assignment.centroids import check_bits
 from ecqx.methods.interface import OfNamedWeights
+from ecqx.modules import Inputs
 from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.straight_through import IntegerWeights, rounded
 
@@ -55,7 +56,7 @@ class LearnedSteps(IntegerWeights):
     def step(self, name: str) -> Tensor:
         return self.numbers[name].detach()
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Inputs, targets: Tensor) -> None:
         """Clamp steps to positive values, then quantize; call it after the optimizer's step."""
         with torch.no_grad():
             for step in self.numbers.values():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ecqx.assignment.centroids import CentroidGrid, check_bits
 from ecqx.methods.interface import OfNamedWeights
+from ecqx.modules import Inputs
 from ecqx.quantizers.parameters import shared_lists
 from ecqx.quantizers.straight_through import IntegerWeights, rounded
 from ecqx.training.settings import Selection
@@ -62,9 +63,10 @@ class PrunedUniform(IntegerWeights):
         return k * self.step(name) * kept
 
     def step(self, name: str) -> Tensor:
-        return torch.tensor(self.grids[name].step, device=self.latent[name].device)
+        step, device = self.grids[name].step, self.latent[name].device
+        return torch.tensor(step, dtype=torch.float32, device=device)
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Inputs, targets: Tensor) -> None:
         """Raise the threshold, then quantize; call it after the optimizer's step."""
         self.done += 1
         self.threshold = self._threshold()
@@ -78,7 +80,7 @@ class PrunedUniform(IntegerWeights):
         return float(magnitudes.kthvalue(count).values) if count else 0.0
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        return {**super()._rest_of_state(), "done": torch.tensor(self.done)}
+        return {**super()._rest_of_state(), "done": torch.tensor(self.done, device="cpu")}
 
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         self.done = int(state["done"])

@@ -104,7 +104,7 @@ class TorchaoWeights(OfNamedWeights):
             )
             tensors[f"integers.{name}"] = integers.qdata
             tensors[f"scale.{name}"] = integers.scale
-            tensors[f"shape.{name}"] = torch.tensor(tensor.shape)
+            tensors[f"shape.{name}"] = torch.tensor(tensor.shape, device="cpu")
         write_tensors(path, tensors)
 
     def form_settings(self) -> dict[str, Any]:

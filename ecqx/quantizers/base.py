@@ -15,17 +15,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment import loops
 from ecqx.assignment.assign import assign_layers, check_finite, extremes
 from ecqx.assignment.centroids import Centroids, GridStack
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
 from ecqx.errors import input_errors
-from ecqx.modules import Inputs
+from ecqx.modules import Inputs, check_has_values, named_parameters, state_of, unwrapped
 from ecqx.quantizers.latent import LatentWeights
 from ecqx.quantizers.parameters import ParameterRecord, records_of, table
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.average import RelevanceAverage
+from ecqx.relevance.processes import Group, processes_of
 from ecqx.relevance.settings import LRP
 
 _T = TypeVar("_T")
@@ -48,11 +50,19 @@ class Quantizer(LatentWeights):
     _stack: GridStack
 
     def __init__(
-        self, model: nn.Module, settings: QuantizerSettings, relevance: LRP | None
+        self,
+        model: nn.Module,
+        settings: QuantizerSettings,
+        relevance: LRP | None,
+        process_group: Group,
     ) -> None:
+        self.processes = processes_of(model, process_group)
+        if self.processes is not None:
+            check_has_values(unwrapped(model))
+            self.processes.take_values_of_first(unwrapped(model))
         super().__init__(model, settings.exclude, settings.include)
         self.settings = settings
-        self.relevance = None if relevance is None else RelevanceAverage(relevance)
+        self.relevance = None if relevance is None else RelevanceAverage(relevance, self.processes)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {
             name: torch.empty(latent.shape, dtype=torch.int32, device=latent.device)
@@ -93,8 +103,7 @@ class Quantizer(LatentWeights):
         """
         groups = super().parameter_groups(weight_decay)
         if self._steps_quantized:
-            stepped = [w for w in self.weights.values() if w.requires_grad]
-            groups.append({"params": stepped, "weight_decay": 0.0})
+            groups.append({"params": list(self.weights.values()), "weight_decay": 0.0})
         return groups
 
     @property
@@ -105,16 +114,35 @@ class Quantizer(LatentWeights):
     @torch.no_grad()
     def transfer_gradients(self) -> None:
         """Give the latent weights the scaled gradients of the quantized weights."""
+        self._begin_step()
         for name, weight in self.weights.items():
-            latent = self.latent[name]
-            latent.grad = None
-            if weight.grad is not None:
+            latent, gradient = self.latent[name], None
+            if weight.grad is not None and weight.requires_grad:
                 # That of an embedding may be sparse, which Adam does not take.
                 weight.grad = weight.grad.to_dense()
-                latent.grad = self._scaled(weight.grad.to(latent.dtype), name)
+                gradient = self._scaled(weight.grad.to(latent.dtype), name)
+            self._give(latent, gradient, is_sum=self._steps_quantized)
             if not self._steps_quantized:
                 # The optimizer does not hold these weights and would not reset their gradients.
                 weight.grad = None
+
+    def _give(self, parameter: nn.Parameter, gradient: Tensor | None, is_sum: bool = False) -> None:
+        before = parameter.grad
+        super()._give(parameter, gradient, is_sum)
+        adds = gradient is not None and before is not None and parameter.grad is not gradient
+        if adds and self.processes is not None:
+            raise ValueError(
+                "with several processes call transfer_gradients once for all micro-batches, after "
+                "the last backward pass, which averages the gradients (no_sync)"
+            )
+
+    def _begin_step(self) -> None:
+        """Take over what was written into the model before the first backward pass of a step."""
+        if not self._in_step:
+            # `update` compares the values, unless the optimizer has stepped them.
+            self.reconcile(values=self._steps_quantized, wait=False)
+        self._in_step = True
+        self._look_for_zero_grad()
 
     def _scaled(self, gradient: Tensor, name: str) -> Tensor:
         """A layer's gradient times the factor of `QuantizerSettings.gradient`."""
@@ -130,12 +158,6 @@ class Quantizer(LatentWeights):
         """Forget the averaged relevance if `LRP.restart` is set (published)."""
         if self.relevance is not None:
             self.relevance.start_epoch()
-
-    def share_relevance(
-        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
-    ) -> None:
-        if self.relevance is not None:
-            self.relevance.combine = combine
 
     def update(self, inputs: Inputs, targets: Tensor) -> None:
         """Measure relevance on a batch (ECQx), assign, and put the centroids into the model.
@@ -153,6 +175,10 @@ class Quantizer(LatentWeights):
             If the layer of a quantized weight has no rule of relevance or no part in the output, a
             label is out of range, or a weight is not finite. The integers are then as before.
         """
+        if not (self._in_step and self._steps_quantized):
+            self.reconcile(wait=False)
+        self._in_step = False
+        self._forget_gradients()
         if self.relevance is None or self.settings.lam == 0:
             # Without an information term distances decide, and relevance is ignored.
             self._assign_all(relevances=None)
@@ -184,32 +210,48 @@ class Quantizer(LatentWeights):
 
     @torch.no_grad()
     def _assign_all(self, relevances: Mapping[str, Tensor] | None) -> None:
-        weights = [latent.detach().float().contiguous() for latent in self.latent.values()]
-        measured = None
-        if relevances is not None:
-            measured = [relevances[name].float().contiguous() for name in self.latent]
         assign_layers(
             list(self.latent),
-            weights,
+            self._for_assignment(self.latent),
             self._stack,
             self.settings,
-            measured,
+            None if relevances is None else self._for_assignment(relevances),
             self.largest_layer_size,
             list(self.index.values()),
         )
         self._write_centroids()
 
+    def _for_assignment(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """Those of the quantized weights, as `assign_layers` takes them."""
+        return [tensors[name].detach().float().contiguous() for name in self.latent]
+
     @torch.no_grad()
     def _write_centroids(self) -> None:
-        for name, weight in self.weights.items():
-            values, index = self.grids[name].values, self.index[name]
-            if weight.is_contiguous() and weight.dtype == values.dtype:
-                torch.index_select(values, 0, index.view(-1), out=weight.detach().view(-1))
-            else:
-                weight.copy_(_select(values, index))
+        for name in self.weights:
+            self._write(name, self._present(name))
+
+    @staticmethod
+    def _is_equal(weight: Tensor, written: Tensor) -> bool:
+        """As of the base class; on the CPU by bits, in a third of the time."""
+        contiguous = weight.is_contiguous() and written.is_contiguous()
+        if not (contiguous and weight.is_cpu and weight.dtype == torch.float32):
+            return torch.equal(weight, written)
+        bits, others = (t.view(-1).view(torch.int32).numpy() for t in (weight, written))
+        return not loops.differ(bits, others)
+
+    def _centroids(self, name: str) -> Tensor:
+        return self.grids[name].values
+
+    def _present(self, name: str) -> Tensor:
+        return _select(self.grids[name].values, self.index[name])
+
+    def _take_over(self, name: str, values: Tensor, moved: Tensor) -> None:
+        found = torch.searchsorted(self.grids[name].values, values[moved])
+        self.index[name][moved] = found.to(torch.int32)
 
     def integers(self) -> dict[str, Tensor]:
         """The integers k of the weights ``k * step``, int16, by parameter name."""
+        self.reconcile()
         return {
             name: (index - self.grids[name].zero).to(torch.int16)
             for name, index in self.index.items()
@@ -226,14 +268,13 @@ class Quantizer(LatentWeights):
         """
         if self.relevance is not None:
             self.relevance.check_labels()
-        relevances = {} if self.relevance is None else self.relevance.values
-        for kind, tensors in (
-            ("weight", self.latent),
-            ("codebook", dict(zip(self.latent, self._stack.values, strict=True))),
-            ("relevance", {name: relevances[name] for name in self.latent if name in relevances}),
-        ):
-            if tensors:
-                check_finite(list(tensors), kind, extremes([t.detach() for t in tensors.values()]))
+        ends = {
+            "weight": extremes(self._for_assignment(self.latent)),
+            "codebook": extremes(self._stack.values),
+        }
+        if self.relevance is not None and self.relevance.values:
+            ends["relevance"] = extremes(self._for_assignment(self.relevance.values))
+        check_finite(list(self.latent), ends)
         return super().sparsity()
 
     def _is_zero(self, name: str) -> Tensor:
@@ -254,7 +295,7 @@ class Quantizer(LatentWeights):
     def coded_state(self) -> tuple[dict[str, Tensor], dict[str, Quantized]]:
         """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
         coded = {name: self._coded(name, k) for name, k in self.integers().items()}
-        return self.model.state_dict(), self._by_every_name(coded)
+        return state_of(self.model), self._by_every_name(coded)
 
     def parameter_records(self) -> list[ParameterRecord]:
         """One record for every parameter of the model under each of its names."""
@@ -271,7 +312,7 @@ class Quantizer(LatentWeights):
         return table(self.parameter_records())
 
     def _rest_of_state(self) -> dict[str, Tensor]:
-        """``integers.*``, ``relevance.*``, and ``step.*`` and ``first.*`` or ``codebook.*``."""
+        """``integers.*``, ``relevance.*`` and their count, and what restores the centroids."""
         state = {}
         for name, k in self.integers().items():
             state[f"integers.{name}"] = k
@@ -280,6 +321,7 @@ class Quantizer(LatentWeights):
         if self.relevance is not None:
             for name, tensor in self.relevance.values.items():
                 state[f"relevance.{name}"] = tensor
+            state["relevance_steps"] = torch.tensor(self.relevance.steps, device="cpu")
         return state
 
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
@@ -290,12 +332,13 @@ class Quantizer(LatentWeights):
             if index.min() < 0 or index.max() >= len(self.grids[name].values):
                 raise ValueError(f"{name} has integers that {self.settings.bits} bits do not allow")
             self.index[name] = index
+        self._write_centroids()
         if self.relevance is not None:
-            averaged = section(state, "relevance")
+            averaged, parameters = section(state, "relevance"), dict(named_parameters(self.model))
             self.relevance.values = {
-                name: r.to(self.model.get_parameter(name).device, copy=True)
-                for name, r in averaged.items()
+                name: r.to(parameters[name].device, copy=True) for name, r in averaged.items()
             }
+            self.relevance.steps = int(state["relevance_steps"])
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write the quantized model to a safetensors file for ``ecqx encode``.

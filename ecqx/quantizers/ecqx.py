@@ -12,6 +12,7 @@ from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.coding.quantized import Quantized, QuantizedTensor
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
+from ecqx.relevance.processes import Group
 from ecqx.relevance.settings import LRP
 
 
@@ -32,12 +33,16 @@ class ECQx(Quantizer):
         See `ecqx.quantizers.settings.QuantizerSettings`.
     relevance : LRP, optional
         Settings of the relevance; None for ECQ.
+    process_group : ProcessGroup or None, optional
+        Processes that have the same weights, relevances and centroids; they take the weights of the
+        first. By default those of the model's DistributedDataParallel. None: each on its own.
 
     Raises
     ------
     ValueError
-        If a setting is out of range, nothing is left to quantize, or a parameter is not finite or
-        cannot be quantized (`ecqx.quantizers.parameters.survey`).
+        If a setting is out of range, nothing is left to quantize, a parameter is not finite or
+        cannot be quantized (`ecqx.quantizers.parameters.survey`), all weights of one are zero, a
+        file could not hold the model, or there are several processes without a group.
     TypeError
         If there is no such setting.
 
@@ -69,9 +74,11 @@ class ECQx(Quantizer):
         bits: int = 4,
         lam: float = 0.05,
         relevance: LRP | None = None,
+        process_group: Group = "model",
         **settings: Any,
     ) -> None:
-        super().__init__(model, QuantizerSettings(bits=bits, lam=lam, **settings), relevance)
+        known = QuantizerSettings(bits=bits, lam=lam, **settings)
+        super().__init__(model, known, relevance, process_group)
 
     def _fit(self) -> None:
         self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, self.settings.bits))
@@ -82,8 +89,8 @@ class ECQx(Quantizer):
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
-        step = torch.tensor(grid.step, dtype=torch.float64)
-        return {"step": step, "first": torch.tensor(-grid.zero)}
+        step = torch.tensor(grid.step, dtype=torch.float64, device="cpu")
+        return {"step": step, "first": torch.tensor(-grid.zero, device="cpu")}
 
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for name, latent in self.latent.items():

@@ -7,14 +7,23 @@ the latent weights, the optimizer steps those, and the quantized weights are com
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ecqx.coding.storable import check_state
 from ecqx.coding.tensor_files import section
-from ecqx.modules import HALF, check_has_values, unwrapped
+from ecqx.modules import (
+    HALF,
+    Inputs,
+    check_has_values,
+    load_state,
+    named_parameters,
+    state_of,
+    unwrapped,
+)
 from ecqx.quantizers.parameters import survey, used_parts, warn_of_unknown_layers
 
 _T = TypeVar("_T")
@@ -45,8 +54,8 @@ class LatentWeights(ABC):
     ------
     ValueError
         If nothing is left to quantize, a parameter cannot be quantized
-        (`ecqx.quantizers.parameters.survey`), or no part in ``exclude`` or ``include`` is in a
-        name.
+        (`ecqx.quantizers.parameters.survey`), all weights of one are zero, or no part in
+        ``exclude`` or ``include`` is in a name.
     """
 
     def __init__(
@@ -54,6 +63,8 @@ class LatentWeights(ABC):
     ) -> None:
         self.model = unwrapped(model)
         check_has_values(self.model)
+        state = state_of(self.model)
+        check_state(state)
         exclude = used_parts(self.model, "exclude", exclude)
         include = used_parts(self.model, "include", include)
         self.survey = survey(self.model, exclude, include)
@@ -64,23 +75,46 @@ class LatentWeights(ABC):
         }
         # First name of each quantized parameter, by all its names.
         self._first_names = {p.name: p.shared_with or p.name for p in quantized}
+        for name, first in self._first_names.items():
+            if not _is_stored(self.weights[first], state.get(name)):
+                raise ValueError(
+                    f"{name}: the state_dict does not hold this parameter under its name (a hook "
+                    f"renames or changes it), so no file could; exclude it (exclude=[{name!r}])"
+                )
         self.latent: dict[str, nn.Parameter] = {}
         for name, weight in self.weights.items():
+            if not weight.detach().float().any():
+                raise ValueError(
+                    f"{name}: all its weights are zero, so that no grid fits and they would hardly "
+                    f"train; leave it out (exclude=[{name!r}]), or train the model before"
+                )
             # Half precision would round most gradient steps away.
             latent = weight.detach().clone()
             latent = latent.float() if latent.dtype in HALF else latent
-            self.latent[name] = nn.Parameter(latent, requires_grad=weight.requires_grad)
+            # Whether it is trained is read from the weight, which may be frozen later, or unfrozen.
+            self.latent[name] = nn.Parameter(latent)
+        # What was last written into each quantized weight, by `_write`.
+        self._written: dict[str, Tensor] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
+        # On a GPU: whether a step, which does not wait to look, found a weight changed.
+        self._changed_on_device: Tensor | None = None
+        # From `transfer_gradients` to `update`, while the optimizer may step quantized weights.
+        self._in_step = False
+        # Torch's count of changes of each trained parameter when it was last given a gradient.
+        self._given: dict[nn.Parameter, int] = {}
+        # A parameter that is not quantized, and its gradient then: `zero_grad` takes it away.
+        self._witness: tuple[nn.Parameter, Tensor] | None = None
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: latent weights, and what is not quantized.
 
-        ``weight_decay`` applies to the parameters that are not quantized.
+        ``weight_decay`` applies to the parameters that are not quantized. Frozen parameters are in
+        the groups, too: they get no gradient while they are frozen, and are trained afterwards.
         """
         quantized = {id(weight) for weight in self.weights.values()}
-        rest = [p for p in self.model.parameters() if id(p) not in quantized and p.requires_grad]
-        latent = [p for p in self.latent.values() if p.requires_grad]
+        rest = [p for p in self.model.parameters() if id(p) not in quantized]
         return [
-            {"params": latent, "weight_decay": 0.0},
+            {"params": list(self.latent.values()), "weight_decay": 0.0},
             {"params": rest, "weight_decay": weight_decay},
         ]
 
@@ -89,25 +123,170 @@ class LatentWeights(ABC):
 
     @abstractmethod
     def transfer_gradients(self) -> None:
-        """Pass the gradients of the quantized weights on; call it before the optimizer's step."""
+        """Pass the gradients of the quantized weights on; call it before the optimizer's step.
+
+        Once for a batch of several backward passes, after the last one, or once after each: the
+        gradients add up until the step, or ``zero_grad``.
+        """
 
     @abstractmethod
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Inputs, targets: Tensor) -> None:
         """Compute the quantized weights; call it after the optimizer's step.
 
         ECQx measures the relevance of weights on the batch, ``inputs`` and ``targets``.
         """
 
-    def share_relevance(  # noqa: B027  (most subclasses have none)
-        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
-    ) -> None:
-        """Average relevances over processes from now on, by ``combine``.
+    def _look_for_zero_grad(self) -> None:
+        """Begin a sum anew where the model's gradients were forgotten; call it before `_give`."""
+        if self._witness is not None and self._witness[0].grad is not self._witness[1]:
+            self._forget_gradients()
+        if self._witness is None:
+            quantized = {id(weight) for weight in self.weights.values()}
+            for parameter in self.model.parameters():
+                if parameter.grad is not None and id(parameter) not in quantized:
+                    self._witness = parameter, parameter.grad
+                    break
 
-        It is `ecqx.training.distributed.Replicas.combined`.
+    def _forget_gradients(self) -> None:
+        """Begin the next sum of gradients anew."""
+        self._given.clear()
+        self._witness = None
+
+    def _give(self, parameter: nn.Parameter, gradient: Tensor | None, is_sum: bool = False) -> None:
+        """Give a parameter the gradient of a batch, or add it to those of other micro-batches.
+
+        It starts anew after `update`, a step, or `zero_grad`. None is the gradient
+        of a weight that the batch does not use; ``is_sum`` is for one that sums micro-batches
+        itself.
         """
+        earlier = None
+        if self._given.get(parameter) == parameter._version:
+            earlier = parameter.grad
+        if gradient is None:
+            parameter.grad = earlier
+        elif earlier is None or is_sum:
+            parameter.grad = gradient
+        else:
+            parameter.grad = earlier + gradient
+        self._given[parameter] = parameter._version
+
+    @torch.no_grad()
+    def _write(self, name: str, values: Tensor) -> None:
+        """Put values into a quantized weight, and keep them to compare with."""
+        weight = self.weights[name]
+        weight.copy_(values)
+        self._written[name] = values.detach().to(weight.dtype)
+        self._versions[name] = _version(weight)
+
+    @torch.no_grad()
+    def reconcile(self, values: bool = True, wait: bool = True) -> None:
+        """Take over what others wrote into the quantized weights, or refuse it.
+
+        `update`, `state_dict`, `ecqx.save` and all that reads the integers call it. Weights that
+        are centroids again, as of a restored epoch, set the integers; the latent weight becomes the
+        centroid where the integer changes. A deviation within a thousandth of the distance of
+        centroids is undone.
+
+        Parameters
+        ----------
+        values : bool
+            Compare all values. Without, only writes that torch counts or that move the memory are
+            noticed: not those through ``.data``.
+        wait : bool
+            Wait for a GPU. Without, what was written there through ``.data`` is not taken over, but
+            refused by the next call that waits.
+
+        Raises
+        ------
+        ValueError
+            If the model has other parameters than those that were quantized, or weights that are no
+            centroids, such as averaged ones.
+        """
+        present = dict(named_parameters(self.model))
+        for name, first in self._first_names.items():
+            if present.get(name) is not self.weights[first]:
+                raise ValueError(
+                    f"{name}: the model has another parameter here than the quantizer; load values "
+                    "into the parameter that it had (load_state_dict without assign=True), or make "
+                    "a new quantizer"
+                )
+        changed = [name for name in self.weights if self._is_changed(name, values, wait)]
+        if wait and self._changed_on_device is not None and bool(self._changed_on_device):
+            self._changed_on_device = None
+            raise ValueError(
+                "weights were written through .data between two steps, and the later step undid "
+                "it; write them by copy_ under torch.no_grad()"
+            )
+        # All are looked at before one is changed.
+        taken = {name: self._centroids_of(name) for name in changed}
+        for name, centroids in taken.items():
+            moved = centroids != self._present(name)
+            if moved.any():
+                self.latent[name][moved] = centroids[moved].to(self.latent[name].dtype)
+                self._take_over(name, centroids, moved)
+            self._write(name, centroids)
+
+    def _is_changed(self, name: str, values: bool, wait: bool) -> bool:
+        """Whether a quantized weight holds something else than was last written."""
+        weight, written = self.weights[name].detach(), self._written[name]
+        if weight.device != written.device:
+            raise ValueError(
+                f"{name}: the model was moved to {weight.device}; move it before it is quantized"
+            )
+        counted = self._versions[name] != _version(self.weights[name])
+        if not (counted or values):
+            return False
+        written = written.to(weight.dtype)
+        if counted or wait or weight.is_cpu:
+            return not self._is_equal(weight, written)
+        changed = (weight != written).any()
+        earlier = self._changed_on_device
+        self._changed_on_device = changed if earlier is None else changed | earlier
+        return False
+
+    @staticmethod
+    def _is_equal(weight: Tensor, written: Tensor) -> bool:
+        """Whether two tensors of one type hold the same."""
+        return torch.equal(weight, written)
+
+    def _centroids_of(self, name: str) -> Tensor:
+        """The centroids that a changed weight holds, or ``ValueError``."""
+        weight, written = self.weights[name].detach(), self._written[name]
+        values = self._centroids(name)
+        distances = values.diff()
+        distances = distances[distances > 0]
+        allowed = float(distances.min()) / 1000 if len(distances) else 0.0
+        exact = weight.to(values.dtype)
+        bounds = (values[1:] + values[:-1]) / 2
+        nearest = values[torch.bucketize(exact, bounds)]
+        # In half precision two centroids may be one value: the present one is kept then.
+        kept = (exact - written.to(values.dtype)).abs() <= allowed
+        near = (exact - nearest.to(weight.dtype).to(values.dtype)).abs() <= allowed
+        if not (kept | near).all():
+            raise ValueError(
+                f"{name}: the model holds weights that are no centroids of the quantizer, such as "
+                "averaged, merged or other ones; after optimizer.step() call update, restore an "
+                "epoch by the quantizer's load_state_dict, average quantizer.latent instead of the "
+                "model, or make a new quantizer"
+            )
+        return torch.where(kept, self._present(name), nearest)
+
+    @abstractmethod
+    def _centroids(self, name: str) -> Tensor:
+        """The values that a layer's weights may have, float32, ascending."""
+
+    def _present(self, name: str) -> Tensor:
+        """The centroids of a layer's weights as last written, float32."""
+        return self._written[name].float()
+
+    def _take_over(  # noqa: B027  (most subclasses have no integers)
+        self, name: str, values: Tensor, moved: Tensor
+    ) -> None:
+        """Set the integers of the weights that ``moved`` to other centroids, as the latent ones."""
 
     def sparsity(self) -> float:
         """Share of the quantized weights that are zero, in [0, 1]."""
+        self.reconcile()
         zeros = sum(int(self._is_zero(name).sum()) for name in self.weights)
         return zeros / sum(weight.numel() for weight in self.weights.values())
 
@@ -126,7 +305,8 @@ class LatentWeights(ABC):
         dict of str to Tensor
             ``model.*``, ``latent.*`` and what a subclass adds.
         """
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        self.reconcile()
+        state = {f"model.{name}": tensor for name, tensor in state_of(self.model).items()}
         state |= {f"latent.{name}": latent.detach() for name, latent in self.latent.items()}
         return state | self._rest_of_state()
 
@@ -140,7 +320,7 @@ class LatentWeights(ABC):
             If a tensor is missing or has another shape.
         """
         try:
-            self.model.load_state_dict(section(state, "model"))
+            load_state(self.model, section(state, "model"))
             for name, latent in self.latent.items():
                 latent.copy_(state[f"latent.{name}"])
             self._restore_rest(state)
@@ -154,3 +334,15 @@ class LatentWeights(ABC):
     @abstractmethod
     def _restore_rest(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `_rest_of_state` returned; the latent weights are restored already."""
+
+
+def _is_stored(weight: Tensor, stored: object) -> bool:
+    """Whether an entry of a state_dict is a parameter itself."""
+    if not isinstance(stored, Tensor):
+        return False
+    return (stored.data_ptr(), stored.shape) == (weight.data_ptr(), weight.shape)
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Changes with each write that torch counts, and with the memory."""
+    return tensor.data_ptr(), tensor._version

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ecqx.modules import (
     is_named_weight,
     is_quantizable,
     name_parts,
+    named_parameters,
     parts_in,
     weights_of,
 )
@@ -103,7 +104,7 @@ def survey(
     """
     check_has_values(model)
     exclude, include = name_parts("exclude", exclude), name_parts("include", include)
-    named = list(model.named_parameters(remove_duplicate=False))
+    named = list(named_parameters(model))
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
@@ -183,7 +184,7 @@ def used_parts(model: nn.Module, setting: str, parts: Iterable[str]) -> tuple[st
     parts = name_parts(setting, parts)
     names = [
         name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
+        for name, parameter in named_parameters(model)
         if setting == "exclude" or is_quantizable(parameter)
     ]
     used = parts_in(parts, names)
@@ -259,14 +260,11 @@ def _check_memory(quantized: Iterable[ModelParameter]) -> None:
                 f"{name}: several of its elements are one number in memory (expand); give each its "
                 f"own: model.{name} = torch.nn.Parameter(model.{name}.detach().clone())"
             )
-    ranges = sorted(
-        (p.tensor.data_ptr(), p.tensor.data_ptr() + _extent(p.tensor), p.name)
-        for p in quantized
-        if not p.shared_with
-    )
-    # If any two ranges overlap, two that are neighbours by their start do.
-    for (_, end, first), (start, _, second) in pairwise(ranges):
-        if start < end:
+    tensors = {p.name: p.tensor for p in quantized if not p.shared_with}
+    ranges = sorted((t.data_ptr(), t.data_ptr() + _extent(t), name) for name, t in tensors.items())
+    for (_, end, first), (start, _, second) in combinations(ranges, 2):
+        # Columns of one matrix, for instance, overlap as ranges only.
+        if start < end and _share_elements(tensors[first], tensors[second]):
             raise ValueError(
                 f"{first} and {second} share memory, but are two parameters; make them one: "
                 f"model.{second} = model.{first}"
@@ -278,6 +276,20 @@ def _extent(tensor: Tensor) -> int:
     strides = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in strides)
     return (last + 1) * tensor.element_size()
+
+
+def _share_elements(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have an element in one place of memory."""
+    return bool(torch.isin(_places(a), _places(b)).any())
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """The address of each element."""
+    places = torch.tensor(tensor.data_ptr(), device="cpu")
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        steps = torch.arange(size, device="cpu") * (stride * tensor.element_size())
+        places = places[..., None] + steps
+    return places.flatten()
 
 
 def _remark(parameter: ModelParameter) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.quantized import Quantized, QuantizedTensor
+from ecqx.modules import Inputs, state_of
 from ecqx.quantizers.latent import LatentWeights
 
 
@@ -41,8 +42,17 @@ class StraightThrough(LatentWeights):
         with torch.enable_grad():
             self._graphs = {name: self.quantized(name) for name in self.latent}
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self._graphs[name])
+            for name in self.weights:
+                self._write(name, self._graphs[name])
+
+    def _take_over(self, name: str, values: Tensor, moved: Tensor) -> None:
+        # The kept graph is one of the earlier latent weights.
+        with torch.enable_grad():
+            self._graphs[name] = self.quantized(name)
+
+    def _centroids(self, name: str) -> Tensor:
+        values: Tensor = torch.unique(self._written[name].float())
+        return values
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """As of the base class, and the numbers, without weight decay."""
@@ -50,22 +60,26 @@ class StraightThrough(LatentWeights):
         return [*groups, {"params": list(self.numbers.values()), "weight_decay": 0.0}]
 
     def transfer_gradients(self) -> None:
+        self.reconcile(values=False, wait=False)
+        self._look_for_zero_grad()
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
                 trained.append(self.numbers[name])
             gradients: tuple[Tensor | None, ...] = (None,) * len(trained)
-            if weight.grad is not None:
+            if weight.grad is not None and weight.requires_grad:
                 graph = self._graphs[name]
                 # That of an embedding may be sparse.
                 given = weight.grad.to_dense().to(graph.dtype)
-                gradients = torch.autograd.grad(graph, trained, given)
+                gradients = torch.autograd.grad(graph, trained, given, retain_graph=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
-                parameter.grad = gradient
+                self._give(parameter, gradient)
             # The optimizer does not hold these weights and would not reset their gradients.
             weight.grad = None
 
-    def update(self, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, inputs: Inputs, targets: Tensor) -> None:
+        self.reconcile(wait=False)
+        self._forget_gradients()
         self.project()
 
     def _rest_of_state(self) -> dict[str, Tensor]:
@@ -90,12 +104,13 @@ class IntegerWeights(StraightThrough):
     @torch.no_grad()
     def coded_state(self) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
         """What `ecqx.save` writes: the model's state_dict, and which tensors are integers."""
+        self.reconcile()
         coded: dict[str, Quantized] = {}
         for name, weight in self.weights.items():
             step = self.step(name)
             integers = (weight.to(step.dtype) / step).round().to(torch.int16)
             coded[name] = QuantizedTensor(integers, float(step), self.bits)
-        return self.model.state_dict(), self._by_every_name(coded)
+        return state_of(self.model), self._by_every_name(coded)
 
 
 def rounded(values: Tensor) -> Tensor:

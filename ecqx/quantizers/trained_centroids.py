@@ -20,6 +20,7 @@ from ecqx.assignment.codebooks import Codebook, Form, binary_basis, bits_of, cod
 from ecqx.coding.quantized import CodebookTensor, Quantized
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
+from ecqx.relevance.processes import Group
 from ecqx.relevance.settings import LRP
 
 
@@ -46,12 +47,12 @@ class TrainedQuantizer(Quantizer):
         model: nn.Module,
         lam: float = 0.05,
         relevance: LRP | None = None,
+        process_group: Group = "model",
         **settings: Any,
     ) -> None:
         settings = {**self.defaults, **settings}
-        super().__init__(
-            model, QuantizerSettings(bits=self.width(), lam=lam, **settings), relevance
-        )
+        known = QuantizerSettings(bits=self.width(), lam=lam, **settings)
+        super().__init__(model, known, relevance, process_group)
 
     @classmethod
     def width(cls) -> int:
@@ -85,11 +86,12 @@ class TrainedQuantizer(Quantizer):
     @torch.no_grad()
     def transfer_gradients(self) -> None:
         """Sum the gradients of the quantized weights for the numbers; then as in `ecqx.ECQx`."""
+        self._begin_step()
         gradient = torch.zeros_like(self.numbers)
         for row, (name, weight) in zip(gradient, self.weights.items(), strict=True):
-            if weight.grad is not None:
+            if weight.grad is not None and weight.requires_grad:
                 row.copy_(self._summed(name, weight.grad.to_dense()))
-        self.numbers.grad = gradient
+        self._give(self.numbers, gradient, is_sum=self._steps_quantized)
         super().transfer_gradients()
 
     def _summed(self, name: str, gradient: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class EC2T(TrainedQuantizer):
 
     Parameters
     ----------
-    model, lam, relevance, **settings
+    model, lam, relevance, process_group, **settings
         As for `ecqx.ECQx`, but ``lambda_max`` is ``derived`` by default, EC2T's own formula: its
         centroids lie well within the weights' range, where ``published`` is several times as large
         and empties whole layers.
@@ -160,7 +162,7 @@ class FantastIC4(TrainedQuantizer):
 
     Parameters
     ----------
-    model, lam, relevance, **settings
+    model, lam, relevance, process_group, **settings
         As for `ecqx.ECQx`.
 
     Examples

@@ -211,7 +211,8 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
                 relevances = self._parameter_relevance(call, parameters, relevance)
                 arriving = self._input_relevance(call, relevance) if input_wanted else None
         for parameter, r in zip(parameters, relevances, strict=True):
-            self.sink(parameter, r)
+            if r is not None:
+                self.sink(parameter, r)
         return arriving
 
     def _input_relevance(self, call: _Call, relevance: Tensor) -> Tensor:
@@ -234,7 +235,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     def _parameter_relevance(
         self, call: _Call, parameters: list[nn.Parameter], relevance: Tensor
-    ) -> list[Tensor]:
+    ) -> list[Tensor | None]:
         """R_W = W ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂W; ``epsilon`` reuses the call's forward pass."""
         if not parameters:
             return []
@@ -275,11 +276,16 @@ def _as_called(call: _Call) -> Iterator[None]:
                 module.forward = own
 
 
-def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor]:
-    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z."""
-    gradients = torch.autograd.grad(output, factors, quotient(relevance, output))
+def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor | None]:
+    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z; None if not used."""
+    if not output.requires_grad:
+        return [None] * len(factors)
+    gradients = torch.autograd.grad(output, factors, quotient(relevance, output), allow_unused=True)
     # Those of an embedding may be sparse.
-    return [v.detach() * g.to_dense() for v, g in zip(factors, gradients, strict=True)]
+    return [
+        None if g is None else v.detach() * g.to_dense()
+        for v, g in zip(factors, gradients, strict=True)
+    ]
 
 
 def with_weight_relevance(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ecqx.modules import Inputs, each_tensor
+from ecqx.relevance.processes import Processes
 from ecqx.relevance.settings import LRP
 
 if TYPE_CHECKING:
@@ -21,16 +22,15 @@ class RelevanceAverage:
     ----------
     values : dict of str to Tensor
         Averaged relevance by parameter name; empty before the first batch.
-    combine : callable, optional
-        Averages relevances over processes: `ecqx.training.distributed.Replicas.combined`.
+    processes : Processes, optional
+        Whose mean is taken.
     """
 
-    def __init__(self, lrp: LRP) -> None:
-        self.lrp = lrp
+    def __init__(self, lrp: LRP, processes: Processes | None = None) -> None:
+        self.lrp, self.processes = lrp, processes
         self.attributor: Attributor | None = None
         self.values: dict[str, Tensor] = {}
         self.steps = 0
-        self.combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None
 
     def update(
         self, model: nn.Module, inputs: Inputs, targets: Tensor, needed: Collection[str] = ()
@@ -71,15 +71,15 @@ class RelevanceAverage:
         new = self.attributor(inputs, targets)
         if is_new:
             warn_of_unruled(self.attributor)
-        if self.combine is not None:
-            new = self.combine(new, len(targets))
+        if self.processes is not None:
+            new = self.processes.mean(new, len(targets))
         for name, relevance in new.items():
             old = self.values.get(name)
             self.values[name] = relevance if old is None else relevance.lerp(old, self.lrp.alpha)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What can be copied to another model or process: without hooks and connections."""
-        return {**self.__dict__, "attributor": None, "combine": None}
+        """What can be copied to another model or process: without hooks."""
+        return {**self.__dict__, "attributor": None}
 
     def check_labels(self) -> None:
         """Raise ``ValueError`` if a label was out of range; waits for a GPU."""

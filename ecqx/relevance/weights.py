@@ -5,9 +5,10 @@ Paper: section on LRP for weights.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ecqx.modules import (
     evaluation_mode,
     is_quantizable,
     main_output,
+    plain_name,
     unwrapped,
 )
 from ecqx.relevance.attribution import with_weight_relevance
@@ -109,7 +111,7 @@ class Attributor:
         model = unwrapped(model)
         check_has_values(model)
         self.model, self.output = model, lrp.output
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.names = {id(p): plain_name(name) for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
         self.labels = LabelCheck(waits=False)
         self.unruled: tuple[str, ...] = ()
@@ -131,7 +133,13 @@ class Attributor:
         inputs = each_tensor(inputs, _without_history)
         try:
             no_casts = torch.autocast(targets.device.type, enabled=False)
-            with no_casts, _full_precision(self.model), self._attached(), torch.enable_grad():
+            with (
+                _uncompiled(),
+                no_casts,
+                _full_precision(self.model),
+                self._attached(),
+                torch.enable_grad(),
+            ):
                 logits = main_output(called(self.model, inputs))
                 if not self.placement.is_complete:
                     self.placement.complete(self.model)
@@ -186,6 +194,14 @@ def _propagate(logits: Tensor, anchors: list[Tensor], start: Tensor) -> None:
                 "torch.utils.checkpoint.checkpoint with use_reentrant=False"
             ) from error
         raise
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """No use of compiled code, which does not see hooks."""
+    if "torch._dynamo" in sys.modules:
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return eager
+    return nullcontext()
 
 
 @contextmanager
@@ -243,7 +259,7 @@ def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
     for prefix, module in model.named_modules():
         if built.module_map(context, prefix, module) is None:
             own = module.named_parameters(prefix, recurse=False)
-            missing += [name for name, parameter in own if is_quantizable(parameter)]
+            missing += [plain_name(name) for name, parameter in own if is_quantizable(parameter)]
     return missing
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -13,15 +13,6 @@ class Constraint(Protocol):
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer; the decay is for what is not constrained."""
-
-    def share_relevance(
-        self, combine: Callable[[dict[str, Tensor], int], dict[str, Tensor]]
-    ) -> None:
-        """Called once if there are several processes.
-
-        ``combine(relevances, samples)`` takes this process's mean relevances over its samples, and
-        returns means over the samples of all processes.
-        """
 
     def start_epoch(self) -> None:
         """Called before the first batch of each epoch."""

@@ -8,7 +8,7 @@ same step, computes the same λ and assigns the same centroids.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -104,15 +104,3 @@ class Replicas:
         """Give all processes the first one's running statistics."""
         for buffer in self.model.buffers() if self.size > 1 else ():
             distributed.broadcast(buffer, src=0)
-
-    def combined(self, relevances: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
-        """Mean relevances over the samples of all processes; this one has ``samples`` of them."""
-        counted = next(iter(relevances.values())).new_tensor([float(samples)])
-        flat = torch.cat([*(r.flatten() * samples for r in relevances.values()), counted])
-        distributed.all_reduce(flat)
-        sizes = [r.numel() for r in relevances.values()]
-        parts = torch.split(flat[:-1].div_(flat[-1]), sizes)
-        return {
-            name: part.reshape(r.shape)
-            for (name, r), part in zip(relevances.items(), parts, strict=True)
-        }

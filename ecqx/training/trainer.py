@@ -19,7 +19,7 @@ from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modules import copied
 from ecqx.training.constraint import Constraint
-from ecqx.training.distributed import Replicas, is_connected, is_first
+from ecqx.training.distributed import Replicas, is_first
 from ecqx.training.evaluation import evaluate
 from ecqx.training.objectives import check_fit, objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
@@ -82,8 +82,6 @@ class Trainer:
         # State after the best epoch so far, of equal ones the last.
         self.best: dict[str, Tensor] | None = None
         self.replicas = Replicas(model)
-        if is_connected() and quantizer is not None:
-            quantizer.share_relevance(self.replicas.combined)
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +225,8 @@ class Trainer:
         """Set the epoch's learning rate, from its number alone: there is no state to resume."""
         lr = self.settings.lr
         if self.settings.schedule == "cosine":
-            passed = torch.tensor(len(self.history) / self.settings.epochs * torch.pi)
+            share = len(self.history) / self.settings.epochs
+            passed = torch.tensor(share * torch.pi, dtype=torch.float32, device="cpu")
             lr = lr * 0.5 * float(1 + torch.cos(passed))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
