@@ -19,9 +19,7 @@ from torch import nn
 
 import ecqx
 from ecqx.coding.checkpoint import read_state
-from ecqx.data import TensorData, image_folder
-from ecqx.data.archives import names
-from ecqx.data.folder import IMAGES
+from ecqx.data import image_folder
 from ecqx.models.loading import load_weights
 from ecqx.models.weights import imagenet_weights
 from ecqx.training.evaluation import evaluate
@@ -48,12 +46,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load_pictures(path: Path, size: int) -> TensorData:
-    pictures = [n for n in names(path) if n.startswith("train/") and n.lower().endswith(IMAGES)]
-    held_out = max(1, len(pictures) // 10)
-    return image_folder(path, held_out, size=size, mean=MEAN, deviation=DEVIATION)
-
-
 def start(model: nn.Module, name: str, weights: str) -> None:
     """Give the network the weights to start from; a last layer that does not fit stays random."""
     if weights == "imagenet":
@@ -65,7 +57,8 @@ def start(model: nn.Module, name: str, weights: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.manual_seed(0)
-    data = load_pictures(options.pictures, options.size)
+    pictures = {"size": options.size, "mean": MEAN, "deviation": DEVIATION}
+    data = image_folder(options.pictures, validation=None, **pictures)
     model = ecqx.models.build(options.model, num_classes=len(data.classes))
     start(model, options.model, options.weights)
 

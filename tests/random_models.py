@@ -78,11 +78,12 @@ class Adapted(nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(WIDTH, WIDTH)
-        self.A = nn.Parameter(torch.randn(2, WIDTH))
-        self.B = nn.Parameter(torch.zeros(WIDTH, 2))
+        self.A, self.B = nn.Linear(WIDTH, 2, bias=False), nn.Linear(2, WIDTH, bias=False)
+        nn.init.zeros_(self.B.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) + input @ self.A.T @ self.B.T
+        adapted: Tensor = super().forward(input) + self.B(self.A(input))
+        return adapted
 
 
 class Counting(nn.Identity):

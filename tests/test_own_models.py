@@ -339,16 +339,26 @@ class Columns(nn.Module):
 )
 def test_columns_of_one_matrix_share_nothing(first: slice, second: slice, tmp_path: Path) -> None:
     model = Columns(first, second)
-    q = ecqx.ECQx(model, lam=0.05)
+    q = ecqx.ECQx(model, lam=0.05, include=["a", "b"])
     train(q, model, inputs(6))
     assert_file_is_model(q, Columns(first, second), inputs(6), tmp_path / "model.ecqx")
 
 
 def test_columns_that_overlap_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^a and b share memory"):
-        ecqx.ECQx(Columns(slice(0, 5), slice(4, 8)))
+        ecqx.ECQx(Columns(slice(0, 5), slice(4, 8)), include=["a", "b"])
     with pytest.raises(ValueError, match=r"^a and b share memory"):
-        ecqx.ECQx(Columns(slice(0, 8, 2), slice(0, 8, 3)))
+        ecqx.ECQx(Columns(slice(0, 8, 2), slice(0, 8, 3)), include=["a", "b"])
+
+
+def test_sparsity_of_weights_of_several_types() -> None:
+    model = nn.Sequential(nn.Linear(9, 8).double(), nn.Linear(8, 7), nn.Linear(7, 6).bfloat16())
+    q = ecqx.ECQx(model, lam=0.3)
+    zeros = torch.cat([(w == 0).flatten() for w in q.weights.values()]).double()
+    assert q.sparsity() == pytest.approx(float(zeros.mean()))
+    model[0].weight.data[0, 0] = q.latent["0.weight"].data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^0\.weight: weight holds NaN"):
+        q.sparsity()
 
 
 class Twice(nn.Module):
@@ -456,10 +466,11 @@ class Adapted(nn.Module):
     def __init__(self, second: Tensor) -> None:
         super().__init__()
         self.layer = plain()
-        self.A, self.B = nn.Parameter(torch.randn(2, 6)), nn.Parameter(second)
+        self.A, self.B = nn.Linear(6, 2, bias=False), nn.Linear(2, 5, bias=False)
+        self.B.weight = nn.Parameter(second)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layer(x) + x @ self.A.T @ self.B.T
+        logits: Tensor = self.layer(x) + self.B(self.A(x))
         return logits
 
 
@@ -476,13 +487,13 @@ ZEROS = {
 def test_a_layer_of_zeros_is_refused_by_name(kind: str, quantizer: Any) -> None:
     settings = {"bits": 4} if quantizer is LearnedSteps else {}
     model = Adapted(ZEROS[kind])
-    with pytest.raises(ValueError, match=r"^B: all its weights are zero, .*exclude=\['B'\]") as e:
+    with pytest.raises(ValueError, match=r"^B\.weight: all its weights are zero, .*exclude") as e:
         quantizer(model, **settings)
     assert "\n" not in str(e.value)
-    assert next(iter(quantizer(model, exclude=["B"], **settings).weights)) == "A"
+    assert "B.weight" not in quantizer(model, exclude=["B."], **settings).weights
     one = ZEROS[kind].clone()
     one[0, 0] = 1e-3
-    assert "B" in quantizer(Adapted(one), **settings).weights
+    assert "B.weight" in quantizer(Adapted(one), **settings).weights
     # A grid by itself has the step 1.
     assert ecqx.CentroidGrid.fit(ZEROS[kind]).step == 1
 

@@ -207,6 +207,6 @@ def test_what_eval_mode_does_not_use_has_no_relevance() -> None:
     model = nn.Sequential(Merging(6, 16), nn.ReLU(), nn.Linear(16, 5))
     relevance = ecqx.weight_relevance(model, X, torch.arange(8) % 5)
     assert set(relevance) == {"0.weight", "2.weight"}
-    q = ecqx.ECQx(model, relevance=LRP())
+    q = ecqx.ECQx(model, relevance=LRP(), include=["0.A", "0.B"])
     with pytest.raises(ValueError, match=r"no relevance reaches 0\.[AB]: "):
         q.update(X, torch.arange(8) % 5)

@@ -230,6 +230,7 @@ def test_relevance_settings_arrive(
     wanted = QuantizerSettings(bits=3, lam=0.05, p=0.2, exclude=EXCLUDED)
     assert built[0] == asdict(wanted) | {
         "relevance": LRP("epsilon_plus", "vgg", "ones", "gamma", 0.3, of="stepped", restart=True),
+        "process_group": None,
     }
     assert run(*on(tree, *options))[0] == 130
     assert built[1]["relevance"] is None

@@ -139,7 +139,9 @@ def test_relevance_is_asked_before_training(
 
     monkeypatch.setattr(Trainer, "fit", train)
     monkeypatch.setattr(prepare, "build_network", attention)
-    error = refused(*on(tree, "--lrp"))
+    # A new head is zero, which pre-training would change.
+    assert "heads.head.weight: all its weights are zero" in refused(*on(tree))
+    error = refused(*on(tree, "--lrp", "--pretrain_epochs", 1))
     first = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
     assert f"LRP has no rule for {first} and 1 more" in error
     assert "leave out --lrp" in error

@@ -35,9 +35,11 @@ Make = Callable[[], nn.Module]
 
 
 def vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(
+    model = torchvision.models.VisionTransformer(
         image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12
     )
+    nn.init.normal_(model.heads.head.weight)
+    return model
 
 
 def swin() -> nn.Module:
@@ -100,11 +102,12 @@ def test_what_is_no_weight_of_a_layer_stays(name: str) -> None:
 def test_include_names_what_else_is_quantized(name: str) -> None:
     make, others = NETWORKS[name]
     model, one = make(), sorted(others)[0]
-    nn.init.normal_(model.get_parameter(one))
+    for key in others:
+        nn.init.normal_(model.get_parameter(key))
     assert one in ecqx.ECQx(model, include=[one], lam=0).weights
     with pytest.raises(ValueError, match=r"^include: no parameter of more than one dimension has"):
         ecqx.ECQx(make(), include=["running_mean"])
-    both = ecqx.ECQx(make(), include=sorted(others), exclude=[one])
+    both = ecqx.ECQx(model, include=sorted(others), exclude=[one])
     assert one not in both.weights
 
 

@@ -67,7 +67,7 @@ def prepare(settings: RunSettings) -> Prepared:
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
-        quantizer = constrain(method, copied(model), steps=0)
+        quantizer = constrain(method, _trial(model, settings.pretrain_epochs), steps=0)
     unruled: tuple[str, ...] = ()
     if method.relevance is not None:
         with announced("looking for rules of relevance"):
@@ -82,6 +82,16 @@ def prepare(settings: RunSettings) -> Prepared:
         start,
         tuple(_remarks(settings, still_random, unruled)),
     )
+
+
+def _trial(model: nn.Module, pretrain_epochs: int) -> nn.Module:
+    """A copy whose layers of zeros, such as the head of a new ViT, are as if pre-trained."""
+    trial = copied(model)
+    if pretrain_epochs:
+        for parameter in trial.parameters():
+            if not parameter.any():
+                nn.init.ones_(parameter)
+    return trial
 
 
 def method_of(settings: RunSettings) -> EntropyConstrained:
