@@ -47,12 +47,12 @@ def count_above(weight: Floats, bounds: Floats, counts: NDArray[np.int64]) -> No
 
 
 @compiled
-def differ(bits: Indices, others: Indices) -> bool:
-    """Whether two arrays differ in any bit, without a stop at the first."""
+def are_selected(bits: Indices, values: Indices, index: Indices) -> bool:
+    """Whether ``bits`` are ``values[index]``, without a stop at the first that is not."""
     different = np.int32(0)
     for i in range(bits.size):
-        different |= bits[i] ^ others[i]
-    return bool(different != 0)
+        different |= bits[i] ^ values[np.uint32(index[i])]
+    return bool(different == 0)
 
 
 @compiled

@@ -227,17 +227,20 @@ class Quantizer(LatentWeights):
 
     @torch.no_grad()
     def _write_centroids(self) -> None:
-        for name in self.weights:
-            self._write(name, self._present(name))
+        for name, weight in self.weights.items():
+            values, index = self.grids[name].values.to(weight.dtype), self.index[name]
+            if weight.is_contiguous():
+                torch.index_select(values, 0, index.view(-1), out=weight.detach().view(-1))
+                self._note_version(name)
+            else:
+                self._write(name, _select(values, index))
 
-    @staticmethod
-    def _is_equal(weight: Tensor, written: Tensor) -> bool:
-        """As of the base class; on the CPU by bits, in a third of the time."""
-        contiguous = weight.is_contiguous() and written.is_contiguous()
-        if not (contiguous and weight.is_cpu and weight.dtype == torch.float32):
-            return torch.equal(weight, written)
-        bits, others = (t.view(-1).view(torch.int32).numpy() for t in (weight, written))
-        return not loops.differ(bits, others)
+    def _holds_present(self, name: str) -> bool:
+        weight, values = self.weights[name].detach(), self.grids[name].values
+        if not (weight.is_cpu and weight.is_contiguous() and weight.dtype == values.dtype):
+            return super()._holds_present(name)
+        bits, centroids = (t.view(-1).view(torch.int32).numpy() for t in (weight, values))
+        return loops.are_selected(bits, centroids, self.index[name].view(-1).numpy())
 
     def _centroids(self, name: str) -> Tensor:
         return self.grids[name].values

@@ -93,8 +93,7 @@ class LatentWeights(ABC):
             latent = latent.float() if latent.dtype in HALF else latent
             # Whether it is trained is read from the weight, which may be frozen later, or unfrozen.
             self.latent[name] = nn.Parameter(latent)
-        # What was last written into each quantized weight, by `_write`.
-        self._written: dict[str, Tensor] = {}
+        # Of each quantized weight when it was last written.
         self._versions: dict[str, tuple[int, int]] = {}
         # On a GPU: whether a step, which does not wait to look, found a weight changed.
         self._changed_on_device: Tensor | None = None
@@ -172,11 +171,12 @@ class LatentWeights(ABC):
 
     @torch.no_grad()
     def _write(self, name: str, values: Tensor) -> None:
-        """Put values into a quantized weight, and keep them to compare with."""
-        weight = self.weights[name]
-        weight.copy_(values)
-        self._written[name] = values.detach().to(weight.dtype)
-        self._versions[name] = _version(weight)
+        """Put values into a quantized weight."""
+        self.weights[name].copy_(values)
+        self._note_version(name)
+
+    def _note_version(self, name: str) -> None:
+        self._versions[name] = _version(self.weights[name])
 
     @torch.no_grad()
     def reconcile(self, values: bool = True, wait: bool = True) -> None:
@@ -228,30 +228,29 @@ class LatentWeights(ABC):
 
     def _is_changed(self, name: str, values: bool, wait: bool) -> bool:
         """Whether a quantized weight holds something else than was last written."""
-        weight, written = self.weights[name].detach(), self._written[name]
-        if weight.device != written.device:
+        weight = self.weights[name].detach()
+        if weight.device != self.latent[name].device:
             raise ValueError(
                 f"{name}: the model was moved to {weight.device}; move it before it is quantized"
             )
         counted = self._versions[name] != _version(self.weights[name])
         if not (counted or values):
             return False
-        written = written.to(weight.dtype)
         if counted or wait or weight.is_cpu:
-            return not self._is_equal(weight, written)
-        changed = (weight != written).any()
+            return not self._holds_present(name)
+        changed = (weight != self._present(name).to(weight.dtype)).any()
         earlier = self._changed_on_device
         self._changed_on_device = changed if earlier is None else changed | earlier
         return False
 
-    @staticmethod
-    def _is_equal(weight: Tensor, written: Tensor) -> bool:
-        """Whether two tensors of one type hold the same."""
-        return torch.equal(weight, written)
+    def _holds_present(self, name: str) -> bool:
+        """Whether a quantized weight holds what was last written."""
+        weight = self.weights[name].detach()
+        return torch.equal(weight, self._present(name).to(weight.dtype))
 
     def _centroids_of(self, name: str) -> Tensor:
         """The centroids that a changed weight holds, or ``ValueError``."""
-        weight, written = self.weights[name].detach(), self._written[name]
+        weight, present = self.weights[name].detach(), self._present(name)
         values = self._centroids(name)
         distances = values.diff()
         distances = distances[distances > 0]
@@ -260,7 +259,7 @@ class LatentWeights(ABC):
         bounds = (values[1:] + values[:-1]) / 2
         nearest = values[torch.bucketize(exact, bounds)]
         # In half precision two centroids may be one value: the present one is kept then.
-        kept = (exact - written.to(values.dtype)).abs() <= allowed
+        kept = (exact - present.to(weight.dtype).to(values.dtype)).abs() <= allowed
         near = (exact - nearest.to(weight.dtype).to(values.dtype)).abs() <= allowed
         if not (kept | near).all():
             raise ValueError(
@@ -269,15 +268,15 @@ class LatentWeights(ABC):
                 "epoch by the quantizer's load_state_dict, average quantizer.latent instead of the "
                 "model, or make a new quantizer"
             )
-        return torch.where(kept, self._present(name), nearest)
+        return torch.where(kept, present, nearest)
 
     @abstractmethod
     def _centroids(self, name: str) -> Tensor:
         """The values that a layer's weights may have, float32, ascending."""
 
+    @abstractmethod
     def _present(self, name: str) -> Tensor:
         """The centroids of a layer's weights as last written, float32."""
-        return self._written[name].float()
 
     def _take_over(  # noqa: B027  (most subclasses have no integers)
         self, name: str, values: Tensor, moved: Tensor

@@ -32,6 +32,7 @@ class StraightThrough(LatentWeights):
         super().__init__(model, exclude, include)
         self.numbers: dict[str, nn.Parameter] = {}
         self._graphs: dict[str, Tensor] = {}
+        self._written: dict[str, Tensor] = {}
 
     @abstractmethod
     def quantized(self, name: str) -> Tensor:
@@ -45,13 +46,21 @@ class StraightThrough(LatentWeights):
             for name in self.weights:
                 self._write(name, self._graphs[name])
 
+    @torch.no_grad()
+    def _write(self, name: str, values: Tensor) -> None:
+        super()._write(name, values)
+        self._written[name] = values.detach().to(self.weights[name].dtype)
+
     def _take_over(self, name: str, values: Tensor, moved: Tensor) -> None:
         # The kept graph is one of the earlier latent weights.
         with torch.enable_grad():
             self._graphs[name] = self.quantized(name)
 
+    def _present(self, name: str) -> Tensor:
+        return self._written[name].float()
+
     def _centroids(self, name: str) -> Tensor:
-        values: Tensor = torch.unique(self._written[name].float())
+        values: Tensor = torch.unique(self._present(name))
         return values
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
