@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from running import Run, in_this_process
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ecqx import models
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import bitstream
@@ -163,6 +165,58 @@ def test_decoding_gives_the_state_dict_of_the_file(tmp_path: Path, encoded: Path
     for name, tensor in expected.items():
         assert decoded[name].dtype == tensor.dtype
         assert torch.equal(decoded[name], tensor)
+
+
+def test_a_file_in_formats_that_others_read(
+    tmp_path: Path, encoded: Path, run: Run, refused: Callable[..., str]
+) -> None:
+    """NNC and back, and safetensors with the metadata that loaders of model hubs look for."""
+    for suffix in ("nnc", "safetensors"):
+        output = tmp_path / f"exported.{suffix}"
+        code, out, error = run("export", encoded, "-o", output)
+        assert code == 0
+        assert f"{output.stat().st_size:,} bytes" in out
+        assert ("as int32" in error) == (suffix == "nnc")
+    with safe_open(tmp_path / "exported.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    code, out, _ = run("info", tmp_path / "exported.nnc")
+    assert code == 0
+    assert "8×3×3×3" in out
+    back = tmp_path / "back.safetensors"
+    assert run("decode", tmp_path / "exported.nnc", "-o", back)[0] == 0
+    decoded, expected = load_file(back), bitstream.load(encoded)
+    assert torch.equal(decoded["conv.weight"], expected["conv.weight"])
+    assert run("encode", tmp_path / "exported.nnc", "-o", tmp_path / "again.ecqx")[0] == 0
+    again = bitstream.load(tmp_path / "again.ecqx")
+    assert torch.equal(again["conv.weight"], expected["conv.weight"])
+    for arguments, reason in {
+        ("-o", tmp_path / "x.zip"): "--format must be one of nnc, onnx, safetensors",
+        ("-o", tmp_path / "x.onnx"): "--format onnx needs --model and --input",
+        ("-o", tmp_path / "x.nnc", "--input", "3x4"): "are options of --format onnx",
+        ("-o", tmp_path / "x.onnx", "--model", "resnet20", "--input", "3xa"): "is no shape such as",
+        (
+            "-o",
+            tmp_path / "x.onnx",
+            "--model",
+            "none",
+            "--input",
+            "3x8x8",
+        ): "--model: 'none', but",
+        ("-o", tmp_path / "x.onnx", "--model", "resnet20", "--input", "3x8x8"): "does not fit",
+    }.items():
+        assert reason in refused("export", encoded, *arguments)
+
+
+def test_export_of_a_network_as_onnx(tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("onnxscript")
+    model = models.build("mlp_gsc", in_features=12, num_classes=3)
+    path, output = tmp_path / "model.ecqx", tmp_path / "model.onnx"
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    assert run("encode", tmp_path / "model.pt", "-o", path)[0] == 0
+    options = ("--model", "mlp_gsc", "--num_classes", 3, "--input", "12")
+    assert run("export", path, "-o", output, *options)[0] == 0
+    elements = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert output.stat().st_size < elements
 
 
 def test_info_is_a_table_of_all_tensors(encoded: Path, run: Run) -> None:

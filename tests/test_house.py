@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiment": {
         *("relevance", "coding", "data", "models", "training", "quantizers", "methods"),
     },
-    "cli": {"assignment", "relevance", "coding", "training", "experiment"},
+    "cli": {"assignment", "relevance", "coding", "models", "training", "experiment"},
     "report": set(),
 }
 # Packages that take long to import, write files or open connections.

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 MIN_BITS, MAX_BITS = 2, 8
+# How exact the step of a grid is: as float32, or with the 8 significant bits that NNC can hold.
+Step = Literal["float32", "nnc"]
+STEPS: tuple[Step, ...] = ("float32", "nnc")
+_NNC_STEP_BITS = 8
 
 
 class Centroids(Protocol):
@@ -55,7 +59,7 @@ class CentroidGrid:
         return cls(values=values, step=step, zero=-first)
 
     @classmethod
-    def fit(cls, weight: Tensor, bits: int = 4) -> CentroidGrid:
+    def fit(cls, weight: Tensor, bits: int = 4, step: Step = "float32") -> CentroidGrid:
         """Fit the grid to a weight tensor.
 
         The step is the 99.9th percentile of the magnitudes over the largest integer of the
@@ -67,6 +71,9 @@ class CentroidGrid:
             Weights of any shape, at least one element, all finite.
         bits : int
             Bit width, 2 to 8; the grid has ``2 ** bits`` centroids.
+        step : {"float32", "nnc"}
+            ``nnc`` rounds the step to 8 significant bits, by at most 0.4 %: a standard NNC
+            bitstream then holds the integers themselves, without a codebook.
 
         Returns
         -------
@@ -75,16 +82,20 @@ class CentroidGrid:
         Raises
         ------
         ValueError
-            If ``bits`` is out of range or ``weight`` is empty, not floating point or not finite.
+            If ``bits`` or ``step`` is out of range or ``weight`` is empty, not floating point or
+            not finite.
         """
         check_bits(bits)
+        check_step(step)
         flat = checked_weight(weight).flatten()
         half = 2 ** (bits - 1)
         signed = bool((flat < 0).any())
         largest = half - 1 if signed else 2 * half - 1
-        step = _step(flat.abs(), largest)
+        distance = _step(flat.abs(), largest)
+        if step == "nnc":
+            distance = _rounded(distance, _NNC_STEP_BITS)
         first = _lowest_integer(flat, half) if signed else 0
-        grid = cls.from_step(step, first, 2 * half, weight.device)
+        grid = cls.from_step(distance, first, 2 * half, weight.device)
         if not torch.isfinite(grid.values).all():
             raise ValueError("weight is too large for a float32 grid; scale the layer down")
         return grid
@@ -131,6 +142,12 @@ def check_bits(bits: int) -> None:
         raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
 
 
+def check_step(step: str) -> None:
+    """Raise ``ValueError`` for an unknown kind of step."""
+    if step not in STEPS:
+        raise ValueError(f"step must be one of {', '.join(STEPS)}, not {step!r}")
+
+
 def checked_weight(weight: Tensor) -> Tensor:
     """Return ``weight`` detached, as float32.
 
@@ -161,6 +178,12 @@ def _step(magnitude: Tensor, largest: int) -> float:
         if step > 0:
             return step
     return 1.0
+
+
+def _rounded(number: float, bits: int) -> float:
+    """The nearest number with as many significant bits."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
 
 
 def percentile(values: Tensor, q: float) -> Tensor:

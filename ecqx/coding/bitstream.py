@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ecqx.assignment.codebooks import Form
 from ecqx.coding.container import body_length_bytes, pack, read_entries
-from ecqx.coding.quantized import CodedStateSource, Quantized, first_order_entropy
+from ecqx.coding.quantized import CodedState, CodedStateSource, Quantized, first_order_entropy
 from ecqx.coding.tensor_coding import TYPES, WEIGHTS, Entry, Floats, Kind, code_tensor, varint
 from ecqx.errors import InputError, input_errors
 from ecqx.files import expanded, write_atomically
@@ -145,7 +145,7 @@ def save(
     check_replaceable(path)
     if floats not in get_args(Floats):
         raise InputError(f"floats must be one of {', '.join(get_args(Floats))}, not {floats!r}")
-    state, quantized = _coded_state(model)
+    state, quantized = coded_state_of(model)
     entries = []
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
         with input_errors(f"tensor {name}: "):
@@ -179,6 +179,19 @@ def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
         with _errors_name(path, name):
             state[name] = entry.tensor()
     return state
+
+
+def load_coded(path: str | Path) -> CodedState:
+    """Read a file that `save` wrote as integers and centroids; errors as of `load`."""
+    state, quantized = {}, {}
+    for name, entry in read_entries(expanded(path)).items():
+        with _errors_name(path, name):
+            if entry.code in WEIGHTS:
+                quantized[name] = entry.quantized()
+                state[name] = quantized[name].values()
+            else:
+                state[name] = entry.tensor()
+    return CodedState(state, quantized)
 
 
 def inspect(path: str | Path, statistics: bool = True, progress: bool = False) -> FileInfo:
@@ -223,9 +236,10 @@ def _errors_name(path: str | Path, name: str) -> Iterator[None]:
         raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
 
 
-def _coded_state(
+def coded_state_of(
     model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Quantized]]:
+    """The whole state_dict of what `save` takes, and its quantized tensors by name."""
     coded_state = getattr(model, "coded_state", None)
     if coded_state is not None:
         state, quantized = coded_state()

@@ -14,6 +14,9 @@ from torch import Tensor
 from ecqx.errors import InputError
 from ecqx.files import expanded, write_atomically
 
+# What loaders of model hubs look for: the tensors are PyTorch's.
+HUB_METADATA = {"format": "pt"}
+
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None

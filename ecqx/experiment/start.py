@@ -11,7 +11,7 @@ from ecqx.data.tensors import SPLITS, TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
-from ecqx.models.networks import MODELS, build
+from ecqx.models.networks import MODELS, build, input_settings
 from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, check_fit, objective_of
@@ -37,7 +37,7 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     shape = "×".join(map(str, inputs.shape[1:]))
     torch.manual_seed(seed)
     try:
-        model = build(name, num_classes=classes, **_input_size(name, inputs))
+        model = build(name, num_classes=classes, **input_settings(name, inputs.shape[1:]))
         with torch.no_grad(), evaluation_mode(model):
             logits = main_output(model(inputs))
     except UNFIT as error:
@@ -61,13 +61,6 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     with input_errors(f"--model {name} does not fit {loaded.label}: "):
         check_fit(logits, targets, [getattr(loaded, split).targets for split in SPLITS])
     return model
-
-
-def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
-    """Settings of the suite's own networks for the size of the inputs."""
-    if name == "mlp_gsc":
-        return {"in_features": inputs[0].numel()}
-    return {"in_channels": inputs.shape[1]} if name in MODELS else {}
 
 
 def load_start(

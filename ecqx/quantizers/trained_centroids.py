@@ -52,6 +52,8 @@ class TrainedQuantizer(Quantizer):
     ) -> None:
         settings = {**self.defaults, **settings}
         known = QuantizerSettings(bits=self.width(), lam=lam, **settings)
+        if known.step != QuantizerSettings.step:
+            raise ValueError("step is a setting of grids; trained centroids have none")
         super().__init__(model, known, relevance, process_group)
 
     @classmethod

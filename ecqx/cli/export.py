@@ -1,0 +1,108 @@
+"""The command ``ecqx export``: a file in formats that others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ecqx.errors import InputError, input_errors
+from ecqx.progress import announced
+
+_PATH = click.Path(path_type=Path)
+FORMATS = ("nnc", "onnx", "safetensors")
+
+
+class _Shape(click.ParamType):
+    """Sizes such as 3x32x32."""
+
+    name = "shape"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        sizes = str(value).split("x")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            self.fail(f"{value!r} is no shape such as 3x32x32", param, ctx)
+        return tuple(map(int, sizes))
+
+
+@click.command()
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    help="Format of the output; by default that of its suffix.",
+)
+@click.option("--model", metavar="NAME", help="For onnx: the network, by its name in `ecqx run`.")
+@click.option("--num_classes", type=click.IntRange(1), help="For onnx: classes of the network.")
+@click.option(
+    "--input",
+    "shape",
+    type=_Shape(),
+    metavar="SHAPE",
+    help="For onnx: shape of one input without the batch, such as 3x32x32.",
+)
+@click.option(
+    "--four_bits/--no-four_bits",
+    default=True,
+    show_default=True,
+    help="For onnx: integers of up to 4 bits as INT4, which some runtimes lack.",
+)
+def export(
+    file: Path,
+    output: Path,
+    kind: str | None,
+    model: str | None,
+    num_classes: int | None,
+    shape: tuple[int, ...] | None,
+    four_bits: bool,
+) -> None:
+    """Write the model of a .ecqx file in a format that others read.
+
+    nnc is a standard NNC bitstream (ISO/IEC 15938-17), which nncodec.nn.decode reads. onnx is a
+    graph with integer weights for ONNX runtimes; it needs the network and the shape of its input.
+    safetensors has the decoded weights, as on model hubs. docs/formats.md says what each keeps.
+
+    \b
+    Examples:
+      ecqx export resnet20.ecqx -o resnet20.nnc
+      ecqx export resnet20.ecqx -o resnet20.onnx --model resnet20 --input 3x32x32
+      ecqx export resnet20.ecqx -o model.safetensors
+    """
+    kind = kind or output.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise InputError(f"{output}: --format must be one of {', '.join(FORMATS)}")
+    if kind != "onnx" and (model or num_classes or shape or not four_bits):
+        raise InputError(
+            "--model, --num_classes, --input and --no-four_bits are options of --format onnx"
+        )
+    if kind == "onnx" and not (model and shape):
+        raise InputError("--format onnx needs --model and --input, such as resnet20 and 3x32x32")
+    with announced("loading torch"):
+        from ecqx.coding.bitstream import check_replaceable, load, load_coded
+        from ecqx.coding.nnc_bitstream import export_nnc
+        from ecqx.coding.onnx_export import export_onnx
+        from ecqx.coding.tensor_files import HUB_METADATA, write_tensors
+
+    check_replaceable(output)
+    if kind == "nnc":
+        export_nnc(output, load_coded(file), progress=True)
+    elif kind == "safetensors":
+        write_tensors(output, load(file, progress=True), HUB_METADATA)
+    else:
+        import torch
+
+        from ecqx.experiment.start import check_model
+        from ecqx.models.networks import build, input_settings
+
+        assert model is not None
+        assert shape is not None
+        settings = {} if num_classes is None else {"num_classes": num_classes}
+        check_model(model)
+        with input_errors("--"):
+            network = build(model, **input_settings(model, shape), **settings)
+        export_onnx(output, network, torch.zeros(2, *shape), file, four_bits)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
