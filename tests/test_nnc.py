@@ -100,7 +100,7 @@ def test_nncodec_reads_every_weight_as_it_is(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.nnc" for name in quantizers]
     for path, quantizer in zip(paths, quantizers.values(), strict=True):
         exported(path, quantizer)
-    left_out = {"empty", "infinite", "huge"}
+    left_out = {"empty", "infinite", "huge", "norm.num_batches_tracked"}
     for path, quantizer, decoded in zip(
         paths, quantizers.values(), by_nncodec(*paths), strict=True
     ):
@@ -115,7 +115,8 @@ def test_nncodec_reads_every_weight_as_it_is(tmp_path: Path) -> None:
         # A model takes what was decoded, whatever the types: all but what was left out.
         loaded = {name: torch.from_numpy(found) for name, found in decoded.items()}
         missing, unexpected = trained_by_nobody().load_state_dict(loaded, strict=False)
-        assert set(missing) == left_out
+        # PyTorch itself makes up for the counter.
+        assert set(missing) == left_out - {"norm.num_batches_tracked"}
         assert not unexpected
     # Integers with a step of 8 bits need no codebook.
     assert paths[1].stat().st_size < paths[0].stat().st_size
@@ -127,9 +128,11 @@ def test_what_the_syntax_cannot_hold_is_named_in_one_line(tmp_path: Path) -> Non
     assert "\n" not in line
     for what in (
         "model.nnc: ",
-        "number and 1 more as a tensor of one dimension",
-        "index and 2 more as int32",
+        "number as a tensor of one dimension",
+        "index and 1 more as int32",
         "float16 as float32",
+        "norm.num_batches_tracked left out (counters)",
+        "more rounded to 24 bits",
         "float64 rounded to float32",
         "empty left out (empty)",
         "infinite left out (not finite, or 2^30 and more)",
@@ -138,17 +141,17 @@ def test_what_the_syntax_cannot_hold_is_named_in_one_line(tmp_path: Path) -> Non
         assert what in line
     (decoded,) = by_nncodec(tmp_path / "model.nnc")
     assert decoded["index"].dtype == np.int32
-    for name in ("index", "float16", "mask", "number", "norm.num_batches_tracked"):
+    for name in ("index", "float16", "mask", "number"):
         assert same_bits(decoded[name], model.state_dict()[name])
     for name in ("first.weight", "second.bias", "norm.running_var", "float64"):
         expected = model.state_dict()[name].numpy().astype(np.float64)
-        bound = np.abs(expected).max() * (2.0**-24 if name == "float64" else 2.0**-31)
-        assert np.abs(decoded[name] - expected).max() <= bound
+        assert np.abs(decoded[name] - expected).max() <= np.abs(expected).max() * 2.0**-24
+        np.testing.assert_allclose(decoded[name], expected, rtol=2.0**-12, atol=0)
 
 
 @pytest.mark.parametrize("spread", [1, 6, 7, 30, 120])
 def test_floats_are_exact_within_31_bits_of_the_largest(spread: int) -> None:
-    """And rounded to the nearest multiple of its 31st bit elsewhere."""
+    """And rounded to the nearest multiple of its 31st bit elsewhere; or to fewer bits."""
     rng = np.random.default_rng(spread)
     values = np.ldexp(rng.uniform(1, 2, 500), rng.integers(-spread, 1, 500)).astype(np.float32)
     values *= rng.choice([-1, 1], 500)
@@ -160,7 +163,14 @@ def test_floats_are_exact_within_31_bits_of_the_largest(spread: int) -> None:
     error = np.abs(found.astype(np.float64) - values)
     assert error.max() <= 2.0**-31
     # Two to the seventh below the largest binade every float32 still is a multiple.
-    assert (error[np.abs(values) >= 2.0**-7] == 0).all()
+    assert (error[np.abs(values) >= 2.0**-6] == 0).all()
+    fewer, _ = nnc_tensors.fixed_point(values, 24)
+    error = np.abs(fewer.values().astype(np.float64) - values)
+    assert error.max() <= 2.0**-24
+    assert (error <= np.maximum(2.0**-12 * np.abs(values), 2.0**-31)).all()
+    # What has eleven bits from the start stays as it is.
+    half = values[np.abs(values) >= 2.0**-6].astype(np.float16).astype(np.float32)
+    assert (nnc_tensors.fixed_point(half, 24)[0].values() == half).all()
 
 
 def test_the_largest_and_the_smallest_numbers() -> None:
@@ -170,7 +180,7 @@ def test_the_largest_and_the_smallest_numbers() -> None:
         unit = nnc_tensors.encode("x", coded, False)
         found = nnc_tensors.decode(unit, nnc_tensors.PARAMETERS).values()
         assert np.abs(found - array).max() <= max(2.0**-65, abs(values[0]) * 2.0**-31)
-    with pytest.raises(ValueError, match=r"below 2\^30"):
+    with pytest.raises(ValueError, match="finite values below"):
         nnc_tensors.fixed_point(np.array([2.0**30], np.float32))
 
 
@@ -235,9 +245,9 @@ def test_what_nncodec_writes_is_read(tmp_path: Path) -> None:
 def test_info_of_a_bitstream(tmp_path: Path) -> None:
     torch.manual_seed(0)
     quantizer = ecqx.ECQx(nn.Linear(40, 30), bits=4, step="nnc")
-    size = ecqx.export_nnc(tmp_path / "model.nnc", quantizer)
+    exported(tmp_path / "model.nnc", quantizer)
     info = inspect_nnc(tmp_path / "model.nnc")
-    assert info.size == size
+    assert info.size.total == (tmp_path / "model.nnc").stat().st_size
     weight, bias = info.tensors
     (integers,) = quantizer.integers().values()
     assert (weight.kind, weight.bits, weight.shape) == ("quantized", 4, (30, 40))
@@ -253,6 +263,8 @@ def test_info_of_a_bitstream(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.nnc"
+    with pytest.raises(ecqx.errors.InputError, match=r"^float_bits must be an integer from 16"):
+        ecqx.export_nnc(path, {"w": torch.ones(2)}, float_bits=32)
     for name in ("layer_G", "x.weight_H", "zero\0byte"):
         with pytest.raises(ecqx.errors.InputError, match=r"for a factor$"):
             ecqx.export_nnc(path, {name: torch.ones(2)})
@@ -260,7 +272,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ecqx.errors.InputError, match=r"^tensor w: holds integers from 99"):
         ecqx.export_nnc(path, CodedState({"w": torch.ones(1, 1)}, {"w": bad}))
     assert not path.exists()
-    ecqx.export_nnc(path, {"w": torch.randn(4, 4), "n": torch.tensor([1])})
+    exported(path, {"w": torch.randn(4, 4), "n": torch.tensor([1])})
     good = path.read_bytes()
     assert nnc_bitstream.is_nnc(path)
     for damaged in (good[:-1], good[:9], good + b"\0\5", b"ECQX", b"", good[:4] + good[9:]):
@@ -275,7 +287,7 @@ def test_no_damage_ends_the_process(tmp_path: Path) -> None:
     """Every byte changed, one at a time: an error or other numbers, nothing else."""
     path = tmp_path / "model.nnc"
     torch.manual_seed(0)
-    ecqx.export_nnc(path, ecqx.ECQx(nn.Linear(6, 5), bits=3))
+    exported(path, ecqx.ECQx(nn.Linear(6, 5), bits=3))
     good = path.read_bytes()
     refused = 0
     for position in range(len(good)):

@@ -40,6 +40,9 @@ from ecqx.progress import counted
 
 # A tensor of at most as many different levels is taken for quantized weights.
 _MOST_LEVELS = 1 << 8
+FLOAT_BITS = range(16, nnc_tensors.MOST_BITS + 1)
+# BatchNorm's count of batches, without effect on predictions.
+_COUNTER = "num_batches_tracked"
 # NNCodec takes tensors with such names for factors of a decomposed weight.
 _FACTORS = ("_G", "_H")
 
@@ -67,15 +70,17 @@ def _listed(names: list[str]) -> str:
 def export_nnc(
     path: str | Path,
     model: nn.Module | Mapping[str, Tensor] | CodedStateSource,
+    float_bits: int = 24,
     progress: bool = False,
 ) -> FileSize:
     """Write a model to a standard NNC bitstream; ``nncodec.nn.decode`` reads it.
 
     Quantized weights are coded without loss, by their integers if the step has 8 significant bits
-    (``step="nnc"`` of `ecqx.ECQx`), else by a codebook. The standard knows float32 and int32 of at
-    least one dimension: other types become these. A value smaller than the largest of its tensor by
-    a factor of 64 and more may be rounded, by at most 2 ** -31 of the largest; a tensor that
-    does not fit at all is left out. One `InputWarning` names all such tensors.
+    (``step="nnc"`` of `ecqx.ECQx`), else by a codebook. NNCodec reads other floats in fixed point
+    only, so that they are rounded to ``float_bits``. The standard knows float32 and int32 of at
+    least one dimension: other types become these. A tensor that does not fit is left out, and so
+    are BatchNorm's counters ``num_batches_tracked``, without which PyTorch loads a model. One
+    `InputWarning` names all that was changed.
 
     Parameters
     ----------
@@ -83,6 +88,10 @@ def export_nnc(
         Replaced as a whole, or left unchanged if anything fails.
     model : Module, state_dict or quantizer
         As for `ecqx.save`.
+    float_bits : int
+        Bits of the largest value in each tensor of other floats, 16 to 31: the error is at most
+        2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -12 of each value.
+        Tensors that need no more bits are exact. 31 makes ResNet20's file 2 % larger than 24.
     progress : bool
         Show a progress bar if stderr is a terminal.
 
@@ -93,7 +102,7 @@ def export_nnc(
     Raises
     ------
     ValueError
-        If a tensor or a name cannot be stored; the message names it.
+        If a setting is out of range, or a tensor or a name cannot be stored.
     OSError
         If the file cannot be written.
 
@@ -103,13 +112,15 @@ def export_nnc(
     >>> nncodec.nn.decode(bytearray(Path("model.nnc").read_bytes()))  # doctest: +SKIP
     """
     check_replaceable(path)
+    if float_bits not in FLOAT_BITS:
+        raise InputError(f"float_bits must be an integer from 16 to 31, not {float_bits!r}")
     state, quantized = coded_state_of(model)
     changes, units = _Changes(), list[Unit]()
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
         _check_name(name)
         with input_errors(f"tensor {name}: "):
             stored = check_tensor(tensor, as_integers=name in quantized)
-            coded = _coded(name, stored, quantized.get(name), changes)
+            coded = _coded(name, stored, quantized.get(name), float_bits, changes)
         if coded is not None:
             units.append(nnc_tensors.encode(name, coded, name in quantized))
     data = pack(nnc_tensors.PARAMETERS, units)
@@ -160,11 +171,13 @@ def _check_name(name: object) -> None:
 
 
 def _coded(
-    name: str, tensor: Tensor, quantized: Quantized | None, changes: _Changes
+    name: str, tensor: Tensor, quantized: Quantized | None, float_bits: int, changes: _Changes
 ) -> Levels | None:
     """A tensor as levels, or None if it is left out."""
     if tensor.numel() == 0:
         return changes.add("left out (empty)", name)
+    if name.rpartition(".")[2] == _COUNTER:
+        return changes.add("left out (counters)", name)
     if tensor.dim() == 0:
         changes.add("as a tensor of one dimension", name)
     if quantized is not None:
@@ -173,11 +186,11 @@ def _coded(
         values = _as_float32(name, tensor, changes)
         if not np.all(np.abs(values) < nnc_tensors.TOO_LARGE):
             return changes.add("left out (not finite, or 2^30 and more)", name)
-        coded, is_exact = nnc_tensors.fixed_point(values)
+        coded, is_exact = nnc_tensors.fixed_point(values, float_bits)
     else:
         return _integer_levels(name, tensor, changes)
     if not is_exact:
-        changes.add("rounded by at most 2^-31 of its largest value", name)
+        changes.add(f"rounded to {float_bits} bits", name)
     return coded
 
 

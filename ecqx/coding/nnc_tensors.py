@@ -2,7 +2,7 @@
 
 A quantized tensor is coded without loss: by its integers where the step has 8 significant bits,
 which is all that the standard's uniform reconstruction can hold, else by a codebook of multiples of
-a power of two. Other floats are multiples of a power of two, in 31 bits and a sign.
+a power of two. Other floats are rounded to multiples of a power of two.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from ecqx.coding.nnc_units import ParameterSet, Unit
 DENSITY = 7
 PARAMETERS = ParameterSet(DENSITY, -(1 << 12))
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -64, -1
-_LEVEL_BITS = 31
+MOST_BITS = 31
+# Bits that even the smallest value of a tensor of plain floats keeps, where 31 allow that.
+_LEAST_BITS = 12
 # The magnitude that is too large for a level and such a step.
-TOO_LARGE = 2.0 ** (_LEVEL_BITS + HIGHEST_EXPONENT)
+TOO_LARGE = 2.0 ** (MOST_BITS + HIGHEST_EXPONENT)
 # Flags of a layer are counted in eight bits. Levels of plain floats hardly ever are small.
 _MAX_FLAGS, _FLAGS_OF_FLOATS = 256, 1
 _MAX_ELEMENTS = (1 << 31) - 1
@@ -73,26 +75,45 @@ def uniform(levels: NDArray[np.int32], step: float) -> Levels | None:
     return None
 
 
-def fixed_point(values: NDArray[np.float32]) -> tuple[Levels, bool]:
+def fixed_point(values: NDArray[np.float32], bits: int = MOST_BITS) -> tuple[Levels, bool]:
     """Floats as multiples of a power of two, and whether that is exact.
 
-    It is exact unless the largest value and the last bit of another are more than 31 bits apart;
-    then values are rounded to 2 ** -31 times the power of two above the largest. ``ValueError`` if
-    a value is not finite, or 2 ** 30 and more.
+    Parameters
+    ----------
+    values : array of float32
+    bits : int
+        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 12.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite, or `TOO_LARGE`.
     """
     wide = values.astype(np.float64)
-    largest = float(np.abs(wide).max(initial=0.0))
-    highest = math.frexp(largest)[1]
+    magnitude = np.abs(wide)
+    largest = float(magnitude.max(initial=0.0))
     if not largest < TOO_LARGE:
-        raise ValueError("NNC holds finite values below 2^30")
-    exponent = max(highest - _LEVEL_BITS, LOWEST_EXPONENT)
+        raise ValueError(f"NNC holds finite values below {TOO_LARGE:g}")
+    smallest = float(magnitude.min(initial=largest, where=magnitude > 0))
+    highest, lowest = math.frexp(largest)[1], math.frexp(smallest)[1]
+    finest = max(highest - MOST_BITS, LOWEST_EXPONENT)
+    exponent = max(finest, min(highest - bits, lowest - _LEAST_BITS))
+    levels, is_exact = _multiples(wide, finest)
+    # Few bits may be enough for all values: those of half precision, or of an earlier rounding.
+    spare = _trailing_zeros(levels)
+    if not is_exact or finest + spare < exponent:
+        finest = exponent
+        levels, is_exact = _multiples(wide, exponent)
+        spare = _trailing_zeros(levels)
+    shift = min(spare, HIGHEST_EXPONENT - finest)
+    return Levels((levels >> shift).astype(np.int32), math.ldexp(1.0, finest + shift)), is_exact
+
+
+def _multiples(wide: NDArray[np.float64], exponent: int) -> tuple[NDArray[np.int64], bool]:
+    """The nearest multiples of a power of two, and whether these are the values."""
     scaled = np.ldexp(wide, -exponent)
     levels = np.rint(scaled)
-    is_exact = bool((levels == scaled).all())
-    whole = levels.astype(np.int64)
-    spare = _trailing_zeros(whole)
-    shift = min(spare, HIGHEST_EXPONENT - exponent)
-    return Levels((whole >> shift).astype(np.int32), math.ldexp(1.0, exponent + shift)), is_exact
+    return levels.astype(np.int64), bool((levels == scaled).all())
 
 
 def _trailing_zeros(integers: NDArray[np.int64]) -> int:
