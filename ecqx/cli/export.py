@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,18 +14,12 @@ _PATH = click.Path(path_type=Path)
 FORMATS = ("nnc", "onnx", "safetensors")
 
 
-class _Shape(click.ParamType):
-    """Sizes such as 3x32x32."""
-
-    name = "shape"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        sizes = str(value).split("x")
-        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-            self.fail(f"{value!r} is no shape such as 3x32x32", param, ctx)
-        return tuple(map(int, sizes))
+def _shape(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    """The sizes of 3x32x32, say."""
+    sizes = [] if value is None else value.split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise click.BadParameter(f"{value!r} is no shape such as 3x32x32", context, option)
+    return tuple(map(int, sizes))
 
 
 @click.command()
@@ -41,7 +36,7 @@ class _Shape(click.ParamType):
 @click.option(
     "--input",
     "shape",
-    type=_Shape(),
+    callback=_shape,
     metavar="SHAPE",
     help="For onnx: shape of one input without the batch, such as 3x32x32.",
 )
@@ -57,7 +52,7 @@ def export(
     kind: str | None,
     model: str | None,
     num_classes: int | None,
-    shape: tuple[int, ...] | None,
+    shape: tuple[int, ...],
     four_bits: bool,
 ) -> None:
     """Write the model of a .ecqx file in a format that others read.
@@ -99,7 +94,6 @@ def export(
         from ecqx.models.networks import build, input_settings
 
         assert model is not None
-        assert shape is not None
         settings = {} if num_classes is None else {"num_classes": num_classes}
         check_model(model)
         with input_errors("--"):

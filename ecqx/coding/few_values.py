@@ -43,7 +43,7 @@ def few_valued(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
 
 def distinct_values(tensor: Quantized) -> int:
     """Number of distinct weights of a quantized tensor."""
-    return int(tensor.integers.unique().numel())
+    return len(torch.unique(tensor.integers))
 
 
 def equidistant(values: Tensor) -> tuple[float, Tensor] | None:
@@ -86,9 +86,9 @@ def _as_quantized(tensor: Tensor) -> Quantized | None:
     """A tensor with few values, or None if it has too many or some that float32 does not hold."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
-    if tensor.flatten()[:_SAMPLE].unique().numel() > MOST_DISTINCT:
+    if torch.unique(tensor.flatten()[:_SAMPLE]).numel() > MOST_DISTINCT:
         return None
-    values, position = tensor.unique(return_inverse=True)
+    values, position = torch.unique(tensor, return_inverse=True)
     numbers = values.float()
     if not numbers.isfinite().all() or not torch.equal(numbers.to(values.dtype), values):
         return None

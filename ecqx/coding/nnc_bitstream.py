@@ -34,6 +34,7 @@ from ecqx.coding.quantized import (
     first_order_entropy,
 )
 from ecqx.coding.storable import check_name, check_tensor
+from ecqx.coding.tensor_coding import Kind
 from ecqx.errors import InputError, InputWarning, input_errors
 from ecqx.files import expanded, write_atomically
 from ecqx.progress import counted
@@ -174,24 +175,36 @@ def _coded(
     name: str, tensor: Tensor, quantized: Quantized | None, float_bits: int, changes: _Changes
 ) -> Levels | None:
     """A tensor as levels, or None if it is left out."""
-    if tensor.numel() == 0:
-        return changes.add("left out (empty)", name)
-    if name.rpartition(".")[2] == _COUNTER:
-        return changes.add("left out (counters)", name)
+    if (reason := _reason_to_leave_out(name, tensor)) is not None:
+        changes.add(f"left out ({reason})", name)
+        return None
     if tensor.dim() == 0:
         changes.add("as a tensor of one dimension", name)
     if quantized is not None:
         coded, is_exact = _quantized_levels(quantized)
     elif tensor.is_floating_point():
         values = _as_float32(name, tensor, changes)
-        if not np.all(np.abs(values) < nnc_tensors.TOO_LARGE):
-            return changes.add("left out (not finite, or 2^30 and more)", name)
         coded, is_exact = nnc_tensors.fixed_point(values, float_bits)
     else:
-        return _integer_levels(name, tensor, changes)
+        if tensor.dtype != torch.int32:
+            changes.add("as int32", name)
+        return Levels(tensor.detach().cpu().numpy().astype(np.int32))
     if not is_exact:
         changes.add(f"rounded to {float_bits} bits", name)
     return coded
+
+
+def _reason_to_leave_out(name: str, tensor: Tensor) -> str | None:
+    if tensor.numel() == 0:
+        return "empty"
+    if name.rpartition(".")[2] == _COUNTER:
+        return "counters"
+    if tensor.is_floating_point():
+        is_held = bool((tensor.detach().abs() < nnc_tensors.TOO_LARGE).all())
+        return None if is_held else "not finite, or 2^30 and more"
+    limits, wide = torch.iinfo(torch.int32), tensor.detach().to(torch.int64)
+    is_held = limits.min <= int(wide.min()) and int(wide.max()) <= limits.max
+    return None if is_held else "beyond int32"
 
 
 def _quantized_levels(quantized: Quantized) -> tuple[Levels, bool]:
@@ -211,16 +224,6 @@ def _as_float32(name: str, tensor: Tensor, changes: _Changes) -> np.ndarray[Any,
         is_same = torch.equal(stored.to(tensor.dtype), tensor)
         changes.add("as float32" if is_same else "rounded to float32", name)
     return stored.numpy()
-
-
-def _integer_levels(name: str, tensor: Tensor, changes: _Changes) -> Levels | None:
-    wide = tensor.detach().cpu().to(torch.int64)
-    limits = torch.iinfo(torch.int32)
-    if int(wide.min()) < limits.min or int(wide.max()) > limits.max:
-        return changes.add("left out (beyond int32)", name)
-    if tensor.dtype != torch.int32:
-        changes.add("as int32", name)
-    return Levels(wide.numpy().astype(np.int32))
 
 
 def _decoded(path: str | Path, what: str, progress: bool) -> Iterator[tuple[Unit, Levels]]:
@@ -253,7 +256,8 @@ def _errors_name(path: str | Path, name: str) -> Iterator[None]:
 
 def _record(unit: Unit, coded: Levels) -> TensorRecord:
     facts: dict[str, Any] = {}
-    kind, dtype = ("float", torch.float32) if unit.is_float else ("integer", torch.int32)
+    kind: Kind = "float" if unit.is_float else "integer"
+    dtype = torch.float32 if unit.is_float else torch.int32
     low, high = int(coded.levels.min()), int(coded.levels.max())
     if unit.is_float and high - low < _MOST_LEVELS:
         kind = "quantized"

@@ -57,13 +57,14 @@ class Levels:
         if not self.step:
             return self.levels
         if self.codebook is not None:
-            # NNCodec multiplies in float64; the products are those of a loaded model, float32.
-            book = np.array(self.codebook, np.int32) * self.step
-            position = self.levels + self.zero
-            if position.size and not 0 <= position.min() <= position.max() < len(book):
+            book, position = np.array(self.codebook, np.int32), self.levels + self.zero
+            if not 0 <= position.min() <= position.max() < len(book):
                 raise ValueError("a level is outside the codebook")
-            return book.astype(np.float32)[position]
-        return np.float32(self.step) * self.levels.astype(np.float32)
+            # NNCodec multiplies in float64; a model in float32 gets this.
+            values: NDArray[np.float32] = (book * self.step)[position].astype(np.float32)
+        else:
+            values = np.float32(self.step) * self.levels.astype(np.float32)
+        return values
 
 
 def uniform(levels: NDArray[np.int32], step: float) -> Levels | None:

@@ -222,8 +222,10 @@ def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bi
         if not np.array_equal(numpy_helper.to_array(weight), values):
             raise InputError(f"the export changed {name}, so that it is no longer quantized")
         tensor = _on_grid(quantized[name])
-        join = _with_step if isinstance(tensor, QuantizedTensor) else _with_table
-        parts, joining = join(name, weight.name, tensor, four_bits)
+        if isinstance(tensor, QuantizedTensor):
+            parts, joining = _with_step(name, weight.name, tensor, four_bits)
+        else:
+            parts, joining = _with_table(name, weight.name, tensor, four_bits)
         kept += parts
         nodes += joining
     if not nodes:
