@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MIN_BITS, MAX_BITS = 2, 8
+from ecqx.assignment.bits import check_bits
 
 
 class Centroids(Protocol):
@@ -123,12 +123,6 @@ class GridStack:
         midpoints = torch.where(left < right, (left + right) / 2, math.inf)
         midpoints = midpoints.flip(-1).cummin(-1).values.flip(-1)
         return cls(values, zero, round_down(midpoints))
-
-
-def check_bits(bits: int) -> None:
-    """Raise ``ValueError`` for a bit width out of range."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
 
 
 def checked_weight(weight: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from ecqx.cli.contents import as_json, summary, table
+from ecqx.cli.contents import about, as_json, summary, table
+from ecqx.cli.evaluate import evaluate
 from ecqx.cli.run import run
 from ecqx.errors import InputError, InputWarning, warnings_to
 from ecqx.progress import announced, counted
@@ -84,11 +85,12 @@ def cli() -> None:
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
       ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
-      ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
+      ecqx info results/mlp_gsc_digits_4bit_lam0.05_lrp.ecqx
     """
 
 
 cli.add_command(run)
+cli.add_command(evaluate)
 
 
 @cli.command()
@@ -152,6 +154,7 @@ def encode(
         from ecqx.coding import bitstream
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
+        from ecqx.coding.inspection import inspect
         from ecqx.coding.quantized import CodedState
 
     bitstream.check_replaceable(output)
@@ -169,7 +172,7 @@ def encode(
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
-    click.echo(summary(output, bitstream.inspect(output, statistics=False)))
+    click.echo(summary(output, inspect(output, statistics=False)))
     if left:
         click.echo(f"not named as weights, so not quantized (--include): {', '.join(left)}")
 
@@ -212,14 +215,14 @@ def info(file: Path, json_wanted: bool) -> None:
       ecqx info resnet20.ecqx
       ecqx info resnet20.ecqx --json | python -m json.tool
     """
-    with announced("loading torch"):
-        from ecqx.coding import bitstream
+    from ecqx.coding.inspection import inspect
 
-    contents = bitstream.inspect(file, progress=True)
+    contents = inspect(file, progress=True)
     if json_wanted:
         click.echo(json.dumps(as_json(file, contents), indent=2))
     else:
-        click.echo(f"{table(contents)}\n\n{summary(file, contents)}")
+        parts = (table(contents), about(contents), summary(file, contents))
+        click.echo("\n\n".join(filter(None, parts)))
 
 
 @cli.command()

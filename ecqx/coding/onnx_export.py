@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load
-from ecqx.coding.container import read_entries
+from ecqx.coding.container import read_contents
 from ecqx.coding.quantized import CodedStateSource, QuantizedTensor
-from ecqx.coding.tensor_coding import QUANTIZED
+from ecqx.coding.tensor_coding import decode_quantized
+from ecqx.coding.type_codes import QUANTIZED
 from ecqx.errors import InputError
 from ecqx.files import expanded, write_atomically
 from ecqx.modules import (
@@ -115,8 +116,10 @@ def _network(
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        entries = read_entries(expanded(file)).items()
-        coded = {name: entry.quantized() for name, entry in entries if entry.code == QUANTIZED}
+        entries = read_contents(expanded(file)).entries.items()
+        coded = {
+            name: decode_quantized(entry) for name, entry in entries if entry.code == QUANTIZED
+        }
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
