@@ -21,6 +21,7 @@ from ecqx import models
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import bitstream
+from ecqx.coding.inspection import inspect
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_state_dict_is_quantized_by_ecq(
 def test_excluded_tensors_stay_as_they_are(tmp_path: Path, checkpoint: Path, run: Run) -> None:
     path = tmp_path / "model.ecqx"
     assert run("encode", checkpoint, "-o", path, "--exclude", "head", "--exclude", "bias")[0] == 0
-    kinds = {record.name: record.kind for record in bitstream.inspect(path).tensors}
+    kinds = {record.name: record.kind for record in inspect(path).tensors}
     assert (kinds["conv.weight"], kinds["head.weight"]) == ("quantized", "float")
     assert torch.equal(bitstream.load(path)["head.weight"], state()["head.weight"])
 
@@ -147,7 +148,7 @@ def test_a_quantizer_checkpoint_is_encoded_as_it_is(
     assert list(back) == list(model.state_dict())
     for name, tensor in model.state_dict().items():
         assert torch.equal(back[name], tensor), name
-    assert bitstream.inspect(output).tensors[0].bits == 3
+    assert inspect(output).tensors[0].bits == 3
     assert "is quantized already; leave out --bitwidth" in refused(
         "encode", path, "-o", output, "--bitwidth", 4
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from ecqx.coding import bitstream
 from ecqx.coding.checkpoint import read_state
 from ecqx.coding.few_values import equidistant, few_valued
+from ecqx.coding.inspection import inspect
 from ecqx.coding.quantized import CodebookTensor, CodedState, QuantizedTensor
 
 
@@ -122,7 +123,7 @@ def test_encode_keeps_what_is_quantized_and_says_so(tmp_path: Path, run: Run) ->
         assert torch.equal(tensor, state[name]), name
     # Asked for, the others are quantized, too.
     assert run("encode", path, "-o", output, "--bitwidth", 3)[0] == 0
-    kinds = {record.name: record.bits for record in bitstream.inspect(output).tensors}
+    kinds = {record.name: record.bits for record in inspect(output).tensors}
     assert (kinds["first.weight"], kinds["second.weight"]) == (3, 2)
     assert torch.equal(bitstream.load(output)["third.weight"], state["third.weight"])
 
@@ -137,6 +138,6 @@ def test_published_ternary_networks_are_coded_without_loss(
     decoded = bitstream.load(output)
     assert list(decoded) == list(expected)
     assert all(torch.equal(decoded[name], tensor) for name, tensor in expected.items())
-    found = [record for record in bitstream.inspect(output).tensors if record.kind == "quantized"]
+    found = [record for record in inspect(output).tensors if record.kind == "quantized"]
     assert len(found) == 18
     assert {record.bits for record in found} == {2}

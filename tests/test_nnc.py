@@ -18,8 +18,9 @@ import ecqx
 import ecqx.errors
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.codebooks import Codebook
-from ecqx.coding import nnc_bitstream, nnc_tensors, nnc_units
-from ecqx.coding.nnc_bitstream import inspect_nnc, load_nnc
+from ecqx.coding import nnc_tensors, nnc_units
+from ecqx.coding.nnc_bitstream import load_nnc
+from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
 from ecqx.coding.quantized import CodebookTensor, CodedState, QuantizedTensor
 
 # NNCodec prints, takes seconds to import and ends its process on an error: it gets its own.
@@ -253,7 +254,7 @@ def test_info_of_a_bitstream(tmp_path: Path) -> None:
     assert (weight.kind, weight.bits, weight.shape) == ("quantized", 4, (30, 40))
     assert weight.step == quantizer.grids["weight"].step
     assert weight.sparsity == pytest.approx(float((integers == 0).float().mean()))
-    assert (bias.kind, bias.bits, bias.dtype) == ("float", None, torch.float32)
+    assert (bias.kind, bias.bits, bias.dtype) == ("float", None, "float32")
     codebook = Codebook.of("values", torch.tensor([-0.3, 0.7]))
     tensor = CodebookTensor(torch.tensor([[0, 1], [-1, 1]]), codebook)
     ecqx.export_nnc(tmp_path / "book.nnc", CodedState({"w": tensor.values()}, {"w": tensor}))
@@ -274,7 +275,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert not path.exists()
     exported(path, {"w": torch.randn(4, 4), "n": torch.tensor([1])})
     good = path.read_bytes()
-    assert nnc_bitstream.is_nnc(path)
+    assert is_nnc(path)
     for damaged in (good[:-1], good[:9], good + b"\0\5", b"ECQX", b"", good[:4] + good[9:]):
         path.write_bytes(damaged)
         with pytest.raises(ecqx.errors.InputError, match=r"^[^\n]*model.nnc[^\n]*$"):

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-MIN_BITS, MAX_BITS = 2, 8
-# How exact the step of a grid is: as float32, or with the 8 significant bits that NNC can hold.
-Step = Literal["float32", "nnc"]
-STEPS: tuple[Step, ...] = ("float32", "nnc")
+from ecqx.assignment.bits import Step, check_bits, check_step
+
 _NNC_STEP_BITS = 8
 
 
@@ -134,18 +132,6 @@ class GridStack:
         midpoints = torch.where(left < right, (left + right) / 2, math.inf)
         midpoints = midpoints.flip(-1).cummin(-1).values.flip(-1)
         return cls(values, zero, round_down(midpoints))
-
-
-def check_bits(bits: int) -> None:
-    """Raise ``ValueError`` for a bit width out of range."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
-
-
-def check_step(step: str) -> None:
-    """Raise ``ValueError`` for an unknown kind of step."""
-    if step not in STEPS:
-        raise ValueError(f"step must be one of {', '.join(STEPS)}, not {step!r}")
 
 
 def checked_weight(weight: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from ecqx.cli.contents import as_json, summary, table
+from ecqx.cli.contents import about, as_json, summary, table
+from ecqx.cli.evaluate import evaluate
 from ecqx.cli.export import export
 from ecqx.cli.run import run
 from ecqx.errors import InputError, warnings_to
@@ -81,11 +82,12 @@ def cli() -> None:
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
       ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
-      ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
+      ecqx info results/mlp_gsc_digits_4bit_lam0.05_lrp.ecqx
     """
 
 
 cli.add_command(run)
+cli.add_command(evaluate)
 cli.add_command(export)
 
 
@@ -162,6 +164,7 @@ def encode(
         from ecqx.coding import bitstream
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
+        from ecqx.coding.inspection import inspect
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
@@ -180,7 +183,7 @@ def encode(
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
-    click.echo(summary(output, bitstream.inspect(output, statistics=False)))
+    click.echo(summary(output, inspect(output, statistics=False)))
     for remark in remarks:
         click.echo(remark)
 
@@ -199,7 +202,8 @@ def decode(file: Path, output: Path) -> None:
     """
     with announced("loading torch"):
         from ecqx.coding import bitstream
-        from ecqx.coding.nnc_bitstream import is_nnc, load_nnc
+        from ecqx.coding.nnc_bitstream import load_nnc
+        from ecqx.coding.nnc_inspection import is_nnc
         from ecqx.coding.tensor_files import HUB_METADATA, write_tensors
 
     if output.suffix != ".safetensors":
@@ -225,16 +229,15 @@ def info(file: Path, json_wanted: bool) -> None:
       ecqx info resnet20.ecqx
       ecqx info resnet20.ecqx --json | python -m json.tool
     """
-    with announced("loading torch"):
-        from ecqx.coding import bitstream
-        from ecqx.coding.nnc_bitstream import inspect_nnc, is_nnc
+    from ecqx.coding.inspection import inspect
+    from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
 
-    inspect = inspect_nnc if is_nnc(file) else bitstream.inspect
-    contents = inspect(file, progress=True)
+    contents = (inspect_nnc if is_nnc(file) else inspect)(file, progress=True)
     if json_wanted:
         click.echo(json.dumps(as_json(file, contents), indent=2))
     else:
-        click.echo(f"{table(contents)}\n\n{summary(file, contents)}")
+        parts = (table(contents), about(contents), summary(file, contents))
+        click.echo("\n\n".join(filter(None, parts)))
 
 
 @cli.command()

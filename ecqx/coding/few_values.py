@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
-from ecqx.assignment.codebooks import MOST_VALUES, Codebook
+from ecqx.assignment.bits import MAX_BITS, MIN_BITS, MOST_VALUES
+from ecqx.assignment.codebooks import Codebook
 from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, first_order_entropy
 
 # Zero and the numbers of the largest codebook.

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding import nnc_tensors
-from ecqx.coding.bitstream import (
-    FileInfo,
-    FileSize,
-    TensorRecord,
-    check_replaceable,
-    coded_state_of,
-)
+from ecqx.coding.bitstream import check_replaceable, coded_state_of
+from ecqx.coding.inspection import FileSize
+from ecqx.coding.nnc_inspection import decoded_units
 from ecqx.coding.nnc_tensors import Levels
-from ecqx.coding.nnc_units import START, ParameterSet, Unit, pack, unpack
-from ecqx.coding.quantized import (
-    CodedStateSource,
-    Quantized,
-    QuantizedTensor,
-    first_order_entropy,
-)
-from ecqx.coding.storable import check_name, check_tensor
-from ecqx.coding.tensor_coding import Kind
+from ecqx.coding.nnc_units import Unit, pack
+from ecqx.coding.quantized import CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.storable import check_tensor
+from ecqx.coding.type_codes import check_grid, check_name, check_range
 from ecqx.errors import InputError, InputWarning, input_errors
-from ecqx.files import expanded, write_atomically
+from ecqx.files import write_atomically
 from ecqx.progress import counted
 
-# A tensor of at most as many different levels is taken for quantized weights.
-_MOST_LEVELS = 1 << 8
 FLOAT_BITS = range(16, nnc_tensors.MOST_BITS + 1)
 # BatchNorm's count of batches, without effect on predictions.
 _COUNTER = "num_batches_tracked"
@@ -130,12 +118,6 @@ def export_nnc(
     return FileSize(len(data), sum(len(u.payload) for u in units if u.name in quantized))
 
 
-def is_nnc(path: str | Path) -> bool:
-    """Whether a file begins like an NNC bitstream."""
-    with expanded(path).open("rb") as file:
-        return file.read(len(START)) == START
-
-
 def load_nnc(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     """Read an NNC bitstream to a state_dict of float32 and int32, as NNCodec itself decodes it.
 
@@ -149,18 +131,8 @@ def load_nnc(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     """
     return {
         unit.name: torch.from_numpy(levels.values())
-        for unit, levels in _decoded(path, "decoding", progress)
+        for unit, levels in decoded_units(path, "decoding", progress)
     }
-
-
-def inspect_nnc(path: str | Path, progress: bool = False) -> FileInfo:
-    """Contents of an NNC bitstream; errors as of `load_nnc`.
-
-    A tensor of at most 256 different levels counts as quantized.
-    """
-    records = [_record(unit, levels) for unit, levels in _decoded(path, "reading", progress)]
-    coded = sum(record.coded_bytes for record in records if record.kind == "quantized")
-    return FileInfo(FileSize(expanded(path).stat().st_size, coded), tuple(records))
 
 
 def _check_name(name: object) -> None:
@@ -208,8 +180,10 @@ def _reason_to_leave_out(name: str, tensor: Tensor) -> str | None:
 
 
 def _quantized_levels(quantized: Quantized) -> tuple[Levels, bool]:
-    quantized.check()
     if isinstance(quantized, QuantizedTensor):
+        check_grid(quantized.bits, quantized.step)
+        least, most = -(2 ** (quantized.bits - 1)), 2**quantized.bits - 1
+        check_range(quantized.integers, least, most, f"{quantized.bits} bits allow")
         integers = quantized.integers.detach().cpu().numpy().astype(np.int32)
         step = float(np.float32(quantized.step))
         if (coded := nnc_tensors.uniform(integers, step)) is not None:
@@ -224,48 +198,3 @@ def _as_float32(name: str, tensor: Tensor, changes: _Changes) -> np.ndarray[Any,
         is_same = torch.equal(stored.to(tensor.dtype), tensor)
         changes.add("as float32" if is_same else "rounded to float32", name)
     return stored.numpy()
-
-
-def _decoded(path: str | Path, what: str, progress: bool) -> Iterator[tuple[Unit, Levels]]:
-    parameters, units = _read(path)
-    seen = set()
-    for unit in counted(units, what, "tensor", progress):
-        with _errors_name(path, unit.name):
-            if unit.name in seen:
-                raise ValueError("is there twice")
-            seen.add(unit.name)
-            yield unit, nnc_tensors.decode(unit, parameters)
-
-
-def _read(path: str | Path) -> tuple[ParameterSet, list[Unit]]:
-    file = expanded(path)
-    if not file.is_file():
-        raise InputError(f"{path}: {'not a file' if file.exists() else 'no such file'}")
-    with input_errors(f"{path} is no NNC bitstream that is read here: "):
-        return unpack(file.read_bytes())
-
-
-@contextmanager
-def _errors_name(path: str | Path, name: str) -> Iterator[None]:
-    try:
-        with input_errors(f"{path}: tensor {name!r}: "):
-            yield
-    except MemoryError as error:
-        raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
-
-
-def _record(unit: Unit, coded: Levels) -> TensorRecord:
-    facts: dict[str, Any] = {}
-    kind: Kind = "float" if unit.is_float else "integer"
-    dtype = torch.float32 if unit.is_float else torch.int32
-    low, high = int(coded.levels.min()), int(coded.levels.max())
-    if unit.is_float and high - low < _MOST_LEVELS:
-        kind = "quantized"
-        facts = {"bits": max(high, -low - 1, 1).bit_length() + (low < 0), "step": coded.step}
-        values = torch.from_numpy(coded.values())
-        if unit.codebook is not None:
-            book = np.array(unit.codebook) * coded.step
-            facts |= {"step": None, "form": "values", "numbers": tuple(book[book != 0].tolist())}
-        facts["sparsity"] = 1 - int(values.count_nonzero()) / values.numel()
-        facts["entropy"] = first_order_entropy(torch.from_numpy(coded.levels))
-    return TensorRecord(unit.name, kind, dtype, unit.shape, len(unit.payload), **facts)

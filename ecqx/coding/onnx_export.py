@@ -20,13 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecqx.coding.bitstream import check_replaceable, load
-from ecqx.coding.container import read_entries
+from ecqx.coding.bitstream import check_replaceable, load_coded
 from ecqx.coding.few_values import equidistant
 from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized, QuantizedTensor
-from ecqx.coding.tensor_coding import WEIGHTS
 from ecqx.errors import InputError
-from ecqx.files import expanded, write_atomically
+from ecqx.files import write_atomically
 from ecqx.modules import (
     HALF,
     Inputs,
@@ -112,14 +110,12 @@ def export_onnx(
 def _network(model: Any, file: str | Path | None) -> tuple[nn.Module, Mapping[str, Quantized]]:
     """A copy of the network for tracing, and its quantized weights."""
     if file is not None and isinstance(model, nn.Module):
-        network = copied(unwrapped(model))
+        network, (whole, coded) = copied(unwrapped(model)), load_coded(file).coded_state()
         try:
-            load_state(network, load(file))
+            load_state(network, whole)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        entries = read_entries(expanded(file)).items()
-        coded = {name: entry.quantized() for name, entry in entries if entry.code in WEIGHTS}
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):

@@ -77,6 +77,10 @@ def load_start(
     if settings.model_rand_int or settings.model in MODELS:
         return "random weights", []
     path = settings.data_path
-    pretrained = imagenet_weights(settings.model, path.parent if path.is_file() else path)
+    pretrained = imagenet_weights(
+        settings.model,
+        path.parent if path.is_file() else path,
+        otherwise="start from a checkpoint (--model_path) or random weights (--model_rand_int)",
+    )
     source = f"torchvision's weights of {settings.model}"
     return source, load_weights(model, pretrained, source)

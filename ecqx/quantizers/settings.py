@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ecqx.assignment.centroids import Step, check_bits, check_step
+from ecqx.assignment.bits import Step, check_bits, check_step
 from ecqx.assignment.settings import AssignmentSettings
 from ecqx.modules import name_parts
 
