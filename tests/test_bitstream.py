@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import subprocess
@@ -674,3 +675,30 @@ def test_long_names_cannot_be_made_from_short_files(path: Path) -> None:
 def _no_left_overs(tmp_path: Path) -> Iterator[None]:
     yield
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+# -- other sources and places ----------------------------------------------------------------------
+
+
+def test_a_file_is_read_from_bytes_and_from_a_file_object_onto_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "model.ecqx"
+    tensors = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
+    save(path, tensors)
+    data = path.read_bytes()
+    sources: tuple[Any, ...] = (path, str(path), data, io.BytesIO(data))
+    for source in sources:
+        loaded = load(source, device="meta")
+        assert {name: t.device.type for name, t in loaded.items()} == {"w": "meta", "n": "meta"}
+    with path.open("rb") as file:
+        assert torch.equal(load(file)["w"], tensors["w"])
+    assert torch.equal(load(data)["w"], tensors["w"])
+    refused: tuple[tuple[Any, str, str], ...] = (
+        (data[:-1], "cpu", "the file given as bytes is cut off"),
+        (b"", "cpu", "the file given as bytes is no ECQX bitstream"),
+        (io.StringIO("ECQX"), "cpu", "opened in binary mode"),
+        (data, "none", "torch cannot use the device 'none'"),
+    )
+    for source, device, reason in refused:
+        with pytest.raises(InputError, match=reason) as caught:
+            load(source, device=device)
+        assert "\n" not in str(caught.value)

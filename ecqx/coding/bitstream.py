@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
+import torch
 from torch import Tensor, nn
 
-from ecqx.coding.container import pack, read_contents
+from ecqx.coding.container import name_of, pack, read_contents
 from ecqx.coding.inspection import FileSize, errors_name, file_size
 from ecqx.coding.quantized import CodedState, CodedStateSource, Quantized
 from ecqx.coding.tensor_coding import Floats, code_tensor, decode_quantized, decode_tensor
@@ -73,29 +74,66 @@ def save(
     return file_size(entries, len(data))
 
 
-def load(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
+def load(
+    path: str | Path | bytes | IO[bytes],
+    progress: bool = False,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
     """Read a file that `save` wrote back to a state_dict.
+
+    Parameters
+    ----------
+    path : path, bytes or binary file object
+        A file object is read to its end.
+    progress : bool
+        Show a progress bar if stderr is a terminal.
+    device : str or device
+        Where the tensors are put, one after the other.
 
     Returns
     -------
     dict of str to Tensor
-        On the CPU, in the original order. A quantized tensor is ``float32(k) * float32(step)`` or
-        the centroids of its codebook. Others have their original dtype and, unless stored with
-        loss, their original bits.
+        In the original order. A quantized tensor is ``float32(k) * float32(step)`` or the centroids
+        of its codebook. Others have their original dtype and, unless stored with loss, their
+        original bits.
 
     Raises
     ------
     ValueError
-        If the file is not a bitstream, is cut off, damaged or inconsistent.
+        If the file is not a bitstream, is cut off, damaged or inconsistent, or torch cannot use the
+        device.
     OSError
         If the file cannot be read.
+
+    Examples
+    --------
+    >>> state = load(urllib.request.urlopen(address), device="cuda")  # doctest: +SKIP
     """
+    _check_device(device)
+    source = _source(path)
     state = {}
-    entries = read_contents(expanded(path)).entries
+    entries = read_contents(source).entries
     for name, entry in counted(entries.items(), "decoding", "tensor", progress):
-        with errors_name(path, name):
-            state[name] = decode_tensor(entry)
+        with errors_name(name_of(source), name):
+            state[name] = decode_tensor(entry).to(device)
     return state
+
+
+def _source(file: str | Path | bytes | IO[bytes]) -> Path | bytes:
+    if isinstance(file, str | Path):
+        return expanded(file)
+    content = file if isinstance(file, bytes) else file.read()
+    if not isinstance(content, bytes):
+        raise InputError("a file object must be opened in binary mode")
+    return content
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"torch cannot use the device {str(device)!r}: {reason}") from error
 
 
 def load_coded(path: str | Path) -> CodedState:

@@ -9,6 +9,7 @@ import hashlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
@@ -82,13 +83,22 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
 
 
-def read_contents(path: Path) -> Contents:
-    """Read headers and metadata of a file.
+# How messages name a file that was given as bytes.
+_UNNAMED = "the file given as bytes"
+
+
+def name_of(file: Path | bytes) -> str:
+    """How messages name a file."""
+    return _UNNAMED if isinstance(file, bytes) else str(file)
+
+
+def read_contents(file: Path | bytes) -> Contents:
+    """Read headers and metadata of a file, or of its bytes.
 
     `InputError` if the file is not a bitstream, is cut off, damaged or inconsistent.
     """
-    version, body = _verified_body(path)
-    with input_errors(f"{path} is no valid bitstream: "):
+    version, body = _verified_body(file)
+    with input_errors(f"{name_of(file)} is no valid bitstream: "):
         reader = Reader(body)
         metadata = read_metadata(reader.take(reader.varint())) if version == VERSIONS[-1] else {}
         entries = _parse(reader)
@@ -97,11 +107,12 @@ def read_contents(path: Path) -> Contents:
     return Contents(entries, metadata)
 
 
-def _verified_body(path: Path) -> tuple[int, memoryview]:
+def _verified_body(source: Path | bytes) -> tuple[int, memoryview]:
     """Version and body of a file, once its checksum is found right."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    path = name_of(source)
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
         raise InputError(f"{path} is no regular file")
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
         start = file.read(len(MAGIC) + 1)
         if start[: len(MAGIC)] != MAGIC[: len(start)] or not start:
             raise InputError(
