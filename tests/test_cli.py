@@ -192,7 +192,7 @@ def test_a_file_in_formats_that_others_read(
     assert torch.equal(again["conv.weight"], expected["conv.weight"])
     for arguments, reason in {
         ("-o", tmp_path / "x.zip"): "--format must be one of nnc, onnx, safetensors",
-        ("-o", tmp_path / "x.onnx"): "--format onnx needs --model and --input",
+        ("-o", tmp_path / "x.onnx"): "needs --model and --input, such as",
         ("-o", tmp_path / "x.nnc", "--input", "3x4"): "are options of --format onnx",
         ("-o", tmp_path / "x.onnx", "--model", "resnet20", "--input", "3xa"): "is no shape such as",
         (
@@ -209,6 +209,7 @@ def test_a_file_in_formats_that_others_read(
 
 
 def test_export_of_a_network_as_onnx(tmp_path: Path, run: Run) -> None:
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     model = models.build("mlp_gsc", in_features=12, num_classes=3)
     path, output = tmp_path / "model.ecqx", tmp_path / "model.onnx"
@@ -218,6 +219,16 @@ def test_export_of_a_network_as_onnx(tmp_path: Path, run: Run) -> None:
     assert run("export", path, "-o", output, *options)[0] == 0
     elements = sum(tensor.numel() for tensor in model.state_dict().values())
     assert output.stat().st_size < elements
+    # What a file says of itself need not be said again, and is said in the others, too.
+    about = {"model": "mlp_gsc", "classes": ["a", "b", "c"], "input": {"shape": [12]}}
+    bitstream.save(path, bitstream.load_coded(path), metadata=about)
+    for suffix in ("onnx", "safetensors"):
+        assert run("export", path, "-o", tmp_path / f"again.{suffix}")[0] == 0
+    properties = onnx.load(tmp_path / "again.onnx").metadata_props
+    found = {item.key: item.value for item in properties}
+    assert json.loads(found["classes"]) == ["a", "b", "c"]
+    with safe_open(tmp_path / "again.safetensors", "pt") as file:
+        assert file.metadata() == found | {"format": "pt"}
 
 
 def test_info_is_a_table_of_all_tensors(encoded: Path, run: Run) -> None:

@@ -58,8 +58,11 @@ def export(
     """Write the model of a .ecqx file in a format that others read.
 
     nnc is a standard NNC bitstream (ISO/IEC 15938-17), which nncodec.nn.decode reads. onnx is a
-    graph with integer weights for ONNX runtimes; it needs the network and the shape of its input.
-    safetensors has the decoded weights, as on model hubs. docs/formats.md says what each keeps.
+    graph with integer weights for ONNX runtimes. safetensors has the decoded weights, as on model
+    hubs. docs/formats.md says what each keeps.
+
+    A file of `ecqx run` says what network it is, and of what inputs and classes; for onnx of
+    another file --model and --input are needed. Such metadata go into onnx and safetensors.
 
     \b
     Examples:
@@ -74,29 +77,51 @@ def export(
         raise InputError(
             "--model, --num_classes, --input and --no-four_bits are options of --format onnx"
         )
-    if kind == "onnx" and not (model and shape):
-        raise InputError("--format onnx needs --model and --input, such as resnet20 and 3x32x32")
     with announced("loading torch"):
         from ecqx.coding.bitstream import check_replaceable, load, load_coded
+        from ecqx.coding.container import metadata_of
         from ecqx.coding.nnc_bitstream import export_nnc
-        from ecqx.coding.onnx_export import export_onnx
-        from ecqx.coding.tensor_files import HUB_METADATA, write_tensors
+        from ecqx.coding.tensor_files import hub_metadata, write_tensors
 
     check_replaceable(output)
     if kind == "nnc":
         export_nnc(output, load_coded(file), progress=True)
     elif kind == "safetensors":
-        write_tensors(output, load(file, progress=True), HUB_METADATA)
+        write_tensors(output, load(file, progress=True), hub_metadata(metadata_of(file)))
     else:
-        import torch
-
-        from ecqx.experiment.start import check_model
-        from ecqx.models.networks import build, input_settings
-
-        assert model is not None
-        settings = {} if num_classes is None else {"num_classes": num_classes}
-        check_model(model)
-        with input_errors("--"):
-            network = build(model, **input_settings(model, shape), **settings)
-        export_onnx(output, network, torch.zeros(2, *shape), file, four_bits)
+        _export_onnx(file, output, model, num_classes, shape, four_bits)
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def _export_onnx(
+    file: Path,
+    output: Path,
+    model: str | None,
+    num_classes: int | None,
+    shape: tuple[int, ...],
+    four_bits: bool,
+) -> None:
+    """Write the graph of a network that the options or the file's metadata describe."""
+    import torch
+
+    from ecqx.coding.container import metadata_of
+    from ecqx.coding.onnx_export import export_onnx
+    from ecqx.experiment.metadata import Described
+    from ecqx.experiment.start import check_model
+    from ecqx.models.networks import build, input_settings
+
+    metadata = metadata_of(file)
+    described = Described.of(file, metadata)
+    model = model or described.model
+    shape = shape or tuple(metadata.get("input", {}).get("shape", ()))
+    classes = num_classes or len(described.classes) or None
+    if not (model and shape):
+        raise InputError(
+            f"{file} does not say what network it is: --format onnx needs --model and --input, "
+            "such as resnet20 and 3x32x32"
+        )
+    check_model(model)
+    own = {} if classes is None else {"num_classes": classes}
+    with input_errors("--"):
+        network = build(model, **input_settings(model, shape), **own)
+    export_onnx(output, network, torch.zeros(2, *shape), file, four_bits)

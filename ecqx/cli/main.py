@@ -202,15 +202,19 @@ def decode(file: Path, output: Path) -> None:
     """
     with announced("loading torch"):
         from ecqx.coding import bitstream
+        from ecqx.coding.container import metadata_of
         from ecqx.coding.nnc_bitstream import load_nnc
         from ecqx.coding.nnc_inspection import is_nnc
-        from ecqx.coding.tensor_files import HUB_METADATA, write_tensors
+        from ecqx.coding.tensor_files import hub_metadata, write_tensors
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: the name of the output must end in .safetensors")
     bitstream.check_replaceable(output)
-    load = load_nnc if is_nnc(file) else bitstream.load
-    write_tensors(output, load(file, progress=True), HUB_METADATA)
+    if is_nnc(file):
+        state, metadata = load_nnc(file, progress=True), {}
+    else:
+        state, metadata = bitstream.load(file, progress=True), metadata_of(file)
+    write_tensors(output, state, hub_metadata(metadata))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 

@@ -19,6 +19,7 @@ from ecqx.coding.entries import Entry, Reader, read_header, varint
 from ecqx.coding.metadata import code_metadata, read_metadata
 from ecqx.coding.type_codes import CODEBOOKS, MAX_NAME, check_name
 from ecqx.errors import InputError, input_errors
+from ecqx.files import expanded
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks, version 3 metadata; a file has the first version that has its contents.
@@ -105,6 +106,11 @@ def read_contents(file: Path | bytes) -> Contents:
         if version != _version_of(entries.values(), bool(metadata)):
             raise ValueError(f"its types of tensors are not those of version {version}")
     return Contents(entries, metadata)
+
+
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """The metadata of a file; errors as of `read_contents`."""
+    return read_contents(expanded(path)).metadata
 
 
 def _verified_body(source: Path | bytes) -> tuple[int, memoryview]:

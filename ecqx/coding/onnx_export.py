@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load_coded
+from ecqx.coding.container import metadata_of
 from ecqx.coding.few_values import equidistant
 from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.tensor_files import as_text
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modules import (
@@ -71,7 +73,8 @@ def export_onnx(
         A batch as the model takes it. With B > 1 the exported batch size is variable if the model
         allows it.
     file : path, optional
-        A file of `ecqx.save` with the weights of the quantized model.
+        A file of `ecqx.save` with the weights of the quantized model; its metadata become
+        properties of the graph.
     four_bits : bool
         Store integers of up to four bits in four; some runtimes support only eight.
 
@@ -99,8 +102,11 @@ def export_onnx(
     graph = _traced(network, example_input)
     _put_integers(graph, quantized, four_bits)
     _tidy(graph)
-    from onnx import checker
+    from onnx import checker, helper
 
+    if file is not None:
+        texts = {name: as_text(value) for name, value in metadata_of(file).items()}
+        helper.set_model_props(graph, texts)
     checker.check_model(graph)
     content = graph.SerializeToString()
     write_atomically(path, lambda temporary: temporary.write_bytes(content))

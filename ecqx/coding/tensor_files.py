@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,6 @@ from torch import Tensor
 from ecqx.errors import InputError
 from ecqx.files import expanded, write_atomically
 
-# What loaders of model hubs look for: the tensors are PyTorch's.
-HUB_METADATA = {"format": "pt"}
-
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
@@ -24,6 +22,16 @@ def write_tensors(
     """Write tensors to a safetensors file; tensors that share memory are stored separately."""
     separate = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     write_atomically(path, lambda p: save_file(separate, p, dict(metadata or {})))
+
+
+def hub_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata as model hubs have it: texts, and that the tensors are PyTorch's."""
+    return {name: as_text(value) for name, value in metadata.items()} | {"format": "pt"}
+
+
+def as_text(value: Any) -> str:
+    """A value of metadata as text, others than text as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_tensors(
