@@ -92,8 +92,8 @@ class Described:
         """
         if self.features is not None and self.features != [*map(list, data.standardized)]:
             raise InputError(
-                f"{path} was trained on features that were standardized by other numbers than those "
-                f"of {data.label}"
+                f"{path} was trained on features that were standardized by other numbers than "
+                f"those of {data.label}"
             )
         if not self.mean:
             return data
