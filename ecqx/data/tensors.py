@@ -249,7 +249,7 @@ class TensorData:
         tensors, metadata = read_tensors(path, METADATA_KEY)
         try:
             about = json.loads(metadata)
-            splits = {
+            splits: dict[str, Any] = {
                 name: Split(
                     tensors[f"{name}.inputs"],
                     tensors[f"{name}.targets"],
