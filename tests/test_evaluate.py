@@ -125,7 +125,7 @@ def test_features_are_those_of_the_file(place: Path, run: Run, evaluate: Run) ->
     ("metadata", "told"),
     [
         ({"classes": ["a", "b", "c"]}, "m.ecqx has the classes a, b, c, and colours has blue, gre"),
-        ({"classes": "abc"}, "its metadata are not those of `ecqx run`"),
+        ({"classes": "abc"}, "its metadata are not those of ecqx run"),
         ({"input": [3, 8, 8]}, "its metadata are not those"),
         ({"input": {"mean": [0.5], "std": []}}, "its metadata are not those"),
         ({"input": {"mean": [0.5], "std": [0]}}, "its metadata are not those"),

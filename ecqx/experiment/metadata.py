@@ -69,7 +69,7 @@ class Described:
         )
         if not fits:
             raise InputError(
-                f"{path}: its metadata are not those of `ecqx run`: model and dataset are names, "
+                f"{path}: its metadata are not those of ecqx run: model and dataset are names, "
                 'classes a list of names, input {"shape": […], "mean": […], "std": […]}'
             )
         side = shape[-1] if len(shape) == 3 and shape[-1] == shape[-2] else None
