@@ -342,7 +342,7 @@ def test_files_that_are_missing_or_damaged(
 # -- help ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+@pytest.mark.parametrize("command", ["encode", "decode", "info", "evaluate"])
 def test_help_shows_an_example(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -356,6 +356,30 @@ def test_help_does_not_wait_for_torch() -> None:
         "finally: assert not {'torch', 'numpy', 'nncodec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, check=True)
+
+
+def test_info_does_not_wait_for_torch(encoded: Path) -> None:
+    script = (
+        "import sys; from ecqx.cli import main as cli\n"
+        "try: cli.main()\n"
+        "finally: assert not {'torch', 'scipy', 'numba'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "info", encoded], capture_output=True, check=True, text=True
+    )
+    assert "compression ratio" in done.stdout
+
+
+def test_info_shows_metadata(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "m.ecqx"
+    about = {"model": "resnet20", "classes": [f"class {i}" for i in range(99)], "input": {"k": [1]}}
+    bitstream.save(path, state(), metadata=about)
+    lines = run("info", path)[1].splitlines()
+    assert "model    resnet20" in lines
+    assert "input    k 1" in lines
+    (classes,) = (line for line in lines if line.startswith("classes  class 0, class 1, "))
+    assert classes.endswith("[...]")
+    assert json.loads(run("info", path, "--json")[1])["metadata"] == about
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")

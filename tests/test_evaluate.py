@@ -13,6 +13,7 @@ import pytest
 import running
 import torch
 from running import Run, in_this_process, on, record
+from sklearn.datasets import load_digits
 from torch.nn import functional as F  # noqa: N812
 
 import ecqx
@@ -102,11 +103,29 @@ def test_a_file_without_metadata(tree: Path, place: Path, evaluate: Run) -> None
     assert f"{accuracy:.2%}" in out
 
 
+def test_features_are_those_of_the_file(place: Path, run: Run, evaluate: Run) -> None:
+    arguments = ("--dataset", "digits", "--model", "mlp_gsc", "--epochs", 0, "--model_rand_int")
+    assert run(*arguments)[::2] == (0, "")
+    path = place / "results/mlp_gsc_digits_4bit_lam0.05.ecqx"
+    found = json.loads(evaluate(path, "--json")[1])
+    assert found["scores"] == record(path.parent)["scores"]["decoded file"]
+    about = ecqx.inspect(path).metadata
+    ((mean,), (deviation,)) = about["input"]["features"]
+    raw = load_digits().data
+    assert abs(mean - raw.mean()) < 0.1
+    assert abs(deviation - raw.std()) < 0.1
+    about["input"]["features"] = [[mean + 1], [deviation]]
+    ecqx.save("other.ecqx", ecqx.load(path), metadata=about)
+    code, _, error = evaluate("other.ecqx")
+    assert code == 2
+    assert "standardized by other numbers than those of digits" in error
+
+
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
         ({"classes": ["a", "b", "c"]}, "m.ecqx has the classes a, b, c, and colours has blue, gre"),
-        ({"classes": "abc"}, "its metadata are not those of `ecqx run`"),
+        ({"classes": "abc"}, "its metadata are not those of ecqx run"),
         ({"input": [3, 8, 8]}, "its metadata are not those"),
         ({"input": {"mean": [0.5], "std": []}}, "its metadata are not those"),
         ({"input": {"mean": [0.5], "std": [0]}}, "its metadata are not those"),

@@ -19,6 +19,8 @@ def metadata_of(model: str, dataset: str, data: TensorData) -> dict[str, Any]:
     preparation = data.test.preparation
     if preparation.mean:
         about |= {"mean": list(preparation.mean), "std": list(preparation.deviation)}
+    elif any(data.standardized):
+        about["features"] = [*map(list, data.standardized)]
     return {"model": model, "dataset": dataset, "classes": list(data.classes), "input": about}
 
 
@@ -34,6 +36,8 @@ class Described:
         Height and width of the images.
     mean, deviation : tuple of float
         Of the pixels in [0, 1], for each channel.
+    features : list
+        `TensorData.standardized`.
     """
 
     model: str | None
@@ -42,6 +46,7 @@ class Described:
     side: int | None
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    features: Any
 
     @classmethod
     def of(cls, path: Path, metadata: Mapping[str, Any]) -> Described:
@@ -64,11 +69,13 @@ class Described:
         )
         if not fits:
             raise InputError(
-                f"{path}: its metadata are not those of `ecqx run`: model and dataset are names, "
+                f"{path}: its metadata are not those of ecqx run: model and dataset are names, "
                 'classes a list of names, input {"shape": […], "mean": […], "std": […]}'
             )
         side = shape[-1] if len(shape) == 3 and shape[-1] == shape[-2] else None
-        return cls(model, dataset, tuple(classes), side, tuple(mean), tuple(std))
+        return cls(
+            model, dataset, tuple(classes), side, tuple(mean), tuple(std), found.get("features")
+        )
 
     def check_classes(self, path: Path, data: TensorData) -> None:
         """Raise ``InputError`` if the classes are not those of the data, in their order."""
@@ -79,7 +86,15 @@ class Described:
             )
 
     def normalized(self, path: Path, data: TensorData) -> TensorData:
-        """The data with the normalization of the file, if it has one."""
+        """The data with the normalization of the file, if it has one.
+
+        ``InputError`` if the data cannot be normalized so.
+        """
+        if self.features is not None and self.features != [*map(list, data.standardized)]:
+            raise InputError(
+                f"{path} was trained on features that were standardized by other numbers than "
+                f"those of {data.label}"
+            )
         if not self.mean:
             return data
         if len(data.test.preparation.mean) != len(self.mean):

@@ -33,7 +33,7 @@ def check_replaceable_results(settings: RunSettings, known: Mapping[str, Any]) -
         was, now = _flat(recorded), _flat(json.loads(json.dumps(known)))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(
-            f"{settings.record_file} is no record of `ecqx run`, so it is not replaced; {_ADVICE}"
+            f"{settings.record_file} is no record of ecqx run, so it is not replaced; {_ADVICE}"
         ) from None
     for name in now | was:
         if name not in was or name not in now or was[name] != now[name]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
@@ -50,7 +51,10 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
         logs = [stack.enter_context(tracker) for tracker in _trackers(prepared, kept)]
         for remark in prepared.remarks:
             warn(remark)
-        return _Experiment(prepared, kept, logs, say, warn).measure()
+        experiment = _Experiment(prepared, kept, logs, say, warn)
+        if is_first():
+            stack.callback(experiment.unnamed.unlink, missing_ok=True)
+        return experiment.measure()
 
 
 def _trackers(prepared: Prepared, kept: Kept) -> Iterator[AbstractContextManager[tracking.Log]]:
@@ -91,35 +95,47 @@ class _Experiment:
         quantizer = constrain(self.prepared.method, model, steps)
         history = self._train("quantized training", fit, quantizer, self.kept.training)
         scored["quantized"] = self._scores()
-        # Gets its name last: a file without its record could not be told from another setting's.
-        unnamed = settings.model_file.with_name(f".{settings.model_file.name}")
-        if is_first():
-            metadata = metadata_of(settings.model, settings.dataset, data)
-            bitstream.save(unnamed, quantizer, progress=True, metadata=metadata)
-        wait_for_all()
-        decoded = copied(model)
-        with announced("evaluating the decoded file"):
-            file = score_file(
-                unnamed, EcqxFile(), decoded, data, settings.exclude, settings.include
-            )
+        file = self._coded(quantizer)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
         # ``kept``: why a parameter is not quantized. One dimension is no exclusion.
         excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
-        after = remark_after(file["accuracy"], data.test, len(data.classes))
-        remarks = (*self.prepared.remarks, *filter(None, [after]))
-        if after is not None:
-            self.warn(after)
+        remarks = self.prepared.remarks
+        if (remark := remark_after(file["accuracy"], data.test, len(data.classes))) is not None:
+            self.warn(remark)
+            remarks += (remark,)
         result = Result(self.prepared, scored, history, excluded, file, remarks)
-        wait_for_all()
-        if is_first():
-            write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
-            write_atomically(settings.model_file, lambda p: shutil.copyfile(unnamed, p))
-            unnamed.unlink()
-            self.kept.forget_progress()
+        self._write(result)
         for log in self.logs:
             log(result.numbers, settings.pretrain_epochs + len(history))
         return result
+
+    @property
+    def unnamed(self) -> Path:
+        """The coded model until its record is written; without that nobody knows its settings."""
+        file = self.prepared.settings.model_file
+        return file.with_name(f".{file.name}")
+
+    def _coded(self, quantizer: Quantizer) -> dict[str, Any]:
+        """Write the model to a file, and measure the network that is decoded from it."""
+        settings, data = self.prepared.settings, self.prepared.data
+        if is_first():
+            metadata = metadata_of(settings.model, settings.dataset, data)
+            bitstream.save(self.unnamed, quantizer, progress=True, metadata=metadata)
+        wait_for_all()
+        decoded, names = copied(self.prepared.model), (settings.exclude, settings.include)
+        with announced("evaluating the decoded file"):
+            file = score_file(self.unnamed, EcqxFile(), decoded, data, *names)
+        wait_for_all()
+        return file
+
+    def _write(self, result: Result) -> None:
+        """Write the record, give the file its name, and forget the progress."""
+        settings = self.prepared.settings
+        if is_first():
+            write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
+            write_atomically(settings.model_file, lambda p: shutil.copyfile(self.unnamed, p))
+            self.kept.forget_progress()
 
     def _pretrain(self) -> None:
         """Pre-train, or load the network that another run would have to train again."""
