@@ -187,7 +187,8 @@ def test_a_file_in_formats_that_others_read(
     assert run("decode", tmp_path / "exported.nnc", "-o", back)[0] == 0
     decoded, expected = load_file(back), bitstream.load(encoded)
     assert torch.equal(decoded["conv.weight"], expected["conv.weight"])
-    assert run("encode", tmp_path / "exported.nnc", "-o", tmp_path / "again.ecqx")[0] == 0
+    # What was quantized is found again.
+    assert run("encode", back, "-o", tmp_path / "again.ecqx")[0] == 0
     again = bitstream.load(tmp_path / "again.ecqx")
     assert torch.equal(again["conv.weight"], expected["conv.weight"])
     for arguments, reason in {

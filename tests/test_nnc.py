@@ -22,6 +22,9 @@ from ecqx.coding import nnc_tensors, nnc_units
 from ecqx.coding.nnc_bitstream import load_nnc
 from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
 from ecqx.coding.quantized import CodebookTensor, CodedState, QuantizedTensor
+from ecqx.methods.registry import build_method, method_class
+from ecqx.training.settings import FitSettings
+from stages.sweeps import Run
 
 # NNCodec prints, takes seconds to import and ends its process on an error: it gets its own.
 DECODE = """
@@ -199,6 +202,20 @@ def test_a_step_for_nnc_has_eight_bits_and_moves_little() -> None:
         CentroidGrid.fit(weight, 4, step="seven")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^step is a setting of grids; trained centroids"):
         ecqx.EC2T(nn.Linear(4, 4), step="nnc")
+
+
+def test_the_step_is_a_setting_of_grids_in_a_suite() -> None:
+    """At its default it is no part of a run's identity: earlier results keep their names."""
+    chosen = build_method("ECQ", {"bits": 4, "lam": 0.1, "step": "nnc"})
+    usual = build_method("ECQ", {"bits": 4, "lam": 0.1})
+    runs = [
+        Run("task", "grid", "ECQ", method, FitSettings(epochs=1, lr=0.1), 0, {}, {})
+        for method in (chosen, usual)
+    ]
+    assert runs[0].settings["step"] == runs[0].record["settings"]["step"] == "nnc"
+    assert "step" not in runs[1].settings
+    assert runs[0].run_id != runs[1].run_id
+    assert "step" not in method_class("EC2T").takes()
 
 
 def test_numbers_of_the_syntax_are_read_as_they_are_written() -> None:
