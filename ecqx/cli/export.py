@@ -31,6 +31,13 @@ def _shape(context: click.Context, option: click.Parameter, value: str | None) -
     type=click.Choice(FORMATS),
     help="Format of the output; by default that of its suffix.",
 )
+@click.option(
+    "--float_bits",
+    type=click.IntRange(16, 31),
+    default=24,
+    show_default=True,
+    help="For nnc: bits of the largest value in each tensor that is not quantized.",
+)
 @click.option("--model", metavar="NAME", help="For onnx: the network, by its name in `ecqx run`.")
 @click.option("--num_classes", type=click.IntRange(1), help="For onnx: classes of the network.")
 @click.option(
@@ -50,6 +57,7 @@ def export(
     file: Path,
     output: Path,
     kind: str | None,
+    float_bits: int,
     model: str | None,
     num_classes: int | None,
     shape: tuple[int, ...],
@@ -85,7 +93,7 @@ def export(
 
     check_replaceable(output)
     if kind == "nnc":
-        export_nnc(output, load_coded(file), progress=True)
+        export_nnc(output, load_coded(file), float_bits, progress=True)
     elif kind == "safetensors":
         write_tensors(output, load(file, progress=True), hub_metadata(metadata_of(file)))
     else:
