@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ecqx.assignment.assign import assign
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.bitstream import load, save
+    from ecqx.coding.inspection import inspect
+    from ecqx.coding.nnc_bitstream import export_nnc
     from ecqx.coding.onnx_export import export_onnx
     from ecqx.quantizers.ecqx import ECQx
     from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
@@ -29,7 +31,9 @@ _HOMES = {
     "FantastIC4": "ecqx.quantizers.trained_centroids",
     "LRP": "ecqx.relevance.settings",
     "assign": "ecqx.assignment.assign",
+    "export_nnc": "ecqx.coding.nnc_bitstream",
     "export_onnx": "ecqx.coding.onnx_export",
+    "inspect": "ecqx.coding.inspection",
     "load": "ecqx.coding.bitstream",
     "models": "ecqx.models",
     "save": "ecqx.coding.bitstream",
@@ -37,5 +41,5 @@ _HOMES = {
     "weight_relevance": "ecqx.relevance.weights",
 }
 __all__ = ["EC2T", "LRP", "CentroidGrid", "ECQx", "FantastIC4", "__version__", "assign"]
-__all__ += ["export_onnx", "load", "models", "save", "weight_relevance"]
+__all__ += ["export_nnc", "export_onnx", "inspect", "load", "models", "save", "weight_relevance"]
 __getattr__ = lazy_names(__name__, _HOMES)

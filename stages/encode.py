@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecqx.coding.bitstream import inspect
 from ecqx.coding.forms import build_form
+from ecqx.coding.inspection import inspect
 from ecqx.experiment.jobs import SECONDS_TO_START, checksum, run_all
 from stages import paths
 from stages.command import command, run_command_line, suite_argument

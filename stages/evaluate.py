@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,11 +17,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from pydantic import ConfigDict
 
-from ecqx.coding.bitstream import inspect
 from ecqx.coding.coded_state import read_coded_state
+from ecqx.coding.container import read_contents
 from ecqx.coding.forms import build_form
+from ecqx.coding.quantized import first_order_entropy
 from ecqx.coding.tensor_files import write_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError
@@ -240,14 +243,15 @@ def _layers(run: Mapping[str, Any], path: Path) -> list[Record]:
     return [
         {
             **{key: run[key] for key in SETTING},
-            "layer": record.name,
-            "elements": record.elements,
-            "sparsity": record.sparsity,
-            "entropy_bits_per_weight": record.entropy,
-            "bytes": record.coded_bytes,
+            "layer": name,
+            "elements": math.prod(entry.shape),
+            "sparsity": 1 - int(integers.count_nonzero()) / integers.numel(),
+            "entropy_bits_per_weight": first_order_entropy(integers),
+            "bytes": len(entry.payload),
         }
-        for record in inspect(path).tensors
-        if record.kind == "quantized"
+        for name, entry in read_contents(path).entries.items()
+        if entry.kind == "quantized"
+        for integers in [torch.from_numpy(entry.integers())]
     ]
 
 

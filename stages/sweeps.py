@@ -25,6 +25,8 @@ _RECORD_KEYS = {
 }
 # All others are in ``settings``, except these.
 _LEFT_OUT = {*_RECORD_KEYS.values(), "bits", "restart"}
+# Settings that the first results did not have, at which values they are left out.
+_LATER: dict[str, tuple[Any, ...]] = {"include": ((), []), "step": ("float32",)}
 
 
 class _Fit(Settings):
@@ -64,9 +66,9 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the method; an empty ``include`` is left out, as in earlier results."""
+        """Settings of the method; later ones are left out at their default (`_LATER`)."""
         given = {} if self.method is None else self.method.settings()
-        return {name: value for name, value in given.items() if name != "include" or value}
+        return {name: value for name, value in given.items() if value not in _LATER.get(name, ())}
 
     @cached_property
     def training_id(self) -> str:

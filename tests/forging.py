@@ -19,8 +19,8 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from ecqx.assignment.centroids import MAX_BITS
-from ecqx.assignment.codebooks import MOST_VALUES, Codebook, Form
+from ecqx.assignment.bits import MAX_BITS, MOST_VALUES, Form
+from ecqx.assignment.codebooks import Codebook
 from ecqx.coding import entropy_coder
 from ecqx.coding.bitstream import save
 from ecqx.coding.container import (
@@ -29,20 +29,30 @@ from ecqx.coding.container import (
     VERSIONS,
     body_length_bytes,
     pack,
-    read_entries,
+    read_contents,
 )
+from ecqx.coding.entries import Entry, codebook_centroids, varint
+from ecqx.coding.metadata import MAX_BYTES, code_metadata
 from ecqx.coding.quantized import CodebookTensor, CodedState, Quantized, QuantizedTensor
-from ecqx.coding.tensor_coding import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS, Entry, Floats, varint
+from ecqx.coding.tensor_coding import Floats
+from ecqx.coding.type_codes import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS
 
 _FIXED = len(MAGIC) + 1
+METADATA = {
+    "model": "resnet20",
+    "classes": ["Gänseblümchen", "rose", "\U0001f337", 'tulip "of" \\ 3'],
+    "input": {"shape": [3, 32, 32], "mean": [0.485, 0.456, 0.406]},
+    "more": [None, True, -1, 1e-9, {}],
+}
 
 
 @dataclass(frozen=True)
 class Original:
-    """A valid file and its entries."""
+    """A valid file, its entries and its metadata."""
 
     data: bytes
     entries: dict[str, Entry]
+    metadata: dict[str, Any]
 
     @property
     def version(self) -> int:
@@ -61,7 +71,7 @@ class Original:
     def with_entry(self, name: str, **changes: Any) -> bytes:
         """The file with one entry changed; all lengths and the checksum fit."""
         entries = self.entries | {name: replace(self.entries[name], **changes)}
-        return pack(list(entries), list(entries.values()))
+        return pack(list(entries), list(entries.values()), self.metadata)
 
     def with_header(self, entry: Entry, header: bytes) -> bytes:
         """The file with other bytes for the header of an entry; only the checksum fits."""
@@ -72,15 +82,17 @@ class Original:
 def originals() -> tuple[Original, ...]:
     """Valid files that together have every type of tensor.
 
-    Three of version 1 have grids of 2, 4 and 8 bits; two of version 2 have codebooks of both forms.
+    Three of version 1 have grids of 2, 4 and 8 bits; two of version 2 have codebooks of both forms;
+    two of version 3 have metadata and a grid, or codebooks.
     """
     generator = torch.Generator().manual_seed(0)
     found = []
-    kinds: tuple[tuple[int, Form | None, Floats], ...] = (
-        *((4, None, "raw"), (2, None, "published"), (8, None, "raw")),
-        *((4, "values", "raw"), (4, "sums", "published")),
+    kinds: tuple[tuple[int, Form | None, Floats, dict[str, Any] | None], ...] = (
+        *((4, None, "raw", None), (2, None, "published", None), (8, None, "raw", None)),
+        *((4, "values", "raw", None), (4, "sums", "published", None)),
+        *((4, None, "raw", METADATA), (4, "values", "raw", METADATA)),
     )
-    for bits, form, floats in kinds:
+    for bits, form, floats, metadata in kinds:
         state = {
             "empty": torch.zeros(0, 3),
             "head.scale": torch.randn((), generator=generator),
@@ -99,8 +111,9 @@ def originals() -> tuple[Original, ...]:
         state |= {name: tensor.values() for name, tensor in quantized.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.ecqx"
-            save(path, CodedState(state, quantized), floats)
-            found.append(Original(path.read_bytes(), read_entries(path)))
+            save(path, CodedState(state, quantized), floats, metadata=metadata)
+            contents = read_contents(path)
+            found.append(Original(path.read_bytes(), contents.entries, contents.metadata))
     return tuple(found)
 
 
@@ -181,8 +194,8 @@ def _contents(draw: st.DrawFn, file: Original) -> bytes:
 
 def _version(draw: st.DrawFn, file: Original) -> bytes:
     version = draw(st.integers(0, 255).filter(lambda version: version != file.version))
-    (other,) = {*VERSIONS} - {file.version}
-    return seal(file.body, draw(st.sampled_from((other, version))))
+    others = sorted({*VERSIONS} - {file.version})
+    return seal(file.body, draw(st.sampled_from((*others, version))))
 
 
 def _giant_shape(draw: st.DrawFn, file: Original) -> bytes:
@@ -233,33 +246,33 @@ def _without_end(draw: st.DrawFn, file: Original) -> bytes:
     return file.with_entry(name, shape=(1, claimed), payload=payload, bits=8)
 
 
-def _codebook(draw: st.DrawFn, file: Original) -> tuple[str, Entry, Codebook]:
+def _codebook(draw: st.DrawFn, file: Original) -> tuple[str, Entry, Form]:
     name = draw(st.sampled_from(file.names(*CODEBOOKS)))
     entry = file.entries[name]
-    assert entry.codebook is not None
-    return name, entry, entry.codebook
+    assert entry.form is not None
+    return name, entry, entry.form
 
 
 def _numbers(draw: st.DrawFn, file: Original) -> bytes:
     """Numbers that are NaN, infinite, too large to be added, equal, zero or in any order."""
-    name, _, codebook = _codebook(draw, file)
-    own = codebook.numbers.tolist()
+    name, entry, _ = _codebook(draw, file)
+    own = list(entry.numbers)
     odd = [0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38, float("nan"), float("inf"), float("-inf")]
     pool = draw(st.sampled_from([own, odd[:2], odd[:6], [*own, *odd]]))
     drawn = draw(st.lists(st.sampled_from(pool), min_size=len(own), max_size=len(own)))
-    return file.with_entry(name, codebook=replace(codebook, numbers=torch.tensor(drawn)))
+    return file.with_entry(name, numbers=tuple(drawn))
 
 
 def _number_of_numbers(draw: st.DrawFn, file: Original) -> bytes:
     """More or fewer numbers, a count that is not theirs, or numbers that are cut off."""
-    name, entry, codebook = _codebook(draw, file)
+    name, entry, _ = _codebook(draw, file)
     count = draw(st.one_of(st.integers(0, 9), st.integers(0, MOST_VALUES)))
     before = 1 + sum(len(varint(size)) for size in entry.shape)  # bytes before the count
-    header, end = entry.header(), before + 1 + 4 * len(codebook.numbers)
+    header, end = entry.header(), before + 1 + 4 * len(entry.numbers)
     match draw(st.sampled_from(("numbers", "count", "missing", "end of file"))):
         case "numbers":
-            values = [draw(_NOISE).uniform(-2, 2) for _ in range(count)]
-            return file.with_entry(name, codebook=replace(codebook, numbers=torch.tensor(values)))
+            values = tuple(draw(_NOISE).uniform(-2, 2) for _ in range(count))
+            return file.with_entry(name, numbers=values)
         case "count":
             return file.with_header(entry, header[:before] + bytes([count]) + header[before + 1 :])
         case "missing":
@@ -279,24 +292,66 @@ def _form(draw: st.DrawFn, file: Original) -> bytes:
 
 def _outside_codebook(draw: st.DrawFn, file: Original) -> bytes:
     """Integers of which some may have no value in the codebook."""
-    name, entry, codebook = _codebook(draw, file)
+    name, entry, form = _codebook(draw, file)
+    centroids = codebook_centroids(form, entry.numbers)
+    zero = int((centroids < 0).sum())
     reach = draw(st.sampled_from([0, 0, 1, 2, 200]))
-    low = max(-codebook.zero - reach, -MOST_VALUES)
-    high = min(len(codebook) - 1 - codebook.zero + reach, MOST_VALUES)
+    low = max(-zero - reach, -MOST_VALUES)
+    high = min(len(centroids) - 1 - zero + reach, MOST_VALUES)
     integers = np.random.default_rng(draw(st.integers(0, 99))).integers(low, high + 1, entry.shape)
     return file.with_entry(name, payload=entropy_coder.encode_integers(integers))
 
 
 def _many_codebooks(draw: st.DrawFn, file: Original) -> bytes:
     """As many large codebooks as a few bytes can announce, of one size or of many."""
-    _, entry, codebook = _codebook(draw, file)
-    most, count = (MAX_BITS, 600) if codebook.form == "sums" else (MOST_VALUES, 90)
+    _, entry, form = _codebook(draw, file)
+    most, count = (MAX_BITS, 600) if form == "sums" else (MOST_VALUES, 90)
     sizes = draw(st.sampled_from([[most] * count, [most - i % most for i in range(count)]]))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    numbers = [torch.from_numpy(rng.normal(size=size).astype("float32")) for size in sizes]
-    books = [Codebook.of(codebook.form, row) for row in numbers]
-    entries = [replace(entry, codebook=book, shape=(0,), payload=b"") for book in books]
+    numbers = [tuple(rng.normal(size=size).tolist()) for size in sizes]
+    entries = [replace(entry, numbers=row, shape=(0,), payload=b"") for row in numbers]
     return pack([f"{i}" for i in range(count)], entries)
+
+
+def _metadata(draw: st.DrawFn, file: Original) -> bytes:
+    """Metadata that are no JSON, another form of it, another value than a dict, or damaged."""
+    good = code_metadata(METADATA)
+    odd = (
+        *(b"", b"{}", b"[]", b"null", b'{"a":1', b'{"a":NaN}', b'{"a":1e999}', b'{"a":"\\ud800"}'),
+        *(b'{"a": 1}', b'{"b":1,"a":2}', b'{"a":1,"a":1}', b'{"a":1.0e0}', b'{"a":"\xff"}'),
+        *(b'{"a":"\\u0061"}', b'{"a":1}\n', b"\xef\xbb\xbf{}", good.decode().encode("utf-16")),
+    )
+    match draw(st.sampled_from(("odd", "damaged", "cut off"))):
+        case "odd":
+            return _with_metadata(file, draw(st.sampled_from(odd)))
+        case "damaged":
+            return _with_metadata(file, _damaged(draw, good))
+    return _with_metadata(file, good, draw(_COUNTS))
+
+
+# Start, what is repeated, end.
+_COSTLY = (
+    *((b'{"a":', b"[", b""), (b'{"a":', b'{"a":', b""), (b'{"a":', b"9", b"}")),
+    *((b'{"a":[0', part, b"]}") for part in (b",[]", b",{}", b",1.5", b',{"a":1}', b',"ab"')),
+    *((b'{"a":"', part, b'"}') for part in ("\U0001f337".encode(), b"\\n")),
+)
+
+
+def _costly_metadata(draw: st.DrawFn, file: Original) -> bytes:
+    """Much JSON, deep or wide, valid or not, up to more than there may be."""
+    size = draw(st.sampled_from([100, 10_000, MAX_BYTES // 2, MAX_BYTES - 100, MAX_BYTES]))
+    start, repeated, end = draw(st.sampled_from(_COSTLY))
+    return _with_metadata(file, start + repeated * (size // len(repeated)) + end)
+
+
+def _with_metadata(file: Original, metadata: bytes, length: int | None = None) -> bytes:
+    """The file with these bytes for its metadata; only the checksum need fit."""
+    body = file.body
+    if file.metadata:
+        before = code_metadata(file.metadata)
+        body = body[len(varint(len(before))) + len(before) :]
+    length = len(metadata) if length is None else length
+    return seal(varint(length) + metadata + body, VERSIONS[-1])
 
 
 UNSEALED = "any bytes, checksum as it comes"
@@ -315,6 +370,8 @@ FORGERIES: dict[str, Callable[[st.DrawFn, Original], bytes]] = {
     "codebook of another form": _form,
     "integers outside the codebook": _outside_codebook,
     "many codebooks": _many_codebooks,
+    "other metadata": _metadata,
+    "costly metadata": _costly_metadata,
 }
 _OF_CODEBOOKS = {"integers outside the codebook", *(k for k in FORGERIES if "codebook" in k)}
 

@@ -19,7 +19,8 @@ from workplace import run_stages, working_in
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.assignment.information import Occupancy, information_cost
 from ecqx.coding import container
-from ecqx.coding.tensor_coding import QUANTIZED, Entry
+from ecqx.coding.entries import Entry
+from ecqx.coding.type_codes import QUANTIZED
 from ecqx.experiment import jobs
 from ecqx.report.regression import Difference, compare
 from stages import baseline, check, encode, evaluate, quantize, sweeps

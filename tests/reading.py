@@ -20,15 +20,18 @@ from hypothesis import HealthCheck, given, settings
 from nncodec.extensions import deepCABAC
 from torch import Tensor
 
-from ecqx.coding.bitstream import inspect, load, save
-from ecqx.coding.container import read_entries
-from ecqx.coding.storable import FLOAT_DTYPES, INTEGER_DTYPES
-from ecqx.coding.tensor_coding import Entry
+from ecqx.coding.bitstream import load, save
+from ecqx.coding.container import read_contents
+from ecqx.coding.entries import Entry
+from ecqx.coding.inspection import inspect
+from ecqx.coding.metadata import code_metadata
 from ecqx.errors import InputError
 
 # What reading a file may cost: seconds of CPU, memory as a multiple of what the file announces. A
 # process takes and keeps some memory in any case.
 MOST_SECONDS, MOST_MEMORY, MEMORY_IN_ANY_CASE = 1.0, 10, 8 << 20
+# JSON takes more: each of its bytes counts as so many that are announced.
+BYTES_OF_JSON = 8
 # Seconds by the clock after which a file is given up.
 _PATIENCE = 30.0
 
@@ -150,27 +153,29 @@ def _outcome(path: Path) -> Outcome:
 def _announced(path: Path) -> int:
     """Bytes of the tensors that a file says it holds; 0 if it is refused."""
     try:
-        return sum(map(_bytes_of, read_entries(path).values()))
+        contents = read_contents(path)
     except InputError:
         return 0
+    json = len(code_metadata(contents.metadata)) if contents.metadata else 0
+    return BYTES_OF_JSON * json + sum(map(_bytes_of, contents.entries.values()))
 
 
 def _bytes_of(entry: Entry) -> int:
-    dtype = INTEGER_DTYPES.get(entry.code, torch.float32)
-    if entry.code in FLOAT_DTYPES:
-        dtype = FLOAT_DTYPES[entry.code]
+    dtype: torch.dtype = getattr(torch, entry.dtype)
     return dtype.itemsize * math.prod(entry.shape)
 
 
 def _contradiction(path: Path, state: dict[str, Tensor]) -> str:
     """What is wrong with an answer: it must be what the file says, and the same a second time."""
-    records = inspect(path).tensors
-    if [(r.name, r.dtype, r.shape) for r in records] != [
-        (name, tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()
+    contents = inspect(path)
+    if [(r.name, f"torch.{r.dtype}", r.shape) for r in contents.tensors] != [
+        (name, str(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()
     ]:
         return "other tensors than the file names"
     copy = path.with_name("again.ecqx")
-    save(copy, state)
+    save(copy, state, metadata=contents.metadata)
+    if inspect(copy).metadata != contents.metadata:
+        return "other metadata a second time"
     answers = {hash_of(state), hash_of(load(path)), hash_of(load(copy))}
     return "" if len(answers) == 1 else "reads differently a second time"
 

@@ -14,7 +14,10 @@ import requests
 from PIL import Image
 
 from ecqx.cli import main as cli
+from ecqx.experiment import remarks
 
+# Limits of remarks on tiny data, which most tests of `ecqx run` have.
+REMARKS = {name: getattr(remarks, name) for name in ("FEW_SAMPLES", "FEW_STEPS", "DEVIATIONS")}
 Run = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
 
@@ -53,7 +56,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`ecqx run` in this process."""
+    """`ecqx run` in this process, without its remarks on tiny data."""
+    for name, value in {"FEW_SAMPLES": 0, "FEW_STEPS": 0, "DEVIATIONS": -1e9}.items():
+        monkeypatch.setattr(remarks, name, value)
     return in_this_process(monkeypatch, capsys, "run")
 
 

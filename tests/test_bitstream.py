@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import subprocess
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.codebooks import Codebook
-from ecqx.coding import entropy_coder, tensor_coding
-from ecqx.coding.bitstream import inspect, load, save
+from ecqx.coding import entropy_coder
+from ecqx.coding.bitstream import load, save
+from ecqx.coding.entries import Entry
+from ecqx.coding.inspection import inspect
 from ecqx.coding.quantized import (
     CodebookTensor,
     CodedState,
@@ -31,6 +34,7 @@ from ecqx.coding.quantized import (
     QuantizedTensor,
     first_order_entropy,
 )
+from ecqx.coding.tensor_coding import code_tensor, decode_tensor
 from ecqx.errors import InputError
 
 FLOAT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -216,7 +220,7 @@ print(tried, refused)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_integers_of_any_size_come_back(values: list[int]) -> None:
     tensor = torch.tensor(values, dtype=torch.int64)
-    assert same_bits(tensor_coding.code_tensor(tensor, None, "raw").tensor(), tensor)
+    assert same_bits(decode_tensor(code_tensor(tensor, None, "raw")), tensor)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,7 @@ def test_integers_of_any_size_come_back(values: list[int]) -> None:
 )
 def test_wrong_integers_are_refused(payload: bytes, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tensor_coding.Entry(6, (count,), payload).tensor()
+        decode_tensor(Entry(6, (count,), payload))
 
 
 # -- floats with loss ------------------------------------------------------------------------------
@@ -442,8 +446,8 @@ def test_what_inspect_says(path: Path) -> None:
         first_order_entropy(small_model().quantized["features.0.weight"].integers)
     )
     assert (bias.kind, bias.coded_bytes, bias.bits, bias.sparsity) == ("float", 12, None, None)
-    assert (tracked.kind, tracked.dtype, tracked.coded_bytes) == ("integer", torch.int64, 2)
-    assert (mask.dtype, half.dtype, head.bits) == (torch.bool, torch.bfloat16, 2)
+    assert (tracked.kind, tracked.dtype, tracked.coded_bytes) == ("integer", "int64", 2)
+    assert (mask.dtype, half.dtype, head.bits) == ("bool", "bfloat16", 2)
     assert contents.float_elements == 12 + 3 + 2 + 5
     assert contents.compression_ratio == 4 * 22 / path.stat().st_size
     assert inspect(path, statistics=False).tensors[0].sparsity is None
@@ -607,7 +611,7 @@ def test_messages_tell_what_is_wrong(path: Path, good: bytes) -> None:
     assert "is no ECQX bitstream" in refusal(path, b"")
     assert "is no ECQX bitstream" in refusal(path, b"PK\3\4 something else")
     of_version_9 = refusal(path, b"ECQX\x09" + good[5:])
-    assert "has format version 9; this ecqx reads versions 1 and 2" in of_version_9
+    assert "has format version 9; this ecqx reads versions 1, 2 and 3" in of_version_9
     assert "is damaged: its checksum" in refusal(path, good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(FileNotFoundError):
         load(path.with_name("absent"))
@@ -671,3 +675,30 @@ def test_long_names_cannot_be_made_from_short_files(path: Path) -> None:
 def _no_left_overs(tmp_path: Path) -> Iterator[None]:
     yield
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+# -- other sources and places ----------------------------------------------------------------------
+
+
+def test_a_file_is_read_from_bytes_and_from_a_file_object_onto_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "model.ecqx"
+    tensors = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
+    save(path, tensors)
+    data = path.read_bytes()
+    sources: tuple[Any, ...] = (path, str(path), data, io.BytesIO(data))
+    for source in sources:
+        loaded = load(source, device="meta")
+        assert {name: t.device.type for name, t in loaded.items()} == {"w": "meta", "n": "meta"}
+    with path.open("rb") as file:
+        assert torch.equal(load(file)["w"], tensors["w"])
+    assert torch.equal(load(data)["w"], tensors["w"])
+    refused: tuple[tuple[Any, str, str], ...] = (
+        (data[:-1], "cpu", "the file given as bytes is cut off"),
+        (b"", "cpu", "the file given as bytes is no ECQX bitstream"),
+        (io.StringIO("ECQX"), "cpu", "opened in binary mode"),
+        (data, "none", "torch cannot use the device 'none'"),
+    )
+    for source, device, reason in refused:
+        with pytest.raises(InputError, match=reason) as caught:
+            load(source, device=device)
+        assert "\n" not in str(caught.value)

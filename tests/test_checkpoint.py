@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ecqx.assignment.centroids import MAX_BITS, MIN_BITS
+from ecqx.assignment.bits import MAX_BITS, MIN_BITS
 from ecqx.coding import bitstream
 from ecqx.coding.checkpoint import read_state
 from ecqx.coding.coded_state import METADATA_KEY, read_coded_state, write_coded_state

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 from running import Run, in_this_process
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ecqx import models
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.coding import bitstream
+from ecqx.coding.inspection import inspect
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_a_state_dict_is_quantized_by_ecq(
 def test_excluded_tensors_stay_as_they_are(tmp_path: Path, checkpoint: Path, run: Run) -> None:
     path = tmp_path / "model.ecqx"
     assert run("encode", checkpoint, "-o", path, "--exclude", "head", "--exclude", "bias")[0] == 0
-    kinds = {record.name: record.kind for record in bitstream.inspect(path).tensors}
+    kinds = {record.name: record.kind for record in inspect(path).tensors}
     assert (kinds["conv.weight"], kinds["head.weight"]) == ("quantized", "float")
     assert torch.equal(bitstream.load(path)["head.weight"], state()["head.weight"])
 
@@ -145,7 +148,7 @@ def test_a_quantizer_checkpoint_is_encoded_as_it_is(
     assert list(back) == list(model.state_dict())
     for name, tensor in model.state_dict().items():
         assert torch.equal(back[name], tensor), name
-    assert bitstream.inspect(output).tensors[0].bits == 3
+    assert inspect(output).tensors[0].bits == 3
     assert "is quantized already; leave out --bitwidth" in refused(
         "encode", path, "-o", output, "--bitwidth", 4
     )
@@ -163,6 +166,70 @@ def test_decoding_gives_the_state_dict_of_the_file(tmp_path: Path, encoded: Path
     for name, tensor in expected.items():
         assert decoded[name].dtype == tensor.dtype
         assert torch.equal(decoded[name], tensor)
+
+
+def test_a_file_in_formats_that_others_read(
+    tmp_path: Path, encoded: Path, run: Run, refused: Callable[..., str]
+) -> None:
+    """NNC and back, and safetensors with the metadata that loaders of model hubs look for."""
+    for suffix in ("nnc", "safetensors"):
+        output = tmp_path / f"exported.{suffix}"
+        code, out, error = run("export", encoded, "-o", output)
+        assert code == 0
+        assert f"{output.stat().st_size:,} bytes" in out
+        assert ("left out (counters)" in error) == (suffix == "nnc")
+    with safe_open(tmp_path / "exported.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    code, out, _ = run("info", tmp_path / "exported.nnc")
+    assert code == 0
+    assert "8×3×3×3" in out
+    back = tmp_path / "back.safetensors"
+    assert run("decode", tmp_path / "exported.nnc", "-o", back)[0] == 0
+    decoded, expected = load_file(back), bitstream.load(encoded)
+    assert torch.equal(decoded["conv.weight"], expected["conv.weight"])
+    # What was quantized is found again.
+    assert run("encode", back, "-o", tmp_path / "again.ecqx")[0] == 0
+    again = bitstream.load(tmp_path / "again.ecqx")
+    assert torch.equal(again["conv.weight"], expected["conv.weight"])
+    for arguments, reason in {
+        ("-o", tmp_path / "x.zip"): "--format must be one of nnc, onnx, safetensors",
+        ("-o", tmp_path / "x.onnx"): "needs --model and --input, such as",
+        ("-o", tmp_path / "x.nnc", "--input", "3x4"): "are options of --format onnx",
+        ("-o", tmp_path / "x.onnx", "--model", "resnet20", "--input", "3xa"): "is no shape such as",
+        (
+            "-o",
+            tmp_path / "x.onnx",
+            "--model",
+            "none",
+            "--input",
+            "3x8x8",
+        ): "--model: 'none', but",
+        ("-o", tmp_path / "x.onnx", "--model", "resnet20", "--input", "3x8x8"): "does not fit",
+    }.items():
+        assert reason in refused("export", encoded, *arguments)
+
+
+def test_export_of_a_network_as_onnx(tmp_path: Path, run: Run) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    model = models.build("mlp_gsc", in_features=12, num_classes=3)
+    path, output = tmp_path / "model.ecqx", tmp_path / "model.onnx"
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    assert run("encode", tmp_path / "model.pt", "-o", path)[0] == 0
+    options = ("--model", "mlp_gsc", "--num_classes", 3, "--input", "12")
+    assert run("export", path, "-o", output, *options)[0] == 0
+    elements = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert output.stat().st_size < elements
+    # What a file says of itself need not be said again, and is said in the others, too.
+    about = {"model": "mlp_gsc", "classes": ["a", "b", "c"], "input": {"shape": [12]}}
+    bitstream.save(path, bitstream.load_coded(path), metadata=about)
+    for suffix in ("onnx", "safetensors"):
+        assert run("export", path, "-o", tmp_path / f"again.{suffix}")[0] == 0
+    properties = onnx.load(tmp_path / "again.onnx").metadata_props
+    found = {item.key: item.value for item in properties}
+    assert json.loads(found["classes"]) == ["a", "b", "c"]
+    with safe_open(tmp_path / "again.safetensors", "pt") as file:
+        assert file.metadata() == found | {"format": "pt"}
 
 
 def test_info_is_a_table_of_all_tensors(encoded: Path, run: Run) -> None:
@@ -276,7 +343,7 @@ def test_files_that_are_missing_or_damaged(
 # -- help ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+@pytest.mark.parametrize("command", ["encode", "decode", "info", "evaluate"])
 def test_help_shows_an_example(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -290,6 +357,30 @@ def test_help_does_not_wait_for_torch() -> None:
         "finally: assert not {'torch', 'numpy', 'nncodec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, check=True)
+
+
+def test_info_does_not_wait_for_torch(encoded: Path) -> None:
+    script = (
+        "import sys; from ecqx.cli import main as cli\n"
+        "try: cli.main()\n"
+        "finally: assert not {'torch', 'scipy', 'numba'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "info", encoded], capture_output=True, check=True, text=True
+    )
+    assert "compression ratio" in done.stdout
+
+
+def test_info_shows_metadata(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "m.ecqx"
+    about = {"model": "resnet20", "classes": [f"class {i}" for i in range(99)], "input": {"k": [1]}}
+    bitstream.save(path, state(), metadata=about)
+    lines = run("info", path)[1].splitlines()
+    assert "model    resnet20" in lines
+    assert "input    k 1" in lines
+    (classes,) = (line for line in lines if line.startswith("classes  class 0, class 1, "))
+    assert classes.endswith("[...]")
+    assert json.loads(run("info", path, "--json")[1])["metadata"] == about
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")

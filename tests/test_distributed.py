@@ -184,5 +184,5 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     files = {path.name for path in (tmp_path / "results").iterdir()}
-    assert files == {"mlp_gsc_digits_4bit_lrp.ecqx", "mlp_gsc_digits_4bit_lrp.json"}
+    assert files == {"mlp_gsc_digits_4bit_lam0.05_lrp.ecqx", "mlp_gsc_digits_4bit_lam0.05_lrp.json"}
     assert done.stdout.count("compression ratio") == 1

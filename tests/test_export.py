@@ -183,6 +183,37 @@ def test_every_grid_in_the_narrowest_type_that_holds_it(
     torch.testing.assert_close(predictions(path, x), expected, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("four_bits", [True, False])
+def test_codebooks_are_tables_of_their_centroids(four_bits: bool, tmp_path: Path) -> None:
+    """From a quantizer and from a file; where centroids are equidistant, a step instead."""
+    torch.manual_seed(0)
+    for q, nodes in (
+        (ecqx.EC2T(Small()), {"Gather", "Cast"}),
+        (ecqx.FantastIC4(Small()), {"DequantizeLinear"}),
+    ):
+        path, weight = tmp_path / "model.onnx", q.model.layer.weight.detach()
+        ecqx.export_onnx(path, q, torch.randn(2, 4), four_bits=four_bits)
+        assert nodes <= {node.op_type for node in onnx.load(path).graph.node}
+        found = initializers(path)
+        kind = onnx.TensorProto.DataType.Name(found["layer.weight.integers"].data_type)
+        assert kind.endswith("4") == four_bits
+        if "layer.weight.table" in found:
+            table = values(found["layer.weight.table"])
+            assert set(table.tolist()) == set(weight.unique().tolist())
+            restored_weight = table[values(found["layer.weight.integers"]).astype(int)]
+        else:
+            restored_weight = restored(found, "layer.weight")
+        np.testing.assert_array_equal(restored_weight, weight)
+        x = torch.randn(9, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(predictions(path, x), q.model.eval()(x))
+        ecqx.save(tmp_path / "model.ecqx", q)
+        written = path.read_bytes()
+        ecqx.export_onnx(path, Small(), x, tmp_path / "model.ecqx", four_bits)
+        q.model.train()
+        assert len(path.read_bytes()) == len(written)
+
+
 class Small(nn.Module):
     """A linear layer and BatchNorm."""
 

@@ -133,7 +133,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set(ecqx.load("~/models/m.ecqx")) == {"weight", "bias"}
     assert set(read_tensors("~/m.safetensors")[0]) == {"weight", "bias"}
     assert set(read_state("~/models/m.ecqx")) == {"weight", "bias"}
-    assert ecqx.coding.bitstream.inspect("~/models/m.ecqx").size.total > 0
+    assert ecqx.inspect("~/models/m.ecqx").size.total > 0
     (tmp_path / "home/folder").mkdir()
     with pytest.raises(InputError, match="no regular file"):
         ecqx.save("~/folder", model)

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiment": {
         *("relevance", "coding", "data", "models", "training", "quantizers", "methods"),
     },
-    "cli": {"assignment", "relevance", "coding", "training", "experiment"},
+    "cli": {"assignment", "relevance", "coding", "models", "training", "experiment"},
     "report": set(),
 }
 # Packages that take long to import, write files or open connections.
@@ -112,7 +112,13 @@ LIGHT = (
     "import ecqx",
     "import ecqx.training.settings, ecqx.experiment.settings",
     "import ecqx; ecqx.LRP",
+    "import ecqx; ecqx.inspect",
 )
+# What of it each may load all the same.
+WITHOUT_TORCH = {
+    "import ecqx; ecqx.LRP": {"numpy"},
+    "import ecqx; ecqx.inspect": {"numpy", "nncodec", "deepCABAC"},
+}
 # What each may load all the same.
 WITH_TORCH = {
     "import ecqx.quantizers.settings": set(),
@@ -143,7 +149,7 @@ def loaded(torch: str, *programs: str) -> dict[str, set[str]]:
 
 def test_importing_is_cheap() -> None:
     for program, modules in loaded("", *LIGHT).items():
-        allowed = {"numpy"} if "LRP" in program else set()
-        assert not modules & (({"torch", "numpy"} | HEAVY) - allowed), program
+        heavy = {"torch", "numpy"} | HEAVY
+        assert not modules & (heavy - WITHOUT_TORCH.get(program, set())), program
     for program, modules in loaded(", torch", *WITH_TORCH).items():
         assert not modules & (HEAVY - WITH_TORCH[program]), program

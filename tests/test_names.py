@@ -11,8 +11,6 @@ import torch
 from torch import nn
 
 import ecqx
-from ecqx.experiment.prepare import constrain
-from ecqx.experiment.settings import EXCLUDED
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.methods.pruning import PrunedUniform
 from ecqx.methods.registry import build_method
@@ -106,10 +104,3 @@ def test_in_a_suite_a_list_is_shared_between_networks(name: str) -> None:
     # Outside of it, a list is that of one network again.
     with pytest.raises(ValueError, match="'downsample'"):
         ecqx.ECQx(Network(), exclude=["downsample"])
-
-
-def test_the_published_names_of_ecqx_run_cause_no_warning() -> None:
-    method = build_method("ECQ", METHODS["ECQ"] | {"exclude": EXCLUDED})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        constrain(method, Network(), 1)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import ecqx
 import ecqx.quantizers.parameters
-from ecqx.coding.bitstream import inspect
+from ecqx.coding.inspection import inspect
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.modules import unwrapped
 from ecqx.relevance import LRP, weight_relevance

@@ -25,10 +25,10 @@ from torch import nn
 import ecqx
 from ecqx import data, models
 from ecqx.cli import run as command
-from ecqx.coding import bitstream
+from ecqx.coding.inspection import inspect
 from ecqx.data import TensorData, cifar_archives, image_folder
 from ecqx.experiment import run as experiment
-from ecqx.experiment.settings import EXCLUDED, QUANTIZERS, RunSettings
+from ecqx.experiment.settings import QUANTIZERS, RunSettings
 from ecqx.methods import ecq
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import method_class
@@ -164,7 +164,7 @@ def test_numbers_are_those_of_the_file(
     code, out, error = run(*arguments, "--quantizer", quantizer)
     assert (code, error) == (0, "")
     kind = "4bit" if quantizer == "ECQ" else quantizer
-    stem = f"resnet20_folder_{kind}" + "_lrp" * lrp
+    stem = f"resnet20_folder_{kind}_lam0.3" + "_lrp" * lrp
     file = place / "results" / f"{stem}.ecqx"
     assert {f.name for f in (place / "results").iterdir()} == {f"{stem}.ecqx", f"{stem}.json"}
 
@@ -227,7 +227,7 @@ def test_relevance_settings_arrive(
     }
     options = [part for pair in own.items() for part in pair]
     assert run(*on(tree, "--lrp", "--p", 0.2, "--bitwidth", 3, *options))[0] == 130
-    wanted = QuantizerSettings(bits=3, lam=0.05, p=0.2, exclude=EXCLUDED)
+    wanted = QuantizerSettings(bits=3, lam=0.05, p=0.2)
     assert built[0] == asdict(wanted) | {
         "relevance": LRP("epsilon_plus", "vgg", "ones", "gamma", 0.3, of="stepped", restart=True),
         "process_group": None,
@@ -247,7 +247,7 @@ def test_the_start_is_the_checkpoint(tree: Path, place: Path, run: Run) -> None:
     assert noted["start"] == "start.pt"
     assert noted["scores"]["start"] == scores(start, loaded(tree).test)
     ecq = ecqx.ECQx(start, bits=4, lam=0.05)
-    state = ecqx.load(place / "results/resnet20_folder_4bit.ecqx")
+    state = ecqx.load(place / "results/resnet20_folder_4bit_lam0.05.ecqx")
     assert all(torch.equal(state[name], t) for name, t in ecq.model.state_dict().items())
     assert "resnet20, from start.pt" in out
 
@@ -258,7 +258,9 @@ def test_a_head_for_other_classes_is_told(tree: Path, place: Path, run: Run) -> 
     code, _, error = run(*data_only, "--model_path", "ten.pt", "--epochs", 0)
     assert code == 0
     assert "another number of classes: linear.weight, linear.bias" in error
-    assert ecqx.load(place / "results/resnet20_folder_4bit.ecqx")["linear.bias"].shape == (3,)
+    assert ecqx.load(place / "results/resnet20_folder_4bit_lam0.05.ecqx")["linear.bias"].shape == (
+        3,
+    )
 
 
 def test_training_in_full_precision_comes_first(tree: Path, place: Path, run: Run) -> None:
@@ -272,13 +274,26 @@ def test_training_in_full_precision_comes_first(tree: Path, place: Path, run: Ru
     assert noted["epochs"][0]["steps"] == 2
 
 
-def test_published_exclusions(tree: Path, place: Path, run: Run) -> None:
-    code, out, error = run(*on(tree, "--model", "resnet56", "--epochs", 0))
-    assert (code, error) == (0, "")
-    contents = bitstream.inspect(place / "results/resnet56_folder_4bit.ecqx", statistics=False)
-    stay = {r.name for r in contents.tensors if r.kind == "float" and len(r.shape) > 1}
-    assert stay == {f"layer{i}.0.downsample.0.weight" for i in (1, 2, 3)}
-    assert set(record(place / "results")["not_quantized"]) == stay
+def kinds(path: Path) -> dict[str, str]:
+    """Of the tensors of more than one dimension."""
+    contents = inspect(path, statistics=False)
+    return {r.name: r.kind for r in contents.tensors if len(r.shape) > 1}
+
+
+def test_what_is_excluded_and_included(tree: Path, place: Path, run: Run) -> None:
+    arguments = on(tree, "--model", "resnet56", "--epochs", 0)
+    path = place / "results/resnet56_folder_4bit_lam0.05.ecqx"
+    assert run(*arguments)[::2] == (0, "")
+    assert set(kinds(path).values()) == {"quantized"}
+    published = ("--exclude", "downsample", "--exclude", "aux_classifier", "--results", "b")
+    code, out, error = run(*arguments, *published)
+    assert code == 0
+    assert error == "ecqx: exclude: no parameter has 'aux_classifier' in its name\n"
+    stay = {f"layer{i}.0.downsample.0.weight" for i in (1, 2, 3)}
+    assert {
+        name for name, kind in kinds(place / "b" / path.name).items() if kind == "float"
+    } == stay
+    assert set(record(place / "b")["not_quantized"]) == stay
     assert re.search(r"not quantized +3 tensors named downsample or aux_classifier", out)
 
 
@@ -297,7 +312,7 @@ def test_digits_with_one_channel(place: Path, run: Run) -> None:
         code, _, error = run("--dataset", "digits", "--model", model, "--epochs", 0)
         assert code == 0
         assert f"{model} starts from random weights" in error
-        assert (place / f"results/{model}_digits_4bit.ecqx").is_file()
+        assert (place / f"results/{model}_digits_4bit_lam0.05.ecqx").is_file()
 
 
 def test_real_photographs_with_a_label_per_pixel(shared: Path, place: Path, run: Run) -> None:
@@ -307,7 +322,7 @@ def test_real_photographs_with_a_label_per_pixel(shared: Path, place: Path, run:
     assert (code, error) == (0, "")
     noted = record(place / "results")
     test = data.voc(shared / "data", "segmentation", crop=64).test
-    file = place / "results/lraspp_mobilenet_v3_large_voc_4bit.ecqx"
+    file = place / "results/lraspp_mobilenet_v3_large_voc_4bit_lam0.05.ecqx"
     expected = scores(decoded(file, "lraspp_mobilenet_v3_large", num_classes=21), test)
     assert noted["scores"]["decoded file"] == expected == noted["scores"]["quantized"]
     assert set(expected) == {"mean IoU", "pixel accuracy"}
@@ -328,7 +343,7 @@ def test_commands_of_the_readme(
     make(tmp_path / "data", monkeypatch, train=20, test=10)
     monkeypatch.setattr(cifar_archives, "cifar", partial(data.cifar, validation=5))
     torch.save(models.build("resnet20").state_dict(), place / "resnet20.pt")
-    for arguments, name in zip(commands, ("4bit", "4bit_lrp"), strict=True):
+    for arguments, name in zip(commands, ("4bit_lam0.05", "4bit_lam0.05_lrp"), strict=True):
         code, out, error = run(*arguments)
         assert (code, error) == (0, "")
         assert "top-1 accuracy" in out

@@ -42,6 +42,8 @@ place, run, refused, tree = running.place, running.run, running.refused, running
         (["--Lambda", "nan"], "--lam (Lambda) must be a finite number"),
         (["--p", "1.1"], "--p"),
         (["--p", "nan"], "--p must lie in [0, 1]"),
+        (["--dataset", "digits", "--exclude", "head"], "no parameter has 'head' in its name"),
+        (["--dataset", "digits", "--include", "bn1"], "no parameter of more than one dimension"),
         (["--alpha", "1"], "alpha must lie in [0, 1)"),
         (["--lrp_output", "logit"], "--lrp_output"),
         (["--lrp_w_rule", "zplus"], "--lrp_w_rule"),
@@ -124,7 +126,7 @@ def test_results_that_cannot_be_written(
     (place / "file").write_text("")
     for folder in ("file", "file/below"):
         assert "--results" in refused(*on(tree, "--results", folder))
-    (place / "results/resnet20_folder_4bit.ecqx").mkdir(parents=True)
+    (place / "results/resnet20_folder_4bit_lam0.05.ecqx").mkdir(parents=True)
     assert "no regular file" in refused(*on(tree))
 
 
@@ -262,3 +264,53 @@ def test_what_has_no_rule_is_told_once(tree: Path, run: Run) -> None:
     assert "compare with ECQ (without --lrp)" in error
     assert error.count("\n") == 1
     assert run(*arguments)[2] == ""
+
+
+# -- results of other settings ---------------------------------------------------------------------
+
+
+def test_a_sweep_over_lambda_keeps_every_result(tree: Path, place: Path, run: Run) -> None:
+    for strength in (0, 0.05, 0.1):
+        assert run(*on(tree, "--epochs", 0, "--Lambda", strength))[0] == 0
+    names = {path.name for path in (place / "results").glob("*.ecqx")}
+    assert names == {f"resnet20_folder_4bit_lam{strength}.ecqx" for strength in ("0", 0.05, 0.1)}
+
+
+def test_results_of_other_settings_are_not_replaced(
+    tree: Path, place: Path, run: Run, refused: Refused
+) -> None:
+    assert run(*on(tree, "--epochs", 0, "--exclude", "conv1"))[0] == 0
+    file = "results/resnet20_folder_4bit_lam0.05.ecqx"
+    written = (place / file).read_bytes()
+    (place / file).unlink()  # what an interruption between the two files leaves
+    assert run(*on(tree, "--epochs", 0, "--exclude", "conv1"))[0] == 0
+    assert run(*on(tree, "--epochs", 0, "--exclude", "conv1"))[0] == 0
+    assert (place / file).read_bytes() == written
+
+    def message(*changes: object) -> str:
+        return refused(*on(tree, "--epochs", 0, "--exclude", "conv1", *changes))
+
+    assert f"{file} was made with --lr 0.001, not 0.01" in message("--lr", 0.01)
+    assert "was made with --exclude conv1, not conv1 and bn" in message("--exclude", "bn")
+    assert "was made with --max_batches 2, not 3" in message("--max_batches", 3)
+    running.write_tree(place / "more", train=13)
+    assert f"{file} was made with data colours, not more" in message("--data_path", "more")
+    # Digits that float's shortest form in the name leaves out.
+    assert "was made with --Lambda 0.05, not 0.05000000001" in message("--Lambda", "0.05000000001")
+    torch.save(models.build("resnet20", num_classes=3).state_dict(), place / "own.pt")
+    of_checkpoint = [option for option in on(tree) if option != "--model_rand_int"]
+    error = refused(*of_checkpoint, "--epochs", 0, "--exclude", "conv1", "--model_path", "own.pt")
+    assert "was made with --model_rand_int on, not off" in error
+
+
+def test_files_that_no_run_wrote_are_not_replaced(
+    tree: Path, place: Path, refused: Refused
+) -> None:
+    (place / "results").mkdir()
+    model, noted = (place / f"results/resnet20_folder_4bit_lam0.05{s}" for s in (".ecqx", ".json"))
+    model.write_bytes(b"mine")
+    assert "exists without the resnet20_folder_4bit_lam0.05.json that says" in refused(*on(tree))
+    for content in ("no JSON", "[]", '{"settings": 3}', "[" * 100_000):
+        noted.write_text(content)
+        assert f"{noted.relative_to(place)} " in refused(*on(tree))
+    assert model.read_bytes() == b"mine"

@@ -21,8 +21,9 @@ import ecqx
 from ecqx.assignment.assign import assign
 from ecqx.assignment.codebooks import Codebook
 from ecqx.cli.main import cli
-from ecqx.coding.bitstream import inspect, load, save
+from ecqx.coding.bitstream import load, save
 from ecqx.coding.coded_state import read_coded_state, write_coded_state
+from ecqx.coding.inspection import inspect
 from ecqx.coding.quantized import CodebookTensor, CodedState
 from ecqx.data import Split
 from ecqx.errors import InputError

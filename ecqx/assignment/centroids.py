@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MIN_BITS, MAX_BITS = 2, 8
+from ecqx.assignment.bits import Step, check_bits, check_step
+
+_NNC_STEP_BITS = 8
 
 
 class Centroids(Protocol):
@@ -55,7 +57,7 @@ class CentroidGrid:
         return cls(values=values, step=step, zero=-first)
 
     @classmethod
-    def fit(cls, weight: Tensor, bits: int = 4) -> CentroidGrid:
+    def fit(cls, weight: Tensor, bits: int = 4, step: Step = "float32") -> CentroidGrid:
         """Fit the grid to a weight tensor.
 
         The step is the 99.9th percentile of the magnitudes over the largest integer of the
@@ -67,6 +69,9 @@ class CentroidGrid:
             Weights of any shape, at least one element, all finite.
         bits : int
             Bit width, 2 to 8; the grid has ``2 ** bits`` centroids.
+        step : {"float32", "nnc"}
+            ``nnc`` rounds the step to 8 significant bits, by at most 0.4 %: a standard NNC
+            bitstream then holds the integers themselves, without a codebook.
 
         Returns
         -------
@@ -75,16 +80,20 @@ class CentroidGrid:
         Raises
         ------
         ValueError
-            If ``bits`` is out of range or ``weight`` is empty, not floating point or not finite.
+            If ``bits`` or ``step`` is out of range or ``weight`` is empty, not floating point or
+            not finite.
         """
         check_bits(bits)
+        check_step(step)
         flat = checked_weight(weight).flatten()
         half = 2 ** (bits - 1)
         signed = bool((flat < 0).any())
         largest = half - 1 if signed else 2 * half - 1
-        step = _step(flat.abs(), largest)
+        distance = _step(flat.abs(), largest)
+        if step == "nnc":
+            distance = _rounded(distance, _NNC_STEP_BITS)
         first = _lowest_integer(flat, half) if signed else 0
-        grid = cls.from_step(step, first, 2 * half, weight.device)
+        grid = cls.from_step(distance, first, 2 * half, weight.device)
         if not torch.isfinite(grid.values).all():
             raise ValueError("weight is too large for a float32 grid; scale the layer down")
         return grid
@@ -125,12 +134,6 @@ class GridStack:
         return cls(values, zero, round_down(midpoints))
 
 
-def check_bits(bits: int) -> None:
-    """Raise ``ValueError`` for a bit width out of range."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(f"bits must be an integer from {MIN_BITS} to {MAX_BITS}, not {bits!r}")
-
-
 def checked_weight(weight: Tensor) -> Tensor:
     """Return ``weight`` detached, as float32.
 
@@ -161,6 +164,12 @@ def _step(magnitude: Tensor, largest: int) -> float:
         if step > 0:
             return step
     return 1.0
+
+
+def _rounded(number: float, bits: int) -> float:
+    """The nearest number with as many significant bits."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(math.ldexp(mantissa, bits)), exponent - bits)
 
 
 def percentile(values: Tensor, q: float) -> Tensor:

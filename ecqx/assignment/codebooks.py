@@ -13,17 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecqx.assignment.centroids import MAX_BITS, MIN_BITS, CentroidGrid, checked_weight, is_finite
+from ecqx.assignment.bits import Form, bits_of
+from ecqx.assignment.centroids import CentroidGrid, checked_weight, is_finite
 
-Form = Literal["values", "sums"]
-FORMS: tuple[Form, ...] = ("values", "sums")
-# Numbers of a codebook of the form ``values``: a file has as many integers on one side of zero.
-MOST_VALUES = 255
 # Of Lloyd's algorithm, which converges in a few.
 ROUNDS = 50
 
@@ -85,22 +82,6 @@ class Codebook:
 
     def __len__(self) -> int:
         return self.values.numel()
-
-
-def bits_of(form: Form, count: int) -> int:
-    """Bits of an index into a codebook of ``count`` numbers.
-
-    Raises
-    ------
-    ValueError
-        If there is no such codebook.
-    """
-    if form not in FORMS:
-        raise ValueError(f"a codebook's form must be one of {', '.join(FORMS)}, not {form!r}")
-    most = MOST_VALUES if form == "values" else MAX_BITS
-    if not 1 <= count <= most:
-        raise ValueError(f"a codebook of {form} has 1 to {most} numbers, not {count}")
-    return max(MIN_BITS, count.bit_length()) if form == "values" else count
 
 
 def codebooks(form: Form, numbers: Tensor) -> list[Codebook]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ecqx.coding.bitstream import FileInfo, TensorRecord
+    from ecqx.coding.inspection import FileInfo, TensorRecord
+
+# Of a line of metadata, in characters.
+WIDTH = 80
 
 
 def summary(path: Path, contents: FileInfo) -> str:
@@ -16,6 +21,23 @@ def summary(path: Path, contents: FileInfo) -> str:
         f"{path}: {size.total:,} bytes, {size.integers:,} of them coded weights; "
         f"compression ratio {contents.compression_ratio:.2f}"
     )
+
+
+def about(contents: FileInfo) -> str:
+    """The metadata, a line each, as far as it fits."""
+    from tabulate import tabulate
+
+    rows = [(name, shorten(_words(value), WIDTH)) for name, value in contents.metadata.items()]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _words(value: Any) -> str:
+    """A value of JSON without its punctuation."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
@@ -32,6 +54,7 @@ def as_json(path: Path, contents: FileInfo) -> dict[str, Any]:
             "sparsity": contents.sparsity,
             "entropy_bits_per_weight": contents.entropy,
         },
+        "metadata": contents.metadata,
         "tensors": [_record_as_json(record) for record in contents.tensors],
     }
 
@@ -43,7 +66,7 @@ def _record_as_json(record: TensorRecord) -> dict[str, Any]:
     return {
         "name": record.name,
         "kind": record.kind,
-        "dtype": _dtype(record),
+        "dtype": record.dtype,
         "shape": list(record.shape),
         "bits": record.bits,
         "step": record.step,
@@ -74,8 +97,8 @@ def table(contents: FileInfo) -> str:
 
 def _row(record: TensorRecord) -> tuple[object, ...]:
     """Cells of a tensor; without bits, its dtype or "lossy" instead. The ratio is to float32."""
-    stored_as = "lossy" if record.kind == "lossy" else _dtype(record)
-    has_ratio = record.dtype.is_floating_point and record.coded_bytes
+    stored_as = "lossy" if record.kind == "lossy" else record.dtype
+    has_ratio = record.kind != "integer" and record.coded_bytes
     return (
         record.name,
         "×".join(map(str, record.shape)) or "–",
@@ -86,10 +109,6 @@ def _row(record: TensorRecord) -> tuple[object, ...]:
         f"{record.coded_bytes:,}",
         f"{4 * record.elements / record.coded_bytes:.2f}" if has_ratio else "",
     )
-
-
-def _dtype(record: TensorRecord) -> str:
-    return str(record.dtype).removeprefix("torch.")
 
 
 def _centroids(record: TensorRecord) -> str:

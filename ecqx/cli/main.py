@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +15,17 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from ecqx.cli.contents import as_json, summary, table
+from ecqx.cli.contents import about, as_json, summary, table
+from ecqx.cli.evaluate import evaluate
+from ecqx.cli.export import export
 from ecqx.cli.run import run
-from ecqx.errors import InputError, InputWarning, warnings_to
-from ecqx.progress import announced, counted
+from ecqx.errors import InputError, warnings_to
+from ecqx.progress import announced
 from ecqx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
-
-    from ecqx.coding.quantized import QuantizedTensor
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 _PATH = click.Path(path_type=Path)
@@ -84,11 +82,13 @@ def cli() -> None:
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
       ecqx run --dataset digits --model mlp_gsc --pretrain_epochs 20 --lrp --verbose
-      ecqx info results/mlp_gsc_digits_4bit_lrp.ecqx
+      ecqx info results/mlp_gsc_digits_4bit_lam0.05_lrp.ecqx
     """
 
 
 cli.add_command(run)
+cli.add_command(evaluate)
+cli.add_command(export)
 
 
 @cli.command()
@@ -119,6 +119,13 @@ cli.add_command(run)
     "be repeated.",
 )
 @click.option(
+    "--step",
+    type=click.Choice(["float32", "nnc"]),
+    default="float32",
+    show_default=True,
+    help="How exact step sizes are; nnc makes a file of `ecqx export --format nnc` smaller.",
+)
+@click.option(
     "--floats",
     type=click.Choice(["raw", "published"]),
     default="raw",
@@ -134,6 +141,7 @@ def encode(
     lam: float,
     exclude: tuple[str, ...],
     include: tuple[str, ...],
+    step: Any,
     floats: Any,
 ) -> None:
     """Write a model to one small file.
@@ -144,41 +152,47 @@ def encode(
     are. Without training accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by
     `ecqx run`.
 
+    Weights that have few values already, by any method of quantization, are stored without loss.
+    In such a model the other weights are quantized only if you give --bitwidth or --Lambda.
+
     \b
     Example:
       ecqx encode resnet20.pt -o resnet20.ecqx --bitwidth 4 --Lambda 0.05
     """
     with announced("loading torch"):
+        from ecqx.cli.weights import coded_weights
         from ecqx.coding import bitstream
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
-        from ecqx.coding.quantized import CodedState
+        from ecqx.coding.inspection import inspect
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
         pass  # so that a missing file is reported in our words, not a library's
-    left: list[str] = []
+    remarks: list[str] = []
     if is_coded_state(checkpoint):
-        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include"))
+        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include", "step"))
         coded = read_coded_state(checkpoint)
     else:
-        state = read_state(checkpoint)
-        weights, left = _weights(checkpoint, state, exclude, include)
-        coded = CodedState(state, _quantize(checkpoint, weights, bitwidth, lam))
+        wanted = bool(_given(context, ("bitwidth", "lam")))
+        settings = {"bits": bitwidth, "lam": lam, "step": step}
+        coded, remarks = coded_weights(
+            checkpoint, read_state(checkpoint), exclude, include, settings, wanted
+        )
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from error
-    click.echo(summary(output, bitstream.inspect(output, statistics=False)))
-    if left:
-        click.echo(f"not named as weights, so not quantized (--include): {', '.join(left)}")
+    click.echo(summary(output, inspect(output, statistics=False)))
+    for remark in remarks:
+        click.echo(remark)
 
 
 @cli.command()
 @click.argument("file", type=_PATH)
 @click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file to write.")
 def decode(file: Path, output: Path) -> None:
-    """Turn a file back into a state_dict.
+    """Turn a .ecqx or .nnc file back into a state_dict.
 
     The same as `ecqx.load` in Python, whose result `model.load_state_dict` takes.
 
@@ -188,12 +202,19 @@ def decode(file: Path, output: Path) -> None:
     """
     with announced("loading torch"):
         from ecqx.coding import bitstream
-        from ecqx.coding.tensor_files import write_tensors
+        from ecqx.coding.container import metadata_of
+        from ecqx.coding.nnc_bitstream import load_nnc
+        from ecqx.coding.nnc_inspection import is_nnc
+        from ecqx.coding.tensor_files import hub_metadata, write_tensors
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: the name of the output must end in .safetensors")
     bitstream.check_replaceable(output)
-    write_tensors(output, bitstream.load(file, progress=True))
+    if is_nnc(file):
+        state, metadata = load_nnc(file, progress=True), {}
+    else:
+        state, metadata = bitstream.load(file, progress=True), metadata_of(file)
+    write_tensors(output, state, hub_metadata(metadata))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
@@ -201,7 +222,7 @@ def decode(file: Path, output: Path) -> None:
 @click.argument("file", type=_PATH)
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of a table.")
 def info(file: Path, json_wanted: bool) -> None:
-    """Show what is in a file: its tensors, their sizes, sparsity and entropy.
+    """Show what is in a .ecqx or .nnc file: its tensors, their sizes, sparsity and entropy.
 
     Sparsity is the share of weights that are zero. Entropy is the first-order entropy of the
     integers in bits per weight: the size by an ideal coder that codes each weight independently.
@@ -212,14 +233,15 @@ def info(file: Path, json_wanted: bool) -> None:
       ecqx info resnet20.ecqx
       ecqx info resnet20.ecqx --json | python -m json.tool
     """
-    with announced("loading torch"):
-        from ecqx.coding import bitstream
+    from ecqx.coding.inspection import inspect
+    from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
 
-    contents = bitstream.inspect(file, progress=True)
+    contents = (inspect_nnc if is_nnc(file) else inspect)(file, progress=True)
     if json_wanted:
         click.echo(json.dumps(as_json(file, contents), indent=2))
     else:
-        click.echo(f"{table(contents)}\n\n{summary(file, contents)}")
+        parts = (table(contents), about(contents), summary(file, contents))
+        click.echo("\n\n".join(filter(None, parts)))
 
 
 @cli.command()
@@ -241,55 +263,15 @@ def completion(shell: str) -> None:
 
 def _refuse_settings(context: click.Context, checkpoint: Path, names: Sequence[str]) -> None:
     """Refuse settings that would change a checkpoint that is already quantized."""
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
-        if given and parameter.name in names:
-            raise InputError(f"{checkpoint} is quantized already; leave out {parameter.opts[0]}")
+    for option in _given(context, names):
+        raise InputError(f"{checkpoint} is quantized already; leave out {option}")
 
 
-def _weights(
-    path: Path, state: Mapping[str, Tensor], exclude: Sequence[str], include: Sequence[str]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a state_dict to quantize, and the names of those that only `include` takes."""
-    from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
-
-    tensors = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    for option, parts, names in (("--exclude", exclude, state), ("--include", include, tensors)):
-        unused = [part for part in parts if part not in parts_in(parts, names)]
-        if unused:
-            line = f"{path}: no tensor has {' or '.join(map(repr, unused))} in its name ({option})"
-            if len(unused) == len(parts):
-                raise InputError(line)
-            warnings.warn(line, InputWarning, stacklevel=2)
-    kept = {name: t for name, t in tensors.items() if not parts_in(exclude, [name])}
-    weights = {
-        name: tensor
-        for name, tensor in kept.items()
-        if is_weight_of_state(name, tensor) or parts_in(include, [name])
-    }
-    if not weights:
-        raise InputError(
-            f"{path}: no tensor to quantize (floating point, two or more dimensions, named weight "
-            "or ..._weight); --include takes others"
-        )
-    return weights, [name for name in kept if name not in weights]
-
-
-def _quantize(
-    path: Path, weights: Mapping[str, Tensor], bits: int, lam: float
-) -> dict[str, QuantizedTensor]:
-    """Quantize weights by ECQ, without training; Λ is scaled by layer size."""
-    from ecqx.assignment.assign import assign
-    from ecqx.assignment.centroids import CentroidGrid
-    from ecqx.coding.quantized import QuantizedTensor
-
-    largest = max(weight.numel() for weight in weights.values())
-    quantized = {}
-    for name, weight in counted(weights.items(), "quantizing", "tensor"):
-        try:
-            grid = CentroidGrid.fit(weight, bits)
-            index = assign(weight, grid, lam, largest_layer_size=largest)
-        except ValueError as error:
-            raise InputError(f"{path}: tensor {name}: {error}") from error
-        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
-    return quantized
+def _given(context: click.Context, names: Sequence[str]) -> list[str]:
+    """Those options among the names of settings that stand on the command line."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
+    ]

@@ -25,6 +25,34 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     return click.option(*names, default=default, show_default=default not in ("", ()), **attributes)
 
 
+# Options that `ecqx evaluate` has, too.
+DATA_PATH = _setting(
+    "--data_path",
+    "--dataset_path",
+    "data_path",
+    type=_PATH,
+    envvar="ECQX_DATA",
+    show_envvar=True,
+    metavar="FOLDER",
+    help="Folder with the data set, or to download it to; for folder the tree itself or an "
+    "archive of it.",
+)
+WORKERS = _setting(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that compute the features of speech_commands. No effect on training and on "
+    "other data sets, which are kept in memory.",
+)
+DEVICE = _setting("--device", type=click.Choice(DEVICES), help="auto uses a GPU if there is one.")
+IMAGE_SIZE = _setting(
+    "--image_size",
+    type=click.IntRange(1, 4096),
+    metavar="PIXELS",
+    help="Side of the images of voc and folder. Default: 256 for segmentation, 32 for folder with "
+    "one of the suite's own networks, else 224.",
+)
+
+
 @click.command()
 # BatchNorm cannot be trained on one sample.
 @_setting("--batch_size", type=click.IntRange(2), help="Samples per training batch.")
@@ -56,24 +84,9 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     help="voc is segmentation for torchvision's segmentation networks and multi-label "
     "classification for others; folder is a tree of train/CLASS/IMAGE and test/CLASS/IMAGE.",
 )
-@_setting(
-    "--data_path",
-    "--dataset_path",
-    "data_path",
-    type=_PATH,
-    envvar="ECQX_DATA",
-    show_envvar=True,
-    metavar="FOLDER",
-    help="Folder with the data set, or to download it to; for folder the tree itself or an "
-    "archive of it.",
-)
+@DATA_PATH
 @_setting("--results", type=_PATH, metavar="FOLDER", help="Folder for the results.")
-@_setting(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that compute the features of speech_commands. No effect on training and on "
-    "other data sets, which are kept in memory.",
-)
+@WORKERS
 @_setting(
     "--tracker",
     type=click.Choice(TRACKERS),
@@ -107,6 +120,20 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     type=click.FloatRange(0),
     help="Strength of the entropy constraint: larger is sparser.",
 )
+@_setting(
+    "--exclude",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Leave parameters with this in their name unquantized; published: downsample and "
+    "aux_classifier. May be repeated.",
+)
+@_setting(
+    "--include",
+    multiple=True,
+    metavar="SUBSTR",
+    help="Quantize parameters with this in their name, too, though they are no weights. May be "
+    "repeated.",
+)
 @_setting("--lrp", help="Use the relevance of weights: ECQx instead of ECQ.")
 @_setting(
     "--lrp_output",
@@ -136,22 +163,16 @@ def _setting(*names: str, **attributes: Any) -> _Decorator:
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of random weights, sample order and dropout.",
 )
-@_setting("--device", type=click.Choice(DEVICES), help="auto uses a GPU if there is one.")
-@_setting(
-    "--image_size",
-    type=click.IntRange(1, 4096),
-    metavar="PIXELS",
-    help="Side of the images of voc and folder. Default: 256 for segmentation, 32 for folder with "
-    "one of the suite's own networks, else 224.",
-)
+@DEVICE
+@IMAGE_SIZE
 def run(**options: Any) -> None:
     """Quantize a network during training, write it to a small file and evaluate that.
 
     Trains with Adam, keeps the epoch with the best validation accuracy and stops after four
-    epochs without improvement. Parameters with `downsample` or `aux_classifier` in their name are
-    not quantized. Writes MODEL_DATASET_BITSbit.ecqx and .json (MODEL_DATASET_EC2T, say, for a
-    method with trained centroids; with --lrp: ..._lrp) and prints test accuracies. The same command
-    continues an interrupted run.
+    epochs without improvement. Writes MODEL_DATASET_BITSbit_lamLAMBDA.ecqx and .json (EC2T, say, in
+    place of BITSbit for a method with trained centroids; with --lrp: ..._lrp) and prints test
+    accuracies. The same command continues an interrupted run; the files of other settings are not
+    overwritten.
 
     \b
     Examples. ResNet20 on CIFAR-10, from a checkpoint:
@@ -168,11 +189,12 @@ def run(**options: Any) -> None:
         from ecqx.training.distributed import connected, is_first
 
     with connected():
-        say, warn = (click.echo, _warn) if is_first() else (_ignore, _ignore)
+        say, warn = (click.echo, say_warning) if is_first() else (_ignore, _ignore)
         say(run_experiment(settings, say, warn).summary)
 
 
-def _warn(line: str) -> None:
+def say_warning(line: str) -> None:
+    """Print a remark of one line."""
     click.echo(f"ecqx: {line}", err=True)
 
 

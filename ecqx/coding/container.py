@@ -7,33 +7,53 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
+from typing import Any
 
-from ecqx.coding.storable import MAX_NAME, check_name
-from ecqx.coding.tensor_coding import CODEBOOKS, Entry, Reader, read_header, varint
+from ecqx.coding.entries import Entry, Reader, read_header, varint
+from ecqx.coding.metadata import code_metadata, read_metadata
+from ecqx.coding.type_codes import CODEBOOKS, MAX_NAME, check_name
 from ecqx.errors import InputError, input_errors
+from ecqx.files import expanded
 
 MAGIC, DIGEST_BYTES = b"ECQX", 16
-# Version 2 added codebooks; a file without codebooks is still written as version 1.
-VERSIONS = (1, 2)
+# Version 2 added codebooks, version 3 metadata; a file has the first version that has its contents.
+VERSIONS = (1, 2, 3)
 # The number of shared tokens has four bits of a varint.
 _MAX_SHARED_TOKENS = 15
 
 
-def pack(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
-    """A whole file of named tensors; `InputError` if a name cannot be stored."""
+@dataclass(frozen=True)
+class Contents:
+    """Entries of a file by name, their payloads not yet decoded, and its metadata."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, Any]
+
+
+def pack(
+    names: Sequence[str], entries: Sequence[Entry], metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """A whole file of named tensors; `InputError` if a name or the metadata cannot be stored."""
     body = _names_and_headers(names, entries) + b"".join(entry.payload for entry in entries)
+    if metadata:
+        about = code_metadata(metadata)
+        body = varint(len(about)) + about + body
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
-    return MAGIC + bytes([_version_of(entries)]) + varint(len(body)) + digest + body
+    version = _version_of(entries, bool(metadata))
+    return MAGIC + bytes([version]) + varint(len(body)) + digest + body
 
 
-def _version_of(entries: Iterable[Entry]) -> int:
-    """The first version that has all types of tensors: 2 if there is a codebook, else 1."""
-    return VERSIONS[any(entry.code in CODEBOOKS for entry in entries)]
+def _version_of(entries: Iterable[Entry], has_metadata: bool) -> int:
+    """3 if there are metadata, else 2 if there is a codebook, else 1."""
+    if has_metadata:
+        return 3
+    return 2 if any(entry.code in CODEBOOKS for entry in entries) else 1
 
 
 def body_length_bytes(total: int) -> int:
@@ -64,24 +84,41 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
 
 
-def read_entries(path: Path) -> dict[str, Entry]:
-    """Entries of a file by name, their payloads not yet decoded.
+# How messages name a file that was given as bytes.
+_UNNAMED = "the file given as bytes"
+
+
+def name_of(file: Path | bytes) -> str:
+    """How messages name a file."""
+    return _UNNAMED if isinstance(file, bytes) else str(file)
+
+
+def read_contents(file: Path | bytes) -> Contents:
+    """Read headers and metadata of a file, or of its bytes.
 
     `InputError` if the file is not a bitstream, is cut off, damaged or inconsistent.
     """
-    version, body = _verified_body(path)
-    with input_errors(f"{path} is no valid bitstream: "):
-        entries = _parse(Reader(body))
-        if version != _version_of(entries.values()):
+    version, body = _verified_body(file)
+    with input_errors(f"{name_of(file)} is no valid bitstream: "):
+        reader = Reader(body)
+        metadata = read_metadata(reader.take(reader.varint())) if version == VERSIONS[-1] else {}
+        entries = _parse(reader)
+        if version != _version_of(entries.values(), bool(metadata)):
             raise ValueError(f"its types of tensors are not those of version {version}")
-    return entries
+    return Contents(entries, metadata)
 
 
-def _verified_body(path: Path) -> tuple[int, memoryview]:
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """The metadata of a file; errors as of `read_contents`."""
+    return read_contents(expanded(path)).metadata
+
+
+def _verified_body(source: Path | bytes) -> tuple[int, memoryview]:
     """Version and body of a file, once its checksum is found right."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    path = name_of(source)
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
         raise InputError(f"{path} is no regular file")
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
         start = file.read(len(MAGIC) + 1)
         if start[: len(MAGIC)] != MAGIC[: len(start)] or not start:
             raise InputError(
@@ -89,7 +126,7 @@ def _verified_body(path: Path) -> tuple[int, memoryview]:
             )
         # A file without a version is cut off, which is reported below.
         if start[len(MAGIC) :] and start[-1] not in VERSIONS:
-            known = " and ".join(map(str, VERSIONS))
+            known = f"{', '.join(map(str, VERSIONS[:-1]))} and {VERSIONS[-1]}"
             raise InputError(
                 f"{path} has format version {start[-1]}; this ecqx reads versions {known}"
             )

@@ -24,7 +24,7 @@ _Scalar = TypeVar("_Scalar", np.int32, np.float32)
 
 # Lowest and highest integer take one byte each in a payload.
 LARGEST_LEVEL = 255
-# Largest number of elements in a slice, and of the flags of all of them together (`_Coding`).
+# Largest number of elements in a slice, and of the flags of all of them together (`Coding`).
 SLICE_ELEMENTS, SLICE_FLAGS = 1 << 20, 1 << 25
 # A coded array is padded to at least one byte per 1,024 elements, so that a few forged bytes cannot
 # announce an array of any size. Only an array with more than 99.9 % zeros needs the padding.
@@ -46,7 +46,7 @@ _MAX_SIDE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class _Coding:
+class Coding:
     """Settings of a DeepCABAC layer.
 
     ``flags`` is the number of "magnitude is greater than …" flags, at least 1. Of the
@@ -60,7 +60,7 @@ class _Coding:
     dependent: int = 0
 
     @classmethod
-    def of_range(cls, lowest: int, highest: int) -> _Coding:
+    def of_range(cls, lowest: int, highest: int) -> Coding:
         """Levels from ``lowest`` <= 0 to ``highest`` >= 0; flags alone code every magnitude."""
         return cls(max(-lowest, highest, 1), highest - lowest + 1, -lowest)
 
@@ -100,6 +100,25 @@ class _Coding:
             return 1, self.slice_elements
         return min(rows, self.slice_elements // width), width
 
+    def encode(self, encoder: Any, levels: NDArray[np.int32]) -> None:
+        """Code levels of shape (rows, width) as one layer."""
+        empty_rows = ~levels.any(axis=1)
+        encoder.initCtxModels(self.flags, _PARAMETER_OPTIMIZATION)
+        skipped = int(empty_rows.any()), empty_rows.astype(np.int32)
+        encoder.encodeLayer(levels, *self.layer, *skipped, *self.level_range)
+
+    def decode(self, decoder: Any, levels: NDArray[np.int32]) -> int:
+        """Fill levels of shape (rows, width) with the next layer, and end the decoder.
+
+        Returns the number of bytes read; ``ValueError`` if the layer does not end there.
+        """
+        decoder.initCtxModels(self.flags)
+        decoder.decodeLayer(levels, *self.layer, *self.level_range)
+        try:
+            return int(decoder.finish())
+        except RuntimeError:
+            raise ValueError("the coded elements do not end where they should") from None
+
     def slices(self, array: NDArray[_Scalar], shape: tuple[int, ...]) -> Iterator[NDArray[_Scalar]]:
         """The slices of a flat array as views of shape (rows, width)."""
         rows, width = self.layout(shape)
@@ -108,7 +127,7 @@ class _Coding:
             yield part.reshape(-1, min(width, part.size))
 
 
-_FLOAT_CODING = _Coding(FLOAT_FLAGS, dependent=1)
+_FLOAT_CODING = Coding(FLOAT_FLAGS, dependent=1)
 
 
 def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
@@ -125,7 +144,7 @@ def encode_integers(array: NDArray[np.integer[Any]]) -> bytes:
             f"integers must lie between {-LARGEST_LEVEL} and {LARGEST_LEVEL}, "
             f"not between {lowest} and {highest}"
         )
-    coding = _Coding.of_range(lowest, highest)
+    coding = Coding.of_range(lowest, highest)
     levels = np.ascontiguousarray(array, dtype=np.int32).reshape(-1)
     parts = [_encode_slice(part, coding) for part in coding.slices(levels, array.shape)]
     return _padded(bytes([-lowest, highest]) + b"".join(parts), array.size)
@@ -143,7 +162,7 @@ def decode_integers(payload: bytes | memoryview, shape: tuple[int, ...]) -> NDAr
     levels = np.zeros(stream.elements, dtype=np.int32)
     if levels.size:
         negative, highest = stream.take(2)
-        coding = _Coding.of_range(-negative, highest)
+        coding = Coding.of_range(-negative, highest)
         for part in stream.slices(levels, coding):
             stream.decode(part, coding)
         stream.check_end()
@@ -203,11 +222,9 @@ class _Stream:
         if (self.elements == 0) != (len(payload) == 0) or len(payload) < _min_bytes(self.elements):
             raise ValueError(f"{len(payload)} bytes cannot hold {self.elements} coded elements")
 
-    def slices(self, array: NDArray[_Scalar], coding: _Coding) -> Iterator[NDArray[_Scalar]]:
+    def slices(self, array: NDArray[_Scalar], coding: Coding) -> Iterator[NDArray[_Scalar]]:
         """The slices of ``array``, each to be filled from `decode` before the next."""
-        margin = coding.max_bytes(*coding.layout(self._shape))
-        self._input = _zero_pages(len(self._payload) + margin)
-        self._input[: len(self._payload)] = self._payload
+        self._input = before_zeros(self._payload, coding.max_bytes(*coding.layout(self._shape)))
         return coding.slices(array, self._shape)
 
     def take(self, count: int) -> bytes:
@@ -216,17 +233,11 @@ class _Stream:
         self._advance(count)
         return bytes(taken)
 
-    def decode(self, levels: NDArray[np.int32], coding: _Coding) -> None:
+    def decode(self, levels: NDArray[np.int32], coding: Coding) -> None:
         """Fill ``levels``, shape (rows, width), with the next slice."""
         decoder = deepCABAC.Decoder()
         decoder.setStream(self._input[self._position :])
-        decoder.initCtxModels(coding.flags)
-        decoder.decodeLayer(levels, *coding.layer, *coding.level_range)
-        try:
-            consumed = int(decoder.finish())
-        except RuntimeError:
-            raise ValueError("the coded elements do not end where they should") from None
-        self._advance(consumed)
+        self._advance(coding.decode(decoder, levels))
 
     def check_end(self) -> None:
         """Raise ``ValueError`` unless only padding is left."""
@@ -240,21 +251,23 @@ class _Stream:
             raise ValueError("the coded elements are cut off")
 
 
-def _zero_pages(size: int) -> NDArray[np.uint8]:
-    """Zeros that take memory only when accessed, unlike those of ``np.zeros`` for small sizes."""
+def before_zeros(payload: bytes | memoryview, count: int) -> NDArray[np.uint8]:
+    """A payload, followed by zeros that take memory only when accessed."""
+    size = len(payload) + count
     if os.name != "posix":
-        return np.zeros(size, dtype=np.uint8)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(pages, dtype=np.uint8)
+        padded = np.zeros(size, dtype=np.uint8)
+    else:
+        # Unlike the zeros of np.zeros also for small sizes.
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        padded = np.frombuffer(pages, dtype=np.uint8)
+    padded[: len(payload)] = np.frombuffer(payload, dtype=np.uint8)
+    return padded
 
 
-def _encode_slice(levels: NDArray[np.int32], coding: _Coding) -> bytes:
+def _encode_slice(levels: NDArray[np.int32], coding: Coding) -> bytes:
     """Code levels of shape (rows, width) as one DeepCABAC layer."""
-    empty_rows = ~levels.any(axis=1)
     encoder = deepCABAC.Encoder()
-    encoder.initCtxModels(coding.flags, _PARAMETER_OPTIMIZATION)
-    skipped = int(empty_rows.any()), empty_rows.astype(np.int32)
-    encoder.encodeLayer(levels, *coding.layer, *skipped, *coding.level_range)
+    coding.encode(encoder, levels)
     return bytes(encoder.finish())
 
 

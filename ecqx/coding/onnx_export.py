@@ -1,7 +1,8 @@
 """A quantized model as an ONNX file with integer weights.
 
-Each weight is an initializer of integers that a DequantizeLinear node multiplies by the step size:
-``float32(k) * float32(step)``, as in the model itself.
+Each weight is an initializer of integers. A DequantizeLinear node multiplies them by the step:
+``float32(k) * float32(step)``, as in the model itself. With a codebook whose centroids are not
+equidistant, a Gather node takes each weight from the table of centroids.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecqx.coding.bitstream import check_replaceable, load
-from ecqx.coding.container import read_entries
-from ecqx.coding.quantized import CodedStateSource, QuantizedTensor
-from ecqx.coding.tensor_coding import QUANTIZED
+from ecqx.coding.bitstream import check_replaceable, load_coded
+from ecqx.coding.container import metadata_of
+from ecqx.coding.few_values import equidistant
+from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.tensor_files import as_text
 from ecqx.errors import InputError
-from ecqx.files import expanded, write_atomically
+from ecqx.files import write_atomically
 from ecqx.modules import (
     HALF,
     Inputs,
@@ -37,7 +39,10 @@ from ecqx.modules import (
 )
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto, NodeProto, TensorProto
+
+    # Initializers, and the nodes that make a weight of them.
+    _Parts = tuple[list[TensorProto], list[NodeProto]]
 
 # The first opset with 4-bit integers.
 OPSET = 21
@@ -68,7 +73,8 @@ def export_onnx(
         A batch as the model takes it. With B > 1 the exported batch size is variable if the model
         allows it.
     file : path, optional
-        A file of `ecqx.save` with the weights of the quantized model.
+        A file of `ecqx.save` with the weights of the quantized model; its metadata become
+        properties of the graph.
     four_bits : bool
         Store integers of up to four bits in four; some runtimes support only eight.
 
@@ -96,27 +102,26 @@ def export_onnx(
     graph = _traced(network, example_input)
     _put_integers(graph, quantized, four_bits)
     _tidy(graph)
-    from onnx import checker
+    from onnx import checker, helper
 
+    if file is not None:
+        texts = {name: as_text(value) for name, value in metadata_of(file).items()}
+        helper.set_model_props(graph, texts)
     checker.check_model(graph)
     content = graph.SerializeToString()
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return len(content)
 
 
-def _network(
-    model: Any, file: str | Path | None
-) -> tuple[nn.Module, Mapping[str, QuantizedTensor]]:
+def _network(model: Any, file: str | Path | None) -> tuple[nn.Module, Mapping[str, Quantized]]:
     """A copy of the network for tracing, and its quantized weights."""
     if file is not None and isinstance(model, nn.Module):
-        network = copied(unwrapped(model))
+        network, (whole, coded) = copied(unwrapped(model)), load_coded(file).coded_state()
         try:
-            load_state(network, load(file))
+            load_state(network, whole)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{file} does not fit the model: {reason}") from error
-        entries = read_entries(expanded(file)).items()
-        coded = {name: entry.quantized() for name, entry in entries if entry.code == QUANTIZED}
         if not coded:
             raise InputError(f"{file} holds no quantized tensor to export")
     elif file is None and hasattr(model, "coded_state"):
@@ -126,16 +131,10 @@ def _network(
         raise InputError("an export needs a quantizer, or a module and the file it was saved to")
     network.float().eval().requires_grad_(False)
     state = state_of(network)
-    quantized = {}
     for name, tensor in coded.items():
-        if not isinstance(tensor, QuantizedTensor):
-            raise InputError(
-                f"{name} has a codebook; only weights with a step size can be exported"
-            )
         # Exact values; those of a model in half precision are rounded.
         state[name].copy_(tensor.values())
-        quantized[name] = tensor
-    return network, quantized
+    return network, coded
 
 
 def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
@@ -210,11 +209,9 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _put_integers(
-    model: ModelProto, quantized: Mapping[str, QuantizedTensor], four_bits: bool
-) -> None:
-    """Replace each quantized weight by integers, a step and a DequantizeLinear node."""
-    from onnx import helper, numpy_helper
+def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bits: bool) -> None:
+    """Replace each quantized weight by integers, a step or table, and the nodes that join these."""
+    from onnx import numpy_helper
 
     graph = model.graph
     kept, nodes = [], []
@@ -226,13 +223,13 @@ def _put_integers(
         values = quantized[name].values().cpu().numpy()
         if not np.array_equal(numpy_helper.to_array(weight), values):
             raise InputError(f"the export changed {name}, so that it is no longer quantized")
-        integers, *zero = _integers(name, quantized[name].integers.cpu().numpy(), four_bits)
-        step = numpy_helper.from_array(np.array(quantized[name].step, np.float32), f"{name}.step")
-        parts = [integers, step, *zero]
-        nodes.append(
-            helper.make_node("DequantizeLinear", [part.name for part in parts], [weight.name], name)
-        )
+        tensor = _on_grid(quantized[name])
+        if isinstance(tensor, QuantizedTensor):
+            parts, joining = _with_step(name, weight.name, tensor, four_bits)
+        else:
+            parts, joining = _with_table(name, weight.name, tensor, four_bits)
         kept += parts
+        nodes += joining
     if not nodes:
         raise InputError("the output depends on no quantized weight")
     nodes += graph.node
@@ -240,6 +237,39 @@ def _put_integers(
         content = [copy.deepcopy(item) for item in content]
         del field[:]
         field.extend(content)
+
+
+def _on_grid(tensor: Quantized) -> Quantized:
+    """A codebook of equidistant centroids as a grid."""
+    if isinstance(tensor, QuantizedTensor) or not tensor.codebook.values.any():
+        return tensor
+    values, zero = tensor.codebook.values.cpu(), tensor.codebook.zero
+    if (grid := equidistant(values)) is None:
+        return tensor
+    step, places = grid
+    return QuantizedTensor(places[tensor.integers.cpu().long() + zero], step, tensor.bits)
+
+
+def _with_step(name: str, weight: str, tensor: QuantizedTensor, four_bits: bool) -> _Parts:
+    from onnx import helper, numpy_helper
+
+    integers, *zero = _integers(name, tensor.integers.cpu().numpy(), four_bits)
+    step = numpy_helper.from_array(np.array(tensor.step, np.float32), f"{name}.step")
+    parts = [integers, step, *zero]
+    inputs = [part.name for part in parts]
+    return parts, [helper.make_node("DequantizeLinear", inputs, [weight], name)]
+
+
+def _with_table(name: str, weight: str, tensor: CodebookTensor, four_bits: bool) -> _Parts:
+    """Positions in the table are cast for Gather, which takes no narrow integers."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    positions = tensor.integers.cpu().numpy() + tensor.codebook.zero
+    (integers,) = _integers(name, positions, four_bits)
+    table = numpy_helper.from_array(tensor.codebook.values.cpu().numpy(), f"{name}.table")
+    wide = f"{name}.positions"
+    cast = helper.make_node("Cast", [integers.name], [wide], wide, to=TensorProto.INT32)
+    return [integers, table], [cast, helper.make_node("Gather", [table.name, wide], [weight], name)]
 
 
 def _integers(name: str, k: np.ndarray[Any, Any], four_bits: bool) -> list[TensorProto]:

@@ -7,19 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ecqx.errors import InputError, input_errors
+from ecqx.coding.type_codes import FLOATS, INTEGERS, check_name
+from ecqx.errors import input_errors
 
 # Type codes of tensors that are stored without loss.
-FLOAT_DTYPES = {2: torch.float32, 3: torch.float16, 4: torch.bfloat16, 5: torch.float64}
-INTEGER_DTYPES = {
-    **{6: torch.int64, 7: torch.int32, 8: torch.int16},
-    **{9: torch.int8, 10: torch.uint8, 11: torch.bool},
-}
+FLOAT_DTYPES: dict[int, torch.dtype] = {c: getattr(torch, name) for c, name in FLOATS.items()}
+INTEGER_DTYPES: dict[int, torch.dtype] = {c: getattr(torch, name) for c, name in INTEGERS.items()}
 CODE_OF = {dtype: code for code, dtype in (FLOAT_DTYPES | INTEGER_DTYPES).items()}
 # The number of dimensions has four bits of a header's first byte.
 MAX_DIMS = 15
-# A name is counted in characters.
-MAX_NAME = 1024
 
 
 def check_state(state: Mapping[str, object]) -> None:
@@ -45,14 +41,3 @@ def _kind(tensor: object) -> str:
     if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
         return str(tensor.layout).removeprefix("torch.")
     return type(tensor).__name__
-
-
-def check_name(name: object) -> str:
-    """The name of a tensor, or ``InputError`` if it cannot be stored."""
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise InputError(f"{name!r:.60} is no name of at most {MAX_NAME} characters")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the name {name!r} is not valid Unicode") from None
-    return name

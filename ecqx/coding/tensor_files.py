@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,16 @@ def write_tensors(
     """Write tensors to a safetensors file; tensors that share memory are stored separately."""
     separate = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     write_atomically(path, lambda p: save_file(separate, p, dict(metadata or {})))
+
+
+def hub_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata as model hubs have it: texts, and that the tensors are PyTorch's."""
+    return {name: as_text(value) for name, value in metadata.items()} | {"format": "pt"}
+
+
+def as_text(value: Any) -> str:
+    """A value of metadata as text, others than text as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_tensors(

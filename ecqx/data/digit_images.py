@@ -39,5 +39,6 @@ def digits(seed: int = 0, limit: int | None = None) -> TensorData:
         test=Split(inputs[test], targets[test]),
         classes=tuple(map(str, range(10))),
         label="digits" if limit is None else "digits (slice)",
+        standardized=((float(mean),), (float(deviation),)),
     )
     return data.map(lambda split: split.take(limit or len(split)))

@@ -61,12 +61,15 @@ class Source:
         Ends with the file's name.
     checksum : str
         Of the file: ``md5:`` or ``sha256:`` and the first hexadecimal digits, or all.
+    otherwise : str
+        What works without it, in words for messages.
     """
 
     title: str
     found_as: tuple[str, ...]
     url: str
     checksum: str
+    otherwise: str = "run `make paper-results SUITE=embedded`, which needs no download"
 
     @property
     def file(self) -> str:
@@ -111,7 +114,7 @@ def provide(source: Source, root: str | Path) -> Path:
         raise InputError(
             f"{source.title}: not in {root}, and {source.url} cannot be downloaded ({reason}); put "
             f"{' or '.join(source.found_as)} there, let {NAMED_BY} name the folder that "
-            f"has it, or run `make paper-results SUITE=embedded`, which needs no download"
+            f"has it, or {source.otherwise}"
         ) from error
     except OSError as error:
         raise InputError(

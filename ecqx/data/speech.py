@@ -107,7 +107,9 @@ def speech_commands(
         targets = torch.tensor([selected[i].label for i in chosen])
         inputs = torch.from_numpy(features / deviation)
         splits[split] = Split(inputs, targets, Preparation(draws=True))
-    return TensorData(**splits, classes=CLASSES, label=LABELS[archive])
+    assert deviation is not None
+    standardized = ((), tuple(deviation.ravel().tolist()))
+    return TensorData(**splits, classes=CLASSES, label=LABELS[archive], standardized=standardized)
 
 
 def _in_chunks(

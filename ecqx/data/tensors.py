@@ -187,7 +187,8 @@ class TensorData:
     """Training, validation and test split of a data set, and the names of its classes in order.
 
     Epochs and settings are chosen by validation; the test split is for reported numbers only.
-    ``label`` is the name of the data set in results.
+    ``label`` is the name of the data set in results. ``standardized`` are mean and standard
+    deviation of training samples that features were standardized by; a `save`d file lacks them.
     """
 
     train: Split
@@ -195,11 +196,12 @@ class TensorData:
     test: Split
     classes: tuple[str, ...]
     label: str
+    standardized: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     def map(self, function: Callable[[Split], Split]) -> TensorData:
         """The data with a function applied to each split."""
-        splits = {name: function(split) for name, split in self._splits()}
-        return TensorData(**splits, classes=self.classes, label=self.label)
+        splits: dict[str, Any] = {name: function(split) for name, split in self._splits()}
+        return replace(self, **splits)
 
     def _splits(self) -> Iterator[tuple[str, Split]]:
         return ((name, getattr(self, name)) for name in SPLITS)
@@ -247,7 +249,7 @@ class TensorData:
         tensors, metadata = read_tensors(path, METADATA_KEY)
         try:
             about = json.loads(metadata)
-            splits = {
+            splits: dict[str, Any] = {
                 name: Split(
                     tensors[f"{name}.inputs"],
                     tensors[f"{name}.targets"],

@@ -8,25 +8,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable
 from ecqx.coding.checkpoint import read_state
-from ecqx.data.tensors import TensorData
+from ecqx.data.tensors import SPLITS, TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
-from ecqx.experiment.settings import EXCLUDED, RunSettings
+from ecqx.experiment.remarks import remarks_before
+from ecqx.experiment.replacing import check_replaceable_results
+from ecqx.experiment.settings import RunSettings
 from ecqx.experiment.start import UNFIT, build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
-from ecqx.models.networks import MODELS
 from ecqx.modules import copied
 from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
-from ecqx.quantizers.parameters import UnusedNameWarning
+from ecqx.quantizers.parameters import UnusedNameWarning, used_parts
 from ecqx.quantizers.settings import QuantizerSettings
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
@@ -47,6 +49,21 @@ class Prepared:
     start: str
     remarks: tuple[str, ...]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes the experiment from others, as plain values for the record."""
+        return {
+            "settings": recorded_settings(self.settings, self.device),
+            "start": self.start,
+            "data": self.data.label,
+            "samples": {split: len(getattr(self.data, split)) for split in SPLITS},
+        }
+
+
+def recorded_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:
+    """The settings of a result, with the device that was found."""
+    return settings.result_settings | {"device": device.type}
+
 
 def prepare(settings: RunSettings) -> Prepared:
     """Check the settings, load data and weights, and check that they fit; quick checks first.
@@ -59,11 +76,15 @@ def prepare(settings: RunSettings) -> Prepared:
     check_trackers(settings.trackers, settings.wandb_key)
     _check_writable(settings.model_file, settings.record_file)
     check_model(settings.model)
+    check_replaceable_results(settings, {"settings": recorded_settings(settings, device)})
     state = None if settings.model_path is None else read_state(settings.model_path)
     data = load_data(settings)
     with announced("fitting network and data"):
         model = build_network(settings.model, data, settings.seed)
     start, still_random = load_start(model, settings, state)
+    with input_errors("--"):
+        for parts in ("exclude", "include"):
+            used_parts(model, parts, getattr(settings, parts))
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
@@ -73,15 +94,17 @@ def prepare(settings: RunSettings) -> Prepared:
         with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
             unruled = check_relevance(model, batch, method.relevance, list(quantizer.weights))
-    return Prepared(
+    prepared = Prepared(
         settings,
         method,
         device,
         data.map(lambda split: split.to(device)),
         model.to(device),
         start,
-        tuple(_remarks(settings, still_random, unruled)),
+        tuple(remarks_before(settings, data, still_random, unruled)),
     )
+    check_replaceable_results(settings, prepared.identity)
+    return prepared
 
 
 def _trial(model: nn.Module, pretrain_epochs: int) -> nn.Module:
@@ -97,7 +120,10 @@ def _trial(model: nn.Module, pretrain_epochs: int) -> nn.Module:
 def method_of(settings: RunSettings) -> EntropyConstrained:
     """The method of the settings; ``ValueError`` for a setting out of range."""
     # All settings are checked, those of relevance even without --lrp.
-    own = {"bits": settings.bits, "lam": settings.lam, "p": settings.p, "exclude": EXCLUDED}
+    own = {
+        **{"bits": settings.bits, "lam": settings.lam, "p": settings.p},
+        **{"exclude": settings.exclude, "include": settings.include},
+    }
     QuantizerSettings(**own)  # type: ignore[arg-type]
     lrp = LRP(
         composite=settings.lrp_composite,
@@ -114,30 +140,10 @@ def method_of(settings: RunSettings) -> EntropyConstrained:
 
 
 def constrain(method: EntropyConstrained, model: nn.Module, steps: int) -> Quantizer:
-    """`Method.constrain`, without a warning that the network has none of `EXCLUDED`."""
+    """`Method.constrain`, without the warnings about names that `prepare` gives once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusedNameWarning)
         return method.constrain(model, steps)
-
-
-def _remarks(
-    settings: RunSettings, still_random: Sequence[str], unruled: Sequence[str]
-) -> Iterator[str]:
-    if still_random:
-        yield (
-            "the weights to start from are for another number of classes: "
-            f"{', '.join(still_random)} start from random values"
-        )
-    no_weights = settings.model_path is None and not settings.model_rand_int
-    if no_weights and settings.model in MODELS and not settings.pretrain_epochs:
-        yield (
-            f"{settings.model} starts from random weights; --model_path names a checkpoint, "
-            "--pretrain_epochs trains one"
-        )
-    if unruled:
-        from ecqx.relevance.weights import without_rule
-
-        yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
 
 
 def check_relevance(

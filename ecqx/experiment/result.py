@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ecqx.data.tensors import SPLITS
+from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import Prepared
-from ecqx.experiment.settings import EXCLUDED
 from ecqx.modules import parts_in
 from ecqx.training.objectives import Scores
 from ecqx.training.trainer import Epoch
@@ -34,6 +33,8 @@ class Result:
         Parameters of more than one dimension that are no weights or were excluded.
     file : mapping
         From `ecqx.experiment.score.score_file`.
+    remarks : sequence of str
+        What a person should look at again.
     """
 
     prepared: Prepared
@@ -41,24 +42,23 @@ class Result:
     history: Sequence[Epoch]
     not_quantized: Sequence[str]
     file: Mapping[str, Any]
+    remarks: Sequence[str] = ()
 
     @property
     def record(self) -> dict[str, Any]:
         """The result as plain values, without what depends on place or time."""
-        prepared, settings = self.prepared, self.prepared.settings
-        own = {"device": prepared.device.type, "exclude": EXCLUDED}
+        settings = self.prepared.settings
         return {
-            "settings": settings.result_settings | own,
+            **self.prepared.identity,
             "fit": asdict(settings.training),
             "method": settings.method,
-            "start": prepared.start,
-            "data": prepared.data.label,
-            "samples": {split: len(getattr(prepared.data, split)) for split in SPLITS},
             "scores": self.scores,
             "epochs": [asdict(epoch) for epoch in self.history],
             "not_quantized": list(self.not_quantized),
             **self._measures,
             "file": settings.model_file.name,
+            "metadata": metadata_of(settings.model, settings.dataset, self.prepared.data),
+            "remarks": list(self.remarks),
         }
 
     @property
@@ -105,11 +105,11 @@ class Result:
             ("file", str(settings.model_file)),
             ("numbers", str(settings.record_file)),
         ]
-        excluded = [n for n in self.not_quantized if parts_in(EXCLUDED, [n])]
+        excluded = [n for n in self.not_quantized if parts_in(settings.exclude, [n])]
         others = [name for name in self.not_quantized if name not in excluded]
         if others:
             rows.insert(2, ("no weights", ", ".join(others)))
         if excluded:
-            named = " or ".join(EXCLUDED)
+            named = " or ".join(settings.exclude)
             rows.insert(2, ("not quantized", f"{len(excluded)} tensors named {named}"))
         return rows

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ecqx.coding import bitstream
 from ecqx.coding.ecqx_file import EcqxFile
-from ecqx.data.tensors import SPLITS
 from ecqx.experiment import tracking
+from ecqx.experiment.kept import Kept
+from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import Prepared, constrain, new_folders_removed, prepare
+from ecqx.experiment.remarks import remark_after
 from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
-from ecqx.experiment.settings import EXCLUDED, RunSettings
-from ecqx.files import write_text
+from ecqx.experiment.settings import RunSettings
+from ecqx.files import write_atomically, write_text
 from ecqx.modules import copied
 from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
@@ -28,7 +31,6 @@ from ecqx.training.evaluation import scores
 from ecqx.training.objectives import Scores, objective_of
 from ecqx.training.settings import FitSettings, steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
-from ecqx.version import __version__
 
 Say = Callable[[str], None]
 
@@ -45,19 +47,23 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
         for folder in (settings.results, settings.data_path):
             stack.enter_context(new_folders_removed(folder))
         prepared = prepare(settings)
-        logs = [stack.enter_context(tracker) for tracker in _trackers(prepared)]
+        kept = Kept.of(prepared)
+        logs = [stack.enter_context(tracker) for tracker in _trackers(prepared, kept)]
         for remark in prepared.remarks:
             warn(remark)
-        return _Experiment(prepared, logs, say, warn).measure()
+        experiment = _Experiment(prepared, kept, logs, say, warn)
+        if is_first():
+            stack.callback(experiment.unnamed.unlink, missing_ok=True)
+        return experiment.measure()
 
 
-def _trackers(prepared: Prepared) -> Iterator[AbstractContextManager[tracking.Log]]:
+def _trackers(prepared: Prepared, kept: Kept) -> Iterator[AbstractContextManager[tracking.Log]]:
     """The trackers of the settings; none but in the first process."""
     settings, shown = prepared.settings, prepared.settings.result_settings
     if not settings.trackers or not is_first():
         return
     folder = settings.results
-    resume = any(file.exists() for file in _progress_files(prepared))
+    resume = kept.is_progress
     for tracker in settings.trackers:
         if tracker == "wandb":
             yield tracking.wandb(folder, settings.wandb_run_name, settings.wandb_key, shown)
@@ -72,6 +78,7 @@ class _Experiment:
     """The steps of an experiment, and where their numbers are sent."""
 
     prepared: Prepared
+    kept: Kept
     logs: Sequence[tracking.Log]
     say: Say
     warn: Say
@@ -79,34 +86,71 @@ class _Experiment:
     def measure(self) -> Result:
         """Train, encode, decode, evaluate, and write the result."""
         settings, data, model = self.prepared.settings, self.prepared.data, self.prepared.model
-        before, during = _progress_files(self.prepared)
         scored = {"start": self._scores()}
         if settings.pretrain_epochs:
-            self._train("pre-training", settings.pretraining, None, before)
+            self._pretrain()
             scored["pre-trained"] = self._scores()
         fit = settings.training
         steps = fit.epochs * steps_per_epoch(len(data.train), fit)
         quantizer = constrain(self.prepared.method, model, steps)
-        history = self._train("quantized training", fit, quantizer, during)
+        history = self._train("quantized training", fit, quantizer, self.kept.training)
         scored["quantized"] = self._scores()
-        if is_first():
-            bitstream.save(settings.model_file, quantizer, progress=True)
-        wait_for_all()
-        decoded = copied(model)
-        with announced("evaluating the decoded file"):
-            file = score_file(settings.model_file, EcqxFile(), decoded, data, EXCLUDED)
+        file = self._coded(quantizer)
         metric = objective_of(data.test.targets).metric
         scored["decoded file"] = {metric: file["accuracy"], **file["other_metrics"]}
         # ``kept``: why a parameter is not quantized. One dimension is no exclusion.
         excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
-        result = Result(self.prepared, scored, history, excluded, file)
-        if is_first():
-            write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
-            for progress in (before, during):
-                progress.unlink(missing_ok=True)
+        remarks = self.prepared.remarks
+        if (remark := remark_after(file["accuracy"], data.test, len(data.classes))) is not None:
+            self.warn(remark)
+            remarks += (remark,)
+        result = Result(self.prepared, scored, history, excluded, file, remarks)
+        self._write(result)
         for log in self.logs:
             log(result.numbers, settings.pretrain_epochs + len(history))
         return result
+
+    @property
+    def unnamed(self) -> Path:
+        """The coded model until its record is written; without that nobody knows its settings."""
+        file = self.prepared.settings.model_file
+        return file.with_name(f".{file.name}")
+
+    def _coded(self, quantizer: Quantizer) -> dict[str, Any]:
+        """Write the model to a file, and measure the network that is decoded from it."""
+        settings, data = self.prepared.settings, self.prepared.data
+        if is_first():
+            metadata = metadata_of(settings.model, settings.dataset, data)
+            bitstream.save(self.unnamed, quantizer, progress=True, metadata=metadata)
+        wait_for_all()
+        decoded, names = copied(self.prepared.model), (settings.exclude, settings.include)
+        with announced("evaluating the decoded file"):
+            file = score_file(self.unnamed, EcqxFile(), decoded, data, *names)
+        wait_for_all()
+        return file
+
+    def _write(self, result: Result) -> None:
+        """Write the record, give the file its name, and forget the progress."""
+        settings = self.prepared.settings
+        if is_first():
+            write_text(settings.record_file, json.dumps(result.record, indent=1) + "\n")
+            write_atomically(settings.model_file, lambda p: shutil.copyfile(self.unnamed, p))
+            self.kept.forget_progress()
+
+    def _pretrain(self) -> None:
+        """Pre-train, or load the network that another run would have to train again."""
+        kept, model, phase = self.kept, self.prepared.model, "pre-training"
+        if kept.pretrained.exists():
+            self.warn(f"{phase} is not repeated: {kept.pretrained} has its network")
+            history = kept.load_pretrained(model)
+            # A run that goes on has sent them already.
+            for number, epoch in enumerate([] if kept.is_progress else history, 1):
+                self._log(phase, epoch, number)
+            return
+        fit = self.prepared.settings.pretraining
+        history = self._train(phase, fit, None, kept.pretraining)
+        if is_first():
+            kept.save_pretrained(model, history)
 
     def _train(
         self, phase: str, fit: FitSettings, quantizer: Quantizer | None, progress: Path
@@ -114,17 +158,13 @@ class _Experiment:
         """Train, or go on from the file ``progress``, which has the state after each epoch."""
         settings, data = self.prepared.settings, self.prepared.data
         epochs_before = 0 if quantizer is None else settings.pretrain_epochs
-        metric = f"validation {objective_of(data.train.targets).metric}"
 
         def report(epoch: Epoch) -> None:
-            numbers = {"loss": epoch.loss, metric: epoch.accuracy, "sparsity": epoch.sparsity}
-            named = {f"{phase}/{name}": value for name, value in numbers.items()}
-            for log in self.logs:
-                log(named, epochs_before + len(trainer.history))
+            self._log(phase, epoch, epochs_before + len(trainer.history))
             if settings.verbose:
                 self.say(
                     f"{phase}, epoch {len(trainer.history)} of {fit.epochs}: "
-                    f"loss {epoch.loss:.4f}, {metric} {epoch.accuracy:.2%}, "
+                    f"loss {epoch.loss:.4f}, {self._metric} {epoch.accuracy:.2%}, "
                     f"sparsity {epoch.sparsity:.2%}"
                 )
 
@@ -138,23 +178,17 @@ class _Experiment:
             warnings.simplefilter("ignore", RelevanceWarning)
             return trainer.fit(progress=True, resume=progress, on_epoch=report)
 
+    def _log(self, phase: str, epoch: Epoch, number: int) -> None:
+        """Send the numbers of an epoch, the ``number``-th of all, to the trackers."""
+        numbers = {"loss": epoch.loss, self._metric: epoch.accuracy, "sparsity": epoch.sparsity}
+        for log in self.logs:
+            log({f"{phase}/{name}": value for name, value in numbers.items()}, number)
+
+    @property
+    def _metric(self) -> str:
+        return f"validation {objective_of(self.prepared.data.train.targets).metric}"
+
     def _scores(self) -> Scores:
         """All metrics on the test split."""
         with announced("evaluating on the test split"):
             return scores(self.prepared.model, self.prepared.data.test)
-
-
-def _progress_files(prepared: Prepared) -> list[Path]:
-    """Files for the state of pre-training and training, named by a hash of what these depend on.
-
-    That includes the weights to start from: call it before training.
-    """
-    settings = prepared.settings.result_settings | {"device": prepared.device.type}
-    digest = hashlib.sha256(json.dumps([__version__, settings]).encode())
-    splits = [getattr(prepared.data, split) for split in SPLITS]
-    tensors = [tensor for split in splits for tensor in (split.inputs, split.targets)]
-    for tensor in (*tensors, *prepared.model.state_dict().values()):
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    start = f".{prepared.settings.name}.{digest.hexdigest()[:16]}"
-    folder = prepared.settings.results
-    return [folder / f"{start}.{phase}.pt" for phase in ("pre-training", "training")]

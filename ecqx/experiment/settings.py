@@ -14,8 +14,6 @@ DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
 # Names of `ecqx.methods.registry`, with the bit width where it is no setting.
 QUANTIZERS = {"ECQ": None, "EC2T": 2, "FantastIC4": 4}
-# Parameters with one of these in their name are not quantized (published).
-EXCLUDED = ("downsample", "aux_classifier")
 # Published, for the parameters that are not quantized.
 WEIGHT_DECAY = 5e-6
 # Published: stop when accuracy has not risen by this much for this many epochs. Here it is accuracy
@@ -57,6 +55,8 @@ class RunSettings:
     quantizer: str = "ECQ"
     bitwidth: int = 4
     lam: float = 0.05
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     lrp: bool = False
     lrp_output: str = "output"
     lrp_composite: str = "epsilon_plus_flat_bn_pass"
@@ -115,7 +115,7 @@ class RunSettings:
         """Name of the written files, without their suffix."""
         relevance = "_lrp" if self.lrp else ""
         quantizer = f"{self.bitwidth}bit" if self.quantizer == "ECQ" else self.quantizer
-        return f"{self.model}_{self.dataset}_{quantizer}{relevance}"
+        return f"{self.model}_{self.dataset}_{quantizer}_lam{self.lam:g}{relevance}"
 
     @property
     def model_file(self) -> Path:
@@ -131,4 +131,5 @@ class RunSettings:
     def result_settings(self) -> dict[str, Any]:
         """The settings that a result depends on, as plain values; weights and data not included."""
         found = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT}
-        return found | {"bitwidth": self.bits}
+        lists = {"exclude": list(self.exclude), "include": list(self.include)}
+        return found | lists | {"bitwidth": self.bits}

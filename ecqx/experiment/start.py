@@ -11,7 +11,7 @@ from ecqx.data.tensors import SPLITS, TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
-from ecqx.models.networks import MODELS, build
+from ecqx.models.networks import MODELS, build, input_settings
 from ecqx.models.weights import imagenet_weights
 from ecqx.modules import evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, check_fit, objective_of
@@ -37,7 +37,7 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     shape = "×".join(map(str, inputs.shape[1:]))
     torch.manual_seed(seed)
     try:
-        model = build(name, num_classes=classes, **_input_size(name, inputs))
+        model = build(name, num_classes=classes, **input_settings(name, inputs.shape[1:]))
         with torch.no_grad(), evaluation_mode(model):
             logits = main_output(model(inputs))
     except UNFIT as error:
@@ -63,13 +63,6 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     return model
 
 
-def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
-    """Settings of the suite's own networks for the size of the inputs."""
-    if name == "mlp_gsc":
-        return {"in_features": inputs[0].numel()}
-    return {"in_channels": inputs.shape[1]} if name in MODELS else {}
-
-
 def load_start(
     model: nn.Module, settings: RunSettings, state: Mapping[str, Tensor] | None
 ) -> tuple[str, list[str]]:
@@ -84,6 +77,10 @@ def load_start(
     if settings.model_rand_int or settings.model in MODELS:
         return "random weights", []
     path = settings.data_path
-    pretrained = imagenet_weights(settings.model, path.parent if path.is_file() else path)
+    pretrained = imagenet_weights(
+        settings.model,
+        path.parent if path.is_file() else path,
+        otherwise="start from a checkpoint (--model_path) or random weights (--model_rand_int)",
+    )
     source = f"torchvision's weights of {settings.model}"
     return source, load_weights(model, pretrained, source)

@@ -17,6 +17,8 @@ from ecqx.relevance.settings import LRP
 
 _RELEVANCE = tuple(field.name for field in fields(LRP))
 _QUANTIZER = tuple(field.name for field in fields(QuantizerSettings))
+# Settings of a grid, which trained centroids do not have.
+_GRID: tuple[str, ...] = ("bits", "step")
 # Settings of the quantizer without effect unless there is relevance.
 _RELEVANCE_BAND = ("p", "sparsity_band")
 
@@ -44,7 +46,7 @@ class EntropyConstrained(Method):
 
     @classmethod
     def takes(cls) -> tuple[str, ...]:
-        left_out: tuple[str, ...] = () if cls.width is None else ("bits",)
+        left_out = () if cls.width is None else _GRID
         if not cls.is_relevant:
             left_out += _RELEVANCE_BAND
         own = tuple(name for name in _QUANTIZER if name not in left_out)

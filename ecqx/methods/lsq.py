@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ecqx.assignment.centroids import check_bits
+from ecqx.assignment.bits import check_bits
 from ecqx.methods.interface import OfNamedWeights
 from ecqx.modules import Inputs
 from ecqx.quantizers.parameters import shared_lists

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -86,6 +87,13 @@ def build(name: str, **settings: Any) -> nn.Module:
     raise ValueError(
         f"model must be one of {', '.join(MODELS)} or a network of torchvision, not {name!r}"
     )
+
+
+def input_settings(name: str, shape: Sequence[int]) -> dict[str, int]:
+    """Settings of `build` for inputs of a shape, without the batch; those of the suite's own."""
+    if name == "mlp_gsc":
+        return {"in_features": prod(shape)}
+    return {"in_channels": shape[0]} if name in _NETWORKS else {}
 
 
 def _from_torchvision(name: str, settings: dict[str, Any]) -> nn.Module:

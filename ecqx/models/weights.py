@@ -11,13 +11,17 @@ from ecqx.coding.checkpoint import read_state
 from ecqx.errors import InputError
 from ecqx.models.networks import MODELS
 
+# What works without pre-trained weights.
+START = "start from a checkpoint of your own or from random weights"
 
-def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
+
+def imagenet_weights(name: str, root: Path, otherwise: str = START) -> dict[str, Tensor]:
     """torchvision's default pre-trained weights of a network, downloaded if they are missing.
 
     Classification networks have weights for ImageNet, segmentation networks for COCO images with
     the 21 classes of VOC; the suite's own networks have none. ``root`` is a folder with the file
-    under its official name, there or in ``models/``.
+    under its official name, there or in ``models/``; ``otherwise`` says in messages what works
+    without it.
     """
     # Imported here because starting from a checkpoint needs no download.
     from ecqx.data.downloads import Source, provide
@@ -31,6 +35,7 @@ def imagenet_weights(name: str, root: Path) -> dict[str, Tensor]:
         found_as=(file, f"models/{file}"),
         url=url,
         checksum=f"sha256:{digest[1]}",
+        otherwise=otherwise,
     )
     state = read_state(provide(source, root))
     return {_current_name(key): tensor for key, tensor in state.items()}

@@ -81,7 +81,8 @@ class ECQx(Quantizer):
         super().__init__(model, known, relevance, process_group)
 
     def _fit(self) -> None:
-        self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, self.settings.bits))
+        bits, step = self.settings.bits, self.settings.step
+        self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, bits, step))
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ecqx.assignment.centroids import check_bits
+from ecqx.assignment.bits import Step, check_bits, check_step
 from ecqx.assignment.settings import AssignmentSettings
 from ecqx.modules import name_parts
 
@@ -26,6 +26,8 @@ class QuantizerSettings(AssignmentSettings):
         See `ecqx.assign`.
     bits : int
         Bit width, 2 to 8.
+    step : {"float32", "nnc"}
+        How exact the step of a grid is (`ecqx.CentroidGrid.fit`).
     gradient : {"magnitude", "published", "identity"}
         Factor on the gradient of a weight, on its way to the latent weight: the magnitude of its
         centroid, the signed centroid (published; it reverses the gradient in negative clusters), or
@@ -43,6 +45,7 @@ class QuantizerSettings(AssignmentSettings):
     """
 
     bits: int = 4
+    step: Step = "float32"
     gradient: Gradient = "magnitude"
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -53,6 +56,7 @@ class QuantizerSettings(AssignmentSettings):
         if self.sparsity_band is not None:
             object.__setattr__(self, "sparsity_band", tuple(self.sparsity_band))
         check_bits(self.bits)
+        check_step(self.step)
         if self.gradient not in GRADIENTS:
             choices = ", ".join(GRADIENTS)
             raise ValueError(f"gradient must be one of {choices}, not {self.gradient!r}")

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment.bits import Form, bits_of
 from ecqx.assignment.centroids import GridStack
-from ecqx.assignment.codebooks import Codebook, Form, binary_basis, bits_of, codebooks, ternary
+from ecqx.assignment.codebooks import Codebook, binary_basis, codebooks, ternary
 from ecqx.coding.quantized import CodebookTensor, Quantized
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
@@ -52,6 +53,8 @@ class TrainedQuantizer(Quantizer):
     ) -> None:
         settings = {**self.defaults, **settings}
         known = QuantizerSettings(bits=self.width(), lam=lam, **settings)
+        if known.step != QuantizerSettings.step:
+            raise ValueError("step is a setting of grids; trained centroids have none")
         super().__init__(model, known, relevance, process_group)
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx.data.tensors import Split
 from ecqx.modules import evaluation_mode, main_output
@@ -25,7 +27,31 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
 @torch.no_grad()
 def scores(model: nn.Module, split: Split, batch_size: int = 512) -> Scores:
     """All metrics of a model on a split by name, otherwise as `evaluate`."""
-    elements = split.inputs[0].numel()
-    batches = split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements)))
     with evaluation_mode(model):
-        return objective_of(split.targets).score((main_output(model(x)), y) for x, y in batches)
+        return objective_of(split.targets).score(_outputs(model, split, batch_size))
+
+
+def _outputs(
+    model: nn.Module, split: Split, batch_size: int = 512
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and targets of all batches."""
+    elements = split.inputs[0].numel()
+    for x, y in split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements))):
+        yield main_output(model(x)), y
+
+
+@torch.no_grad()
+def scores_and_loss(model: nn.Module, split: Split) -> tuple[Scores, float]:
+    """All metrics as `scores`, and the mean loss of the samples."""
+    objective = objective_of(split.targets)
+    total = 0.0
+
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal total
+        for logits, y in _outputs(model, split):
+            total += float(objective.loss(logits, y)) * len(y)
+            yield logits, y
+
+    with evaluation_mode(model):
+        found = objective.score(outputs())
+    return found, total / len(split)

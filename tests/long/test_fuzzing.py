@@ -9,7 +9,9 @@ from forging import FORGERIES, UNSEALED
 from reading import Reader, fuzz
 
 # Files of each kind; half of all have a checksum that does not fit.
-FILES = dict.fromkeys(FORGERIES, 450) | {UNSEALED: 5000, "many codebooks": 100}
+FILES = dict.fromkeys(FORGERIES, 450) | {
+    **{UNSEALED: 5000, "many codebooks": 100, "costly metadata": 150}
+}
 
 
 @pytest.mark.parametrize("kind", FORGERIES)

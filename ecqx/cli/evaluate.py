@@ -1,0 +1,62 @@
+"""The command ``ecqx evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS, say_warning
+from ecqx.experiment.settings import DATASETS, RunSettings
+from ecqx.progress import announced
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--dataset",
+    type=click.Choice(DATASETS),
+    help="Data set whose test split is used. Default: that of the file's metadata.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="As for `ecqx run`. Default: that of the file's metadata.",
+)
+@DATA_PATH
+@WORKERS
+@DEVICE
+@IMAGE_SIZE
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of a table.")
+def evaluate(
+    file: Path,
+    dataset: str | None,
+    model: str | None,
+    image_size: int | None,
+    json_wanted: bool,
+    **places: Any,
+) -> None:
+    """Show accuracy and loss of a file on a data set.
+
+    The network is built by its name, the weights are those of FILE, and images are normalized as
+    its metadata say: `ecqx run` writes network, data set, classes and normalization into its files.
+    Of a file without metadata --model and --dataset name the network and the data, whose own
+    normalization is used.
+
+    \b
+    Example:
+      ecqx evaluate results/mlp_gsc_digits_4bit_lam0.05.ecqx
+      ecqx evaluate photos.ecqx --model resnet18 --dataset folder --data_path photos
+    """
+    settings = RunSettings(**places)
+    with file.open("rb"):
+        pass  # a missing file is noticed at once
+    with announced("loading torch"):
+        from ecqx.experiment.file_accuracy import file_accuracy
+
+    found = file_accuracy(
+        file, settings, say_warning, model=model, dataset=dataset, image_size=image_size
+    )
+    click.echo(json.dumps(found.record, indent=2) if json_wanted else found.summary)

@@ -1,0 +1,114 @@
+"""Weights that are quantized already, by any method: tensors with few distinct values.
+
+They are coded without loss, as integers where the values are equidistant, else by a codebook.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ecqx.assignment.bits import MAX_BITS, MIN_BITS, MOST_VALUES
+from ecqx.assignment.codebooks import Codebook
+from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, first_order_entropy
+
+# Zero and the numbers of the largest codebook.
+MOST_DISTINCT = MOST_VALUES + 1
+# So many weights tell that a tensor has too many values, before all are sorted.
+_SAMPLE = 1 << 13
+# The step is the smallest magnitude over one of these.
+_MOST_STEPS = 8
+# Integers of a grid may reach over so many times the distinct values.
+_MOST_SPREAD = 2
+# Bytes of a tensor's name, shape and length, about.
+_HEADER = 16
+
+
+def few_valued(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
+    """The tensors that have few values and become smaller by it, as integers with centroids.
+
+    Those of at most 255 distinct values beside zero, all exact in float32, whose integers (by their
+    first-order entropy) and centroids take fewer bytes than the values.
+    """
+    found = {name: _as_quantized(tensor.detach().cpu()) for name, tensor in tensors.items()}
+    return {
+        name: quantized
+        for name, quantized in found.items()
+        if quantized is not None and _coded_bytes(quantized) < tensors[name].nbytes
+    }
+
+
+def distinct_values(tensor: Quantized) -> int:
+    """Number of distinct weights of a quantized tensor."""
+    return len(torch.unique(tensor.integers))
+
+
+def equidistant(values: Tensor) -> tuple[float, Tensor] | None:
+    """A step and integers k, so that the values are ``float32(k) * float32(step)`` exactly.
+
+    Parameters
+    ----------
+    values : Tensor of float32, shape (n,)
+        At least one is not zero.
+
+    Returns
+    -------
+    step : float
+    integers : Tensor of int32, shape (n,)
+        From -128 to 255. None is returned if there is no such step, or the integers lie further
+        apart than a codebook's would.
+    """
+    smallest = float(values[values != 0].abs().min())
+    for divisor in range(1, _MOST_STEPS + 1):
+        for step in _neighbours(smallest / divisor):
+            integers = (values.double() / step).round()
+            low, high = float(integers.min()), float(integers.max())
+            fits = low >= -(2 ** (MAX_BITS - 1)) and high < 2**MAX_BITS
+            is_dense = high - low < _MOST_SPREAD * len(values)
+            exact = integers.float() * torch.tensor(step, dtype=torch.float32)
+            if fits and is_dense and torch.equal(exact, values):
+                return step, integers.to(torch.int32)
+    return None
+
+
+def _neighbours(step: float) -> list[float]:
+    """The nearest float32, the next above and the next below, if they are steps at all."""
+    nearest = torch.tensor(step, dtype=torch.float32)
+    ends = (torch.tensor(math.inf), torch.tensor(0.0))
+    near = [float(nearest), *(float(nearest.nextafter(end)) for end in ends)]
+    return [step for step in near if 0 < step < math.inf]
+
+
+def _as_quantized(tensor: Tensor) -> Quantized | None:
+    """A tensor with few values, or None if it has too many or some that float32 does not hold."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return None
+    if torch.unique(tensor.flatten()[:_SAMPLE]).numel() > MOST_DISTINCT:
+        return None
+    values, position = torch.unique(tensor, return_inverse=True)
+    numbers = values.float()
+    if not numbers.isfinite().all() or not torch.equal(numbers.to(values.dtype), values):
+        return None
+    others = numbers[numbers != 0]
+    if len(others) > MOST_VALUES:
+        return None
+    if len(others) == 0:
+        return QuantizedTensor(position.to(torch.int32), 1.0, MIN_BITS)
+    grid = equidistant(numbers)
+    if grid is not None:
+        step, integers = grid
+        low, high = int(integers.min()), int(integers.max())
+        bits = max(MIN_BITS, high.bit_length(), (-low - 1).bit_length() + 1 if low < 0 else 0)
+        return QuantizedTensor(integers[position], step, bits)
+    codebook = Codebook.of("values", others)
+    places = torch.searchsorted(codebook.values, numbers) - codebook.zero
+    return CodebookTensor(places[position].to(torch.int32), codebook)
+
+
+def _coded_bytes(quantized: Quantized) -> float:
+    numbers = 1 if isinstance(quantized, QuantizedTensor) else len(quantized.codebook.numbers)
+    integers = quantized.integers
+    return _HEADER + 4 * numbers + first_order_entropy(integers) * integers.numel() / 8

@@ -1,0 +1,103 @@
+"""Remarks of one line about settings, data and result that a person should look at again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ecqx.data.tensors import Split, TensorData
+from ecqx.experiment.settings import RunSettings
+from ecqx.labels import is_labelled
+from ecqx.models.networks import MODELS
+from ecqx.training.objectives import SEGMENTATION, objective_of
+from ecqx.training.settings import steps_per_epoch
+
+# Fewer validation samples, or training steps an epoch, are worth a remark.
+FEW_SAMPLES, FEW_STEPS = 100, 10
+# An accuracy is at chance if it is not above it by more than so many standard errors.
+DEVIATIONS = 2.0
+# Samples whose labels are counted together.
+_PART = 512
+
+
+def remarks_before(
+    settings: RunSettings, data: TensorData, still_random: Sequence[str], unruled: Sequence[str]
+) -> Iterator[str]:
+    """Remarks before the training.
+
+    ``still_random`` are tensors that no weights were loaded into, ``unruled`` what has no rule of
+    relevance.
+    """
+    if still_random:
+        yield (
+            "the weights to start from are for another number of classes: "
+            f"{', '.join(still_random)} start from random values"
+        )
+    no_weights = settings.model_path is None and not settings.model_rand_int
+    if no_weights and settings.model in MODELS and not settings.pretrain_epochs:
+        yield (
+            f"{settings.model} starts from random weights; --model_path names a checkpoint, "
+            "--pretrain_epochs trains one"
+        )
+    if unruled:
+        from ecqx.relevance.weights import without_rule
+
+        yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
+    if settings.epochs or settings.pretrain_epochs:
+        yield from _few(settings, data)
+
+
+def _few(settings: RunSettings, data: TensorData) -> Iterator[str]:
+    samples = len(data.validation)
+    if samples < FEW_SAMPLES:
+        # Half of a 95 % interval of a share, at most.
+        points = 100 / math.sqrt(samples)
+        yield (
+            f"only {samples} samples validate, so the accuracy that chooses the epoch is uncertain "
+            f"by up to {points:.0f} points; {FEW_SAMPLES} or more are better"
+        )
+    steps = steps_per_epoch(len(data.train), settings.training)
+    if steps < FEW_STEPS:
+        more = "smaller --batch_size"
+        if steps == settings.max_batches:
+            more = "larger --max_batches"
+        yield (
+            f"an epoch has only {steps} training steps, too few for BatchNorm to follow the "
+            f"quantized weights; a {more} gives more"
+        )
+
+
+def remark_after(accuracy: float, test: Split, classes: int) -> str | None:
+    """A remark if the accuracy on the test split is that of a guess.
+
+    ``accuracy`` is the task's first metric (`ecqx.training.objectives.Objective.metric`).
+    """
+    metric = objective_of(test.targets).metric
+    guess = guessed(test.targets, classes)
+    error = math.sqrt(guess * (1 - guess) / len(test))
+    if accuracy > guess + DEVIATIONS * error:
+        return None
+    return (
+        f"{metric} {accuracy:.2%} on {len(test):,} test samples is at chance: the most frequent "
+        f"class alone gives {guess:.2%}; check labels, learning rate and start, or lower --Lambda"
+    )
+
+
+def guessed(targets: Tensor, classes: int) -> float:
+    """The first metric of a network that finds the most frequent class everywhere.
+
+    With several labels a sample: of random logits.
+    """
+    if targets.is_floating_point():
+        shares = targets.mean(dim=0)
+        return float(shares[shares > 0].mean())
+    counts = torch.zeros(classes, dtype=torch.int64, device=targets.device)
+    for part in torch.split(targets, _PART):
+        labels = part.long()
+        counts += torch.bincount(labels[is_labelled(labels, classes)], minlength=classes)
+    share = int(counts.max()) / int(counts.sum())
+    is_union = objective_of(targets) is SEGMENTATION
+    return share / int((counts > 0).sum()) if is_union else share
