@@ -69,8 +69,8 @@ class StraightThrough(LatentWeights):
         return [*groups, {"params": list(self.numbers.values()), "weight_decay": 0.0}]
 
     def transfer_gradients(self) -> None:
+        self._begin_transfer()
         self.reconcile(values=False, wait=False)
-        self._look_for_zero_grad()
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
