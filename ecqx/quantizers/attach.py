@@ -109,6 +109,8 @@ class Attachment:
         self._check()
         if self._numbers:
             self._add_numbers()
+        if quantizer.steps_quantized:
+            self._add_copies()
         for weight in quantizer.weights.values():
             if weight.dtype in HALF:
                 for key, value in optimizer.state.get(weight, {}).items():
@@ -198,6 +200,9 @@ class Attachment:
             groups[:] = [group for group in groups if group["params"]]
         for parameter in (*self._copies.values(), *self._numbers):
             self.optimizer.state.pop(parameter, None)
+        # An explicit loop would add to them: its optimizer does not hold these weights.
+        for weight in self.quantizer.weights.values():
+            weight.grad = None
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -241,6 +246,7 @@ class Attachment:
                 "and update yourself"
             )
         if quantizer.steps_quantized:
+            # The optimizer may have been given more parameters.
             self._add_copies()
         self.is_transferring = True
         try:

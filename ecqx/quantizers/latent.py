@@ -229,7 +229,7 @@ class LatentWeights(ABC):
         self._given[parameter] = parameter._version
 
     def rewrite(self) -> None:
-        """Put the centroids into the model again, after a step that was not finished."""
+        """Put quantized weights into the model again, after a step that was not finished."""
         self._in_step = False
         self._forget_gradients()
         for name in self.weights:

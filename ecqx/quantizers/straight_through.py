@@ -91,6 +91,11 @@ class StraightThrough(LatentWeights):
         self._forget_gradients()
         self.project()
 
+    def rewrite(self) -> None:
+        # The unfinished step may have moved latent weights and numbers.
+        self._forget_gradients()
+        self.project()
+
     def _rest_of_state(self) -> dict[str, Tensor]:
         """``numbers.*``."""
         return {f"numbers.{name}": number.detach() for name, number in self.numbers.items()}
