@@ -117,9 +117,11 @@ class Attachment:
                     if isinstance(value, Tensor) and value.dtype == weight.dtype:
                         optimizer.state[weight][key] = value.float()
         self._batch = ModelHooks(self)
+        # A compiled step runs them as they are.
+        eager = torch.compiler.disable
         self._handles: list[Any] = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(eager(self._before_step)),
+            optimizer.register_step_post_hook(eager(self._after_step)),
             optimizer.register_load_state_dict_pre_hook(self._before_loading),
             optimizer.register_load_state_dict_post_hook(self._after_loading),
             quantizer.model.register_forward_pre_hook(self._batch.before),
