@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,40 @@ def test_step(ratio: Ratio, case: str, method: str) -> None:
     data = batch(network.batch, network.inputs)
     goal = goals[method == "ECQx"]
     ratio(lambda: plain.step(*data), lambda: ours.step(*data), rounds=network.rounds, goal=goal)
+
+
+@pytest.mark.parametrize("method", ["ECQ", "ECQx"])
+@pytest.mark.parametrize("case", ["resnet20", "mlp_gsc, batch 64"])
+def test_attached(ratio: Ratio, case: str, method: str) -> None:
+    """A quantizer attached to the optimizer against the explicit calls."""
+    network, *_ = GOALS[case]
+    relevance = LRP() if method == "ECQx" else None
+    explicit, attached = (own_loop(trainer(relevance, network=network), a) for a in (False, True))
+    data = batch(network.batch, network.inputs)
+    ratio(lambda: explicit(*data), lambda: attached(*data), rounds=network.rounds, goal="<= 1.05")
+
+
+def own_loop(ours: Trainer, attached: bool) -> Callable[[Tensor, Tensor], None]:
+    """The step of a loop of one's own."""
+    quantizer = ours.quantizer
+    assert isinstance(quantizer, ECQx)
+    optimizer: torch.optim.Optimizer = ours.optimizer
+    if attached:
+        optimizer = torch.optim.Adam(ours.model.parameters(), lr=ours.settings.lr)
+        quantizer.attach(optimizer)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(ours.model(x), y).backward()  # type: ignore[no-untyped-call]
+        if attached:
+            quantizer.targets(y)
+            optimizer.step()
+        else:
+            quantizer.transfer_gradients()
+            optimizer.step()
+            quantizer.update(x, y)
+
+    return step
 
 
 def test_ecqx_recommended(ratio: Ratio) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ecqx import models
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+# What a script needs beyond what the tests need, by its name.
+NEEDS = {"lightning_module": "lightning", "hf_trainer": "transformers"}
 # An image folder.
 tree = running.tree
 
@@ -31,6 +34,8 @@ def example(
     monkeypatch.chdir(here)
 
     def run(name: str, *arguments: object) -> str:
+        if name in NEEDS:
+            pytest.importorskip(NEEDS[name])
         main = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)["main"]
         main([str(argument) for argument in arguments])
         return capsys.readouterr().out
@@ -73,6 +78,25 @@ def test_a_transformer(example: Any) -> None:
     assert percent("ECQx of the other layers:", out) > 30
     assert "excluded by 'positions'" in out
     assert ecqx.load("transformer.ecqx")["positions"].shape == (8, 32)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "file"), [("lightning_module", "lightning"), ("hf_trainer", "transformers")]
+)
+def test_trainers_of_others(example: Any, name: str, file: str) -> None:
+    out = example(name, "--epochs", 2)
+    assert percent("full precision:", out) > 60
+    assert percent("from the file:", out) > 60
+    assert f"{file}.ecqx: {Path(f'{file}.ecqx').stat().st_size:,} bytes" in out
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_missing_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, NEEDS[name], None)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert f"pip install 'ecqx[{NEEDS[name]}]'" in str(caught.value)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -33,10 +33,15 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train(q: Any, forward: nn.Module, steps: int = 8, parts: int = 1) -> None:
+def train(
+    q: Any, forward: nn.Module, attached: bool = False, steps: int = 8, parts: int = 1
+) -> None:
     """Each process on its own half of the samples; unequal halves in every second step."""
     rank = distributed.get_rank()
-    optimizer = torch.optim.Adam(q.parameter_groups(), lr=0.02)
+    parameters = forward.parameters() if attached else q.parameter_groups()
+    optimizer = torch.optim.Adam(parameters, lr=0.02)
+    if attached:
+        q.attach(optimizer)
     for step in range(steps):
         cut = 32 if step % 2 else 24
         x, y = (X[:cut], Y[:cut]) if rank == 0 else (X[cut:], Y[cut:])
@@ -45,56 +50,62 @@ def train(q: Any, forward: nn.Module, steps: int = 8, parts: int = 1) -> None:
             last = i == parts - 1
             with contextlib.nullcontext() if last else forward.no_sync():
                 (F.cross_entropy(forward(part), labels) / parts).backward()
-        q.transfer_gradients()
+        if attached:
+            q.targets(labels)
+        else:
+            q.transfer_gradients()
         optimizer.step()
-        q.update(x, y)
+        if not attached:
+            q.update(part, labels)
 
 
-def of_a_wrapped_model() -> Any:
+def of_a_wrapped_model(attached: bool = False) -> Any:
     """Wrapping gives all processes the values of the first."""
-    wrapped = DistributedDataParallel(network(distributed.get_rank()))
+    wrapped = DistributedDataParallel(
+        network(distributed.get_rank()), gradient_as_bucket_view=attached
+    )
     q = ecqx.ECQx(wrapped, lam=0.2, relevance=LRP())
-    train(q, wrapped)
+    train(q, wrapped, attached)
     return q
 
 
-def with_a_group_before_wrapping() -> Any:
+def with_a_group_before_wrapping(attached: bool = False) -> Any:
     model = network(distributed.get_rank())
     group = distributed.group.WORLD
     q = ecqx.ECQx(model, lam=0.2, relevance=LRP(of="quantized", every=2), process_group=group)
-    train(q, DistributedDataParallel(model))
+    train(q, DistributedDataParallel(model), attached)
     return q
 
 
-def of_trained_centroids() -> Any:
+def of_trained_centroids(attached: bool = False) -> Any:
     wrapped = DistributedDataParallel(network())
     q = ecqx.EC2T(wrapped, relevance=LRP())
-    train(q, wrapped)
+    train(q, wrapped, attached)
     return q
 
 
-def without_relevance() -> Any:
+def without_relevance(attached: bool = False) -> Any:
     wrapped = DistributedDataParallel(network())
     q = ecqx.ECQx(wrapped, lam=0.2)
-    train(q, wrapped)
+    train(q, wrapped, attached)
     return q
 
 
-def in_micro_batches() -> Any:
+def in_micro_batches(attached: bool = False) -> Any:
     wrapped = DistributedDataParallel(network())
     q = ecqx.ECQx(wrapped, lam=0.2, relevance=LRP(of="full_precision"))
-    train(q, wrapped, parts=2)
+    train(q, wrapped, attached, parts=2)
     return q
 
 
-def of_a_copy() -> Any:
-    q = of_a_wrapped_model()
+def of_a_copy(attached: bool = False) -> Any:
+    q = of_a_wrapped_model(attached)
     other = copy.deepcopy(q)
-    train(other, DistributedDataParallel(other.model))
+    train(other, DistributedDataParallel(other.model), attached)
     return other
 
 
-COMMON: list[Callable[[], Any]] = [
+COMMON: list[Callable[..., Any]] = [
     of_a_wrapped_model,
     with_a_group_before_wrapping,
     of_trained_centroids,
@@ -125,7 +136,7 @@ def twice() -> None:
 def unpickled() -> None:
     wrapped = DistributedDataParallel(network())
     q = pickle.loads(pickle.dumps(ecqx.ECQx(wrapped, relevance=LRP())))
-    train(q, DistributedDataParallel(q.model), 1)
+    train(q, DistributedDataParallel(q.model), steps=1)
 
 
 def member(rank: int, port: int, folder: str) -> None:
@@ -138,6 +149,7 @@ def member(rank: int, port: int, folder: str) -> None:
         q = make()
         found[make.__name__] = {n: t.clone() for n, t in q.state_dict().items()}
         assert_file_is_model(q, network(), X, Path(folder) / f"{make.__name__}-{rank}.ecqx")
+        found[f"{make.__name__}, attached"] = make(attached=True).state_dict()
     found["without a group"] = refused(lambda: ecqx.ECQx(network(), relevance=LRP()))
     found["EC2T without a group"] = refused(lambda: ecqx.EC2T(network()))
     found["twice"] = refused(twice)
@@ -161,13 +173,23 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("make", COMMON, ids=lambda make: make.__name__)
-def test_processes_decide_alike(ranks: list[dict[str, Any]], make: Callable[[], Any]) -> None:
+def test_processes_decide_alike(ranks: list[dict[str, Any]], make: Callable[..., Any]) -> None:
     one, other = (rank[make.__name__] for rank in ranks)
     assert one.keys() == other.keys()
     shared = {name for name in one if "running" not in name}
     assert any(name.startswith("integers.") for name in shared)
     for name in shared:
         assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("make", COMMON, ids=lambda make: make.__name__)
+def test_attached_to_the_optimizer(ranks: list[dict[str, Any]], make: Callable[..., Any]) -> None:
+    """As by the explicit calls, to the last bit; gradients may be views of those that are sent."""
+    for rank in ranks:
+        attached, explicit = rank[f"{make.__name__}, attached"], rank[make.__name__]
+        assert attached.keys() == explicit.keys()
+        for name, tensor in explicit.items():
+            assert torch.equal(attached[name], tensor), name
 
 
 @pytest.mark.parametrize("kind", ["without a group", "EC2T without a group"])

@@ -102,14 +102,19 @@ class Quantizer(LatentWeights):
         discards.
         """
         groups = super().parameter_groups(weight_decay)
-        if self._steps_quantized:
+        if self.steps_quantized:
             groups.append({"params": list(self.weights.values()), "weight_decay": 0.0})
         return groups
 
     @property
-    def _steps_quantized(self) -> bool:
+    def steps_quantized(self) -> bool:
         """Whether the optimizer also steps the quantized weights, for relevance of ``stepped``."""
         return self.relevance is not None and self.relevance.lrp.of == "stepped"
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether relevance is measured: without an information term distances decide alone."""
+        return self.relevance is not None and self.settings.lam != 0
 
     @torch.no_grad()
     def transfer_gradients(self) -> None:
@@ -121,8 +126,8 @@ class Quantizer(LatentWeights):
                 # That of an embedding may be sparse, which Adam does not take.
                 weight.grad = weight.grad.to_dense()
                 gradient = self._scaled(weight.grad.to(latent.dtype), name)
-            self._give(latent, gradient, is_sum=self._steps_quantized)
-            if not self._steps_quantized:
+            self._give(latent, gradient, is_sum=self.steps_quantized)
+            if not self.steps_quantized:
                 # The optimizer does not hold these weights and would not reset their gradients.
                 weight.grad = None
 
@@ -138,11 +143,11 @@ class Quantizer(LatentWeights):
 
     def _begin_step(self) -> None:
         """Take over what was written into the model before the first backward pass of a step."""
+        self._begin_transfer()
         if not self._in_step:
             # `update` compares the values, unless the optimizer has stepped them.
-            self.reconcile(values=self._steps_quantized, wait=False)
+            self.reconcile(values=self.steps_quantized, wait=False)
         self._in_step = True
-        self._look_for_zero_grad()
 
     def _scaled(self, gradient: Tensor, name: str) -> Tensor:
         """A layer's gradient times the factor of `QuantizerSettings.gradient`."""
@@ -175,12 +180,11 @@ class Quantizer(LatentWeights):
             If the layer of a quantized weight has no rule of relevance or no part in the output, a
             label is out of range, or a weight is not finite. The integers are then as before.
         """
-        if not (self._in_step and self._steps_quantized):
+        if not (self._in_step and self.steps_quantized):
             self.reconcile(wait=False)
         self._in_step = False
         self._forget_gradients()
-        if self.relevance is None or self.settings.lam == 0:
-            # Without an information term distances decide, and relevance is ignored.
+        if self.relevance is None or not self.needs_batch:
             self._assign_all(relevances=None)
             return
         try:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ecqx.coding.storable import check_state
 from ecqx.coding.tensor_files import section
@@ -24,6 +25,7 @@ from ecqx.modules import (
     state_of,
     unwrapped,
 )
+from ecqx.quantizers.attach import Attachment
 from ecqx.quantizers.parameters import survey, used_parts, warn_of_unknown_layers
 
 _T = TypeVar("_T")
@@ -103,6 +105,56 @@ class LatentWeights(ABC):
         self._given: dict[nn.Parameter, int] = {}
         # A parameter that is not quantized, and its gradient then: `zero_grad` takes it away.
         self._witness: tuple[nn.Parameter, Tensor] | None = None
+        self._attachment: Attachment | None = None
+
+    def attach(self, optimizer: Optimizer, several_labels: bool = False) -> None:
+        """Train the latent weights within ``optimizer.step()``; the loop stays as it was.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            Made from the model's parameters, in any groups. Wrappers of accelerate and Lightning
+            are unwrapped. Weight decay acts on the latent weights.
+        several_labels : bool
+            What the model decides where `targets` gives none: for each logit whether it is
+            positive, instead of the class with the largest.
+
+        Raises
+        ------
+        ValueError
+            If there is an optimizer already, the optimizer cannot hold the latent weights (LBFGS,
+            SparseAdam, ZeroRedundancyOptimizer, one of `parameter_groups`, one without a weight
+            that is trained), or the model is sharded (FSDP).
+        """
+        if self._attachment is not None:
+            raise ValueError("attach: there is an optimizer already; call detach() before")
+        self._attachment = Attachment(self, optimizer, several_labels)
+
+    def detach(self) -> None:
+        """Undo `attach`. The optimizer then no longer trains the latent weights."""
+        if self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+
+    def targets(self, labels: Tensor) -> None:
+        """Give the labels of the batch that the model is trained on, for relevance.
+
+        For each batch, before the optimizer's step; of several micro-batches those of the last one
+        count. Without them relevance is that of the model's own decision.
+        """
+        if self._attachment is None:
+            raise ValueError("targets: call attach before, or give them to update")
+        self._attachment.targets = labels
+
+    @property
+    def steps_quantized(self) -> bool:
+        """Whether the optimizer also steps the quantized weights."""
+        return False
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether `update` looks at the batch."""
+        return False
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: latent weights, and what is not quantized.
@@ -135,8 +187,15 @@ class LatentWeights(ABC):
         ECQx measures the relevance of weights on the batch, ``inputs`` and ``targets``.
         """
 
-    def _look_for_zero_grad(self) -> None:
+    def _begin_transfer(self) -> None:
         """Begin a sum anew where the model's gradients were forgotten; call it before `_give`."""
+        if self._attachment is not None:
+            if not self._attachment.is_transferring:
+                raise ValueError(
+                    "transfer_gradients: the attached optimizer's step does that; remove the call, "
+                    "or call detach() before"
+                )
+            self._forget_gradients()
         if self._witness is not None and self._witness[0].grad is not self._witness[1]:
             self._forget_gradients()
         if self._witness is None:
@@ -168,6 +227,13 @@ class LatentWeights(ABC):
         else:
             parameter.grad = earlier + gradient
         self._given[parameter] = parameter._version
+
+    def rewrite(self) -> None:
+        """Put quantized weights into the model again, after a step that was not finished."""
+        self._in_step = False
+        self._forget_gradients()
+        for name in self.weights:
+            self._write(name, self._present(name))
 
     @torch.no_grad()
     def _write(self, name: str, values: Tensor) -> None:
@@ -202,6 +268,8 @@ class LatentWeights(ABC):
             If the model has other parameters than those that were quantized, or weights that are no
             centroids, such as averaged ones.
         """
+        if self._attachment is not None:
+            self._attachment.abandon()
         present = dict(named_parameters(self.model))
         for name, first in self._first_names.items():
             if present.get(name) is not self.weights[first]:

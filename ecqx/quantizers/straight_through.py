@@ -69,8 +69,8 @@ class StraightThrough(LatentWeights):
         return [*groups, {"params": list(self.numbers.values()), "weight_decay": 0.0}]
 
     def transfer_gradients(self) -> None:
+        self._begin_transfer()
         self.reconcile(values=False, wait=False)
-        self._look_for_zero_grad()
         for name, weight in self.weights.items():
             trained = [self.latent[name]]
             if name in self.numbers:
@@ -88,6 +88,11 @@ class StraightThrough(LatentWeights):
 
     def update(self, inputs: Inputs, targets: Tensor) -> None:
         self.reconcile(wait=False)
+        self._forget_gradients()
+        self.project()
+
+    def rewrite(self) -> None:
+        # The unfinished step may have moved latent weights and numbers.
         self._forget_gradients()
         self.project()
 

@@ -94,7 +94,7 @@ class TrainedQuantizer(Quantizer):
         for row, (name, weight) in zip(gradient, self.weights.items(), strict=True):
             if weight.grad is not None and weight.requires_grad:
                 row.copy_(self._summed(name, weight.grad.to_dense()))
-        self._give(self.numbers, gradient, is_sum=self._steps_quantized)
+        self._give(self.numbers, gradient, is_sum=self.steps_quantized)
         super().transfer_gradients()
 
     def _summed(self, name: str, gradient: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class RelevanceAverage:
         """
         if self.steps % self.lrp.every == 0:
             first = slice(self.lrp.samples)
-            inputs = each_tensor(inputs, lambda tensor: tensor[first])
+            # A number, such as how many samples are accumulated, is no batch.
+            inputs = each_tensor(inputs, lambda tensor: tensor[first] if tensor.ndim else tensor)
             self._add(model, inputs, targets[first], needed)
         self.steps += 1
         for name in needed:
