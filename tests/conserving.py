@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet, SwinTransformer, VisionTransformer
 
 from ecqx.models import build
-from ecqx.relevance import weight_relevance
+from ecqx.relevance import weight_relevance, weights
 from ecqx.relevance.attribution import WeightRelevanceHook
+from ecqx.relevance.operations import Operation, OperationRule
 from ecqx.relevance.rules import ZPlus
 
 CLASSES = 5
+TOLERANCE = 0.01
 
 
 def _vit(layers: int, heads: int, width: int, size: int) -> VisionTransformer:
@@ -49,6 +52,24 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     },
     "inception_v3": (_torchvision("inception_v3"), 80),
 }
+
+
+# Behind a sigmoid near zero the epsilon rule divides by what the gate's offset hides.
+GATED = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf")
+
+
+def check_arrives(name: str) -> None:
+    """By the epsilon rule, and with relevance stopped at softmax, nothing is made or dropped."""
+    flow = flow_of(*make(name), "attnlrp_values")
+    assert flow.arrived == pytest.approx(1, abs=TOLERANCE)
+    assert flow.dropped == flow.softmax == 0
+
+
+def check_arrives_or_was_dropped(name: str) -> None:
+    """By the default composite, the zplus rule and softmax account for what does not arrive."""
+    flow = flow_of(*make(name), "epsilon_plus_flat_bn_pass")
+    assert flow.arrived + flow.dropped + flow.softmax == pytest.approx(1, abs=TOLERANCE)
+    assert flow.by_formula == pytest.approx(flow.dropped, abs=TOLERANCE)
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
@@ -87,60 +108,73 @@ class Flow:
     dropped, by_formula : float
         By units without a positive contribution under the zplus rule: the difference of what came
         to the rule and what left it, and by the rule's formula.
-    others : dict of str to float
-        The same difference for other rules.
+    softmax : float
+        The same difference for softmax, whose rule does not conserve.
+    by_layers : dict of Module to float
+        ``dropped`` of each convolution.
     """
 
     arrived: float = 0.0
-    dropped: float = 0.0
     by_formula: float = 0.0
-    others: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    softmax: float = 0.0
+    by_layers: dict[nn.Module, float] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> float:
+        return sum(self.by_layers.values())
 
 
 def flow_of(model: nn.Module, inputs: Tensor, composite: str) -> Flow:
     """What becomes of relevance in a network."""
-    flow = Flow()
-    start: list[Tensor] = []
+    flow, tokens = Flow(), list[float]()
+
+    def cut(module: nn.Module, arguments: tuple[Tensor]) -> None:
+        arguments[0].register_hook(lambda R: tokens.append(float(R.sum())))
+
+    encoder = getattr(model, "encoder", None)
+    cuts = [encoder.register_forward_pre_hook(cut)] if encoder is not None else []
     with _watched(flow):
-        tokens = getattr(model, "encoder", None)
-        handle = (
-            None
-            if tokens is None
-            else tokens.register_forward_pre_hook(
-                lambda module, args: args[0].register_hook(lambda R: start.append(R.sum())) and None
-            )
-        )
-        found = weight_relevance(
-            model, inputs, torch.arange(len(inputs)) % CLASSES, composite, output="ones"
-        )
-        if handle is not None:
-            handle.remove()
-    first = next(name for name, parameter in model.named_parameters() if name in found)
-    flow.arrived = float(start[0] if start else found[first].sum())
+        labels = torch.arange(len(inputs)) % CLASSES
+        found = weight_relevance(model, inputs, labels, composite, output="ones")
+    for handle in cuts:
+        handle.remove()
+    first = next(name for name, _ in model.named_parameters() if name in found)
+    flow.arrived = tokens[0] if tokens else float(found[first].sum())
     return flow
 
 
 @contextmanager
 def _watched(flow: Flow) -> Iterator[None]:
-    attribute = WeightRelevanceHook.attribute
+    attribute, rules_of = WeightRelevanceHook.attribute, weights.build_operation_rules
 
     def watch(self: Any, call: Any, relevance: Tensor, input_wanted: bool) -> Tensor | None:
         arriving = attribute(self, call, relevance, input_wanted)
-        if arriving is not None:
-            difference = float(relevance.sum() - arriving.sum())
-            if isinstance(self.rule, ZPlus):
-                flow.dropped += difference
-                z = positive_contributions(call.module, call.input)
-                flow.by_formula += float((relevance * 1e-6 / (z + 1e-6)).sum())
-            else:
-                flow.others[type(self.rule).__name__] += difference
+        if arriving is not None and isinstance(self.rule, ZPlus):
+            flow.by_layers[call.module] = float(relevance.sum() - arriving.sum())
+            z = positive_contributions(call.module, call.input)
+            flow.by_formula += float((relevance * 1e-6 / (z + 1e-6)).sum())
         return arriving
 
-    WeightRelevanceHook.attribute = watch  # type: ignore[method-assign]
-    try:
+    def count(R: Tensor, sign: int) -> None:
+        flow.softmax += sign * float(R.sum())
+
+    def watched_rules(name: str) -> dict[str, OperationRule]:
+        rules = rules_of(name)
+
+        def softmax(operation: Operation) -> Any:
+            output = rules["softmax"](operation)
+            if output.requires_grad:
+                output.register_hook(partial(count, sign=1))
+                for x in operation.operands():
+                    x.register_hook(partial(count, sign=-1))
+            return output
+
+        return rules | {"softmax": softmax}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(WeightRelevanceHook, "attribute", watch)
+        patched.setattr(weights, "build_operation_rules", watched_rules)
         yield
-    finally:
-        WeightRelevanceHook.attribute = attribute  # type: ignore[method-assign]
 
 
 @torch.no_grad()

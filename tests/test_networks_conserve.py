@@ -8,13 +8,21 @@ contribution receive.
 from __future__ import annotations
 
 import pytest
-from conserving import check_arrives, check_arrives_or_was_dropped
+import torch
+from conserving import (
+    GATED,
+    TOLERANCE,
+    check_arrives,
+    check_arrives_or_was_dropped,
+    flow_of,
+    make,
+)
 
 # `tests/long/test_conservation.py` has the others.
-QUICK = ("vit", "swin", "densenet", "mobilenet_v3_small", "shufflenet_v2_x0_5")
+QUICK = ("vit", "swin", "densenet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mobilenet_v2")
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [name for name in QUICK if name not in GATED])
 def test_all_relevance_arrives(name: str) -> None:
     check_arrives(name)
 
@@ -22,3 +30,17 @@ def test_all_relevance_arrives(name: str) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_what_does_not_arrive_was_dropped(name: str) -> None:
     check_arrives_or_was_dropped(name)
+
+
+def test_the_depthwise_convolutions_of_mobilenet_v2_drop_relevance() -> None:
+    """BatchNorm's shift makes units active that have no positive contribution of nine inputs."""
+    model, inputs = make("mobilenet_v2")
+    assert flow_of(model, inputs, "epsilon_plus_flat_bn_pass").dropped < TOLERANCE
+    with torch.no_grad():
+        model.train()(inputs)
+    flow = flow_of(model.eval(), inputs, "epsilon_plus_flat_bn_pass")
+    assert flow.arrived < 0.7
+    assert flow.arrived + flow.dropped == pytest.approx(1, abs=TOLERANCE)
+    assert flow.by_formula == pytest.approx(flow.dropped, abs=TOLERANCE)
+    depthwise = {layer: d for layer, d in flow.by_layers.items() if layer.groups > 1}
+    assert sum(depthwise.values()) == pytest.approx(flow.dropped, abs=TOLERANCE)
