@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -43,7 +43,7 @@ class Operation:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    carriers: tuple[int | str, ...] = field(default=())
+    carriers: tuple[int | str, ...] = ()
 
     def __getitem__(self, place: int | str) -> Any:
         return self.args[place] if isinstance(place, int) else self.kwargs[place]
@@ -60,9 +60,8 @@ class Operation:
 
     def places(self) -> Iterator[int | str]:
         """The places of all tensors among the arguments."""
-        for place, value in (*enumerate(self.args), *self.kwargs.items()):
-            if isinstance(value, Tensor):
-                yield place
+        given: dict[int | str, Any] = {**dict(enumerate(self.args)), **self.kwargs}
+        yield from (place for place, value in given.items() if isinstance(value, Tensor))
 
     def run(self, values: Mapping[int | str, Tensor] | None = None) -> Any:
         """Call the function with other tensors at some places; nothing is changed in place."""
@@ -116,16 +115,19 @@ class Operations(TorchFunctionMode):
             return func(*args, **kwargs)
         operation = Operation(self, func, args, kwargs)
         carriers = tuple(p for p in operation.places() if carries_relevance(operation[p]))
-        if not carriers and not (name == _ATTENTION or self.in_attention):
+        # The first layer may be attention, whose input carries no relevance, but whose weights do.
+        is_first = name == _ATTENTION or (name == "linear" and self.in_attention)
+        if not carriers and not is_first:
             return func(*args, **kwargs)
         self.is_used = True
         if not name.endswith("_") or name.startswith("_"):
             return rule(replace(operation, carriers=carriers))
         # In place: the rule works with the values of before.
         changed = args[0]
-        before, function = changed.clone(), getattr(torch, name.removesuffix("_"))
-        result = rule(Operation(self, function, (before, *args[1:]), kwargs, carriers))
-        return changed.copy_(result)
+        plain = name.removesuffix("_")
+        function = getattr(torch, plain, None) or getattr(F, plain)
+        before = (changed.clone(), *args[1:])
+        return changed.copy_(rule(Operation(self, function, before, kwargs, carriers)))
 
     def _by_own_code(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function of torch that is written in Python; the operations in it have rules."""

@@ -161,9 +161,9 @@ class Attributor:
     def _propagate(self, logits: Tensor, start: Tensor) -> None:
         """Run the backward pass, in which the hooks measure."""
         anchors = [hook.anchor for hook in self.placement.hooks.values()]
-        weights = list(self.placement.operations.weights.values())
+        weights = self.placement.operations.weights.values()
         try:
-            gradients = torch.autograd.grad(logits, anchors + weights, start, allow_unused=True)
+            gradients = torch.autograd.grad(logits, [*anchors, *weights], start, allow_unused=True)
         except RuntimeError as error:
             if "use_reentrant" in str(error):
                 raise ValueError(
