@@ -23,7 +23,8 @@ from ecqx.layers import ResidualSum
 from ecqx.models import build
 from ecqx.relevance import weight_relevance
 from ecqx.relevance.composites import build_operation_rules
-from ecqx.relevance.operations import Operations, attributed
+from ecqx.relevance.operation_rules import attributed
+from ecqx.relevance.operations import Operations
 from ecqx.relevance.weights import Attributor
 
 Array = NDArray[np.float64]

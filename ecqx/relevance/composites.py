@@ -11,14 +11,14 @@ from zennit.types import Activation, AvgPool, Convolution, Linear
 
 from ecqx.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance.canonizers import BATCH_NORMS
-from ecqx.relevance.operations import (
-    OperationRule,
+from ecqx.relevance.operation_rules import (
     constant,
     expanded,
     operation_rules,
     shared,
     shared_by_branches,
 )
+from ecqx.relevance.operations import OperationRule
 from ecqx.relevance.rules import (
     BranchProduct,
     Epsilon,
@@ -91,7 +91,7 @@ def build_composite(name: str) -> Composite:
 
 
 def build_operation_rules(name: str) -> dict[str, OperationRule]:
-    """The rules of a composite for functions, by their names (`ecqx.relevance.operations`)."""
+    """The rules of a composite for functions, by their names (`ecqx.relevance.operation_rules`)."""
     return operation_rules(*_OPERATIONS.get(name, (shared_by_branches, expanded)))
 
 
