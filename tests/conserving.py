@@ -40,6 +40,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=CLASSES),
         48,
     ),
+    "patch_transformer": (
+        lambda: build("patch_transformer", num_classes=CLASSES, in_channels=3),
+        8,
+    ),
     "densenet": (lambda: DenseNet(8, (2, 2), 16, num_classes=CLASSES), 48),
     "vit_b_16": (lambda: _vit(12, 12, 768, 64), 64),
     **{
@@ -83,7 +87,7 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
 def without_shifts(model: nn.Module, inputs: Tensor) -> nn.Module:
     """Biases, positions and running means to zero, scales random, variances those of the batch."""
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in ("bias", "in_proj_bias", "pos_embedding"):
+        if name.endswith(("bias", "pos_embedding", "positions.weight")):
             nn.init.zeros_(parameter)
         elif name.endswith("layer_scale") or parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)

@@ -19,7 +19,10 @@ from conserving import (
 )
 
 # `tests/long/test_conservation.py` has the others.
-QUICK = ("vit", "swin", "densenet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mobilenet_v2")
+QUICK = (
+    *("vit", "patch_transformer", "swin", "densenet", "mobilenet_v2"),
+    *("mobilenet_v3_small", "shufflenet_v2_x0_5"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name not in GATED])

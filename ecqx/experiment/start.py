@@ -67,6 +67,8 @@ def _input_size(name: str, inputs: Tensor) -> dict[str, int]:
     """Settings of the suite's own networks for the size of the inputs."""
     if name == "mlp_gsc":
         return {"in_features": inputs[0].numel()}
+    if name == "patch_transformer":
+        return {"in_channels": inputs.shape[1], "image_size": inputs.shape[-1]}
     return {"in_channels": inputs.shape[1]} if name in MODELS else {}
 
 
