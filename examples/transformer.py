@@ -1,13 +1,11 @@
-"""A transformer: its linear layers by ECQ, and what layer-wise relevance propagation says to it.
+"""A transformer, quantized by ECQ and by ECQx.
 
     python examples/transformer.py
 
 reads each of scikit-learn's digits row by row, as eight words of eight pixels. ECQ asks nothing of
-a network and quantizes the weights of all its layers. ECQx asks for the relevance of each:
-PyTorch's attention uses its matrices without a call of a layer, so there is no rule for them, and
-ECQx says so in one line. Without them it works, but note that relevance passes attention, LayerNorm
-and the additions around them as a plain gradient, which conserves nothing: compare with ECQ before
-you prefer it.
+a network and quantizes the weights of all its layers. ECQx asks for the relevance of each: the
+matrices of PyTorch's attention, LayerNorm, softmax and the additions around them have rules, of
+which the composite `attnlrp` suits transformers.
 """
 
 from __future__ import annotations
@@ -76,13 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     size = ecqx.save(options.output, by_ecq)
     print(f"ECQ: {evaluate(by_ecq.model, data.test):.1%}, {size.total:,} bytes")
 
-    try:
-        quantize(model, data, options, exclude=["positions"], relevance=ecqx.LRP())
-    except ValueError as error:
-        print(f"ECQx refuses: {error}")
-    without_attention = {"exclude": ["positions", "self_attn"], "relevance": ecqx.LRP()}
-    by_ecqx = quantize(model, data, options, **without_attention)
-    print(f"ECQx of the other layers: {evaluate(by_ecqx.model, data.test):.1%}")
+    relevance = ecqx.LRP(composite="attnlrp")
+    by_ecqx = quantize(model, data, options, exclude=["positions"], relevance=relevance)
+    print(f"ECQx: {evaluate(by_ecqx.model, data.test):.1%}")
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ from ecqx.relevance import (
     build_canonizer,
     output_relevance,
     weight_relevance,
+    weights,
     with_weight_relevance,
 )
 from ecqx.relevance.canonizers import SplitTorchvisionBlocks
 from ecqx.relevance.rules import ZPlus
-from ecqx.relevance.settings import RelevanceWarning
 
 TOLERANCE = 0.01
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet18", "mobilenet_v2")
@@ -377,6 +377,12 @@ def block_sums(net: Network, blocks: list[nn.Module], canonizer: str) -> list[fl
     return [1.0, *(cut.relevance for cut in cuts.values())]
 
 
+@pytest.fixture
+def without_rules_of_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "build_operation_rules", lambda name: {})
+
+
+@pytest.mark.usefixtures("without_rules_of_functions")
 def test_relevance_does_not_grow_at_the_blocks_of_resnet20_but_does_unsplit() -> None:
     """Published: about two-fold a block, 154-fold in all, since additions are not split."""
     net = make("resnet20")
@@ -402,6 +408,7 @@ def test_relevance_does_not_grow_at_the_blocks_of_torchvision(canonizer: str) ->
     assert growth(block_sums(net, blocks, canonizer)) == pytest.approx([1.0] * 8, abs=TOLERANCE)
 
 
+@pytest.mark.usefixtures("without_rules_of_functions")
 def test_relevance_grows_at_the_blocks_of_torchvision_unsplit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -456,16 +463,28 @@ def test_blocks_of_a_users_subclass_are_split(name: str) -> None:
     assert propagate(net, composite).sums() == pytest.approx([1.0] * 4, abs=TOLERANCE)
 
 
-def test_a_forward_of_ones_own_is_kept_and_named() -> None:
+def test_a_forward_of_ones_own_is_kept() -> None:
+    """Its additions and factors are functions with rules."""
     net = of_blocks(lambda: OwnForward(8, 8))
     before = net.model(net.inputs)
     seen: list[Tensor] = []
     net.model.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
-    named = "LRP has no rule for add in OwnForward, mul in OwnForward: relevance"
-    with pytest.warns(RelevanceWarning, match=named) as caught:
-        weight_relevance(net.model, net.inputs, torch.arange(4))
-    assert len(caught) == 1
+    assert growth(block_sums(net, net.cuts[:3], "resnet")) == pytest.approx([1.0] * 3, abs=0.02)
     torch.testing.assert_close(seen[0], before)
+
+
+def test_additions_by_functions_have_the_relevance_of_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torchvision's ResNet18 and MobileNetV2, whose additions are split or left as they are."""
+    for name in ("resnet18", "mobilenet_v2"):
+        net = network(name)
+        arguments = (net.model, net.inputs, torch.arange(4))
+        with monkeypatch.context() as patched:
+            patched.setattr(SplitTorchvisionBlocks, "apply", lambda *_: [])
+            by_functions = weight_relevance(*arguments)
+        for parameter, relevance in weight_relevance(*arguments).items():
+            assert torch.equal(by_functions[parameter], relevance)
 
 
 def test_relevance_does_not_grow_at_the_gates_of_mobilenet_v3() -> None:

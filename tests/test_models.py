@@ -243,6 +243,38 @@ def test_mlp_gsc(in_features: int, num_classes: int) -> None:
     )
 
 
+# -- the small transformer -------------------------------------------------------------------------
+
+
+def transformer_by_hand(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Patches of 2×2 pixels in rows, two blocks of four heads, the mean of the tokens."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (32,), state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    corners = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    matrix = state["patches.weight"].flatten(1)
+    h = corners @ matrix.T + state["patches.bias"] + state["positions.weight"]
+    for block in ("blocks.0", "blocks.1"):
+        qkv = norm(h, f"{block}.norm1") @ state[f"{block}.self_attn.in_proj_weight"].T
+        qkv = qkv + state[f"{block}.self_attn.in_proj_bias"]
+        q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in qkv.chunk(3, -1))
+        attended = (q @ k.transpose(2, 3) / 8**0.5).softmax(-1) @ v
+        h = h + linear(attended.transpose(1, 2).flatten(2), f"{block}.self_attn.out_proj")
+        hidden = F.gelu(linear(norm(h, f"{block}.norm2"), f"{block}.linear1"))
+        h = h + linear(hidden, f"{block}.linear2")
+    return linear(norm(h, "norm").mean(1), "head")
+
+
+def test_the_small_transformer_computes_what_it_should() -> None:
+    model = build("patch_transformer", num_classes=7, in_channels=2).eval()
+    x = torch.randn(3, 2, 8, 8)
+    torch.testing.assert_close(model(x), transformer_by_hand(model.state_dict(), x))
+
+
 # -- by name ---------------------------------------------------------------------------------------
 
 

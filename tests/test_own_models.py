@@ -406,28 +406,40 @@ class Recurrent(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(
-    ("make", "named", "exclude"),
-    [
-        (Attention, "attention.in_proj_weight", "attention"),
-        (Recurrent, "lstm.weight_ih_l0", "lstm"),
-    ],
-)
-def test_layers_without_a_rule(make: Make, named: str, exclude: str, tmp_path: Path) -> None:
-    x = inputs(4, 8)
-    check(make, x, None, tmp_path / "model.ecqx")
+def test_layers_without_a_rule(tmp_path: Path) -> None:
+    x, named = inputs(4, 8), "lstm.weight_ih_l0"
+    check(Recurrent, x, None, tmp_path / "model.ecqx")
     with pytest.raises(ValueError, match=f"^LRP has no rule for {named}; exclude it or use ECQ"):
-        check(make, x, LRP(), tmp_path / "model.ecqx")
-    q = check(make, x, LRP(), tmp_path / "model.ecqx", exclude=[exclude])
+        check(Recurrent, x, LRP(), tmp_path / "model.ecqx")
+    q = check(Recurrent, x, LRP(), tmp_path / "model.ecqx", exclude=["lstm"])
     assert list(q.weights) == ["head.weight"]
 
 
+@pytest.mark.parametrize("composite", ["epsilon_plus_flat_bn_pass", "attnlrp"])
+def test_attention_of_torch(composite: str, tmp_path: Path) -> None:
+    q = check(Attention, inputs(4, 8), LRP(composite), tmp_path / "model.ecqx")
+    assert list(q.weights) == [
+        *("attention.in_proj_weight", "attention.out_proj.weight", "head.weight")
+    ]
+
+
+class Unused(nn.Module):
+    """Has a layer that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.head = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x)
+        return logits
+
+
 def test_a_layer_that_is_not_called() -> None:
-    """The last projection of torch's attention is a linear layer, but its forward never runs."""
-    model = Attention()
-    q = ecqx.ECQx(model, relevance=LRP(), exclude=["in_proj"])
-    with pytest.raises(ValueError, match=r"^no relevance reaches attention\.out_proj\.weight: "):
-        train(q, model, inputs(4, 8))
+    model = Unused()
+    q = ecqx.ECQx(model, relevance=LRP())
+    with pytest.raises(ValueError, match=r"^no relevance reaches unused\.weight: "):
+        train(q, model, inputs(8))
 
 
 # -- what cannot be quantized ----------------------------------------------------------------------

@@ -174,6 +174,8 @@ TABLE = {
     "epsilon_gamma_flat": ("GammaPlus(0.1)", None, "Epsilon", "Flat"),
     "epsilon_gamma_flat_bn": ("GammaAdapt(0.25)", "GammaAdapt(0.25)", "Epsilon", "Flat"),
     "epsilon_gamma_flat_bn_pass": ("GammaAdapt(0.25)", "Pass", "Epsilon", "Flat"),
+    "attnlrp": ("Epsilon", "Pass", "Epsilon", None),
+    "attnlrp_values": ("Epsilon", "Pass", "Epsilon", None),
 }
 RULES: dict[str, Hook] = {
     "ZPlus": zennit_rules.ZPlus(),

@@ -62,11 +62,11 @@ class Block(nn.Module):
         return x + self.activation(self.conv(x))
 
 
-class Swish(nn.Module):
+class Power(nn.Module):
     """An activation of a user's own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x)
+        return x.abs() ** 1.5
 
 
 class Positions(nn.Module):
@@ -81,26 +81,17 @@ class Positions(nn.Module):
 
 
 NAMED: dict[str, tuple[nn.Module | Function, str]] = {
-    "GroupNorm": (nn.GroupNorm(2, 4), "GroupNorm"),
-    "InstanceNorm": (nn.InstanceNorm2d(4), "InstanceNorm2d"),
-    "LayerNorm": (nn.LayerNorm(6), "LayerNorm"),
-    "RMSNorm": (nn.RMSNorm(6), "RMSNorm"),
-    "LocalResponseNorm": (nn.LocalResponseNorm(2), "LocalResponseNorm"),
-    "Softmax": (nn.Softmax(1), "Softmax"),
-    "GLU": (nn.GLU(1), "GLU"),
-    "Swish": (Swish(), "Swish"),
-    "silu": (F.silu, "silu in Through"),
-    "mish": (F.mish, "mish in Through"),
-    "gelu": (F.gelu, "gelu in Through"),
-    "relu": (F.relu, "relu in Through"),
-    "leaky_relu": (F.leaky_relu, "leaky_relu in Through"),
-    "group_norm": (lambda x: F.group_norm(x, 2), "native_group_norm in Through"),
-    "normalize": (lambda x: x / 3, "div in Through"),
-    "sum": (lambda x: x.sum(1), "sum in Through"),
-    "doubled": (lambda x: x + x.flip(1), "add in Through"),
-    "gate": (lambda x: x * x.flip(1), "mul in Through"),
-    "residual": (Block(nn.ReLU()), "add in Block"),
-    "both": (nn.Sequential(Block(F.silu), nn.GroupNorm(2, 4)), "GroupNorm, add in Block, silu in"),
+    "LogSoftmax": (nn.LogSoftmax(1), "LogSoftmax"),
+    "Power": (Power(), "Power"),
+    "exp": (torch.exp, "exp in Through"),
+    "square": (lambda x: x**2, "pow in Through"),
+    "cumsum": (lambda x: x.cumsum(1), "cumsum in Through"),
+    "conv2d": (lambda x: F.conv2d(x, torch.ones(4, 4, 1, 1)), "convolution in Through"),
+    "ratio": (lambda x: x / x.flip(1), "div in Through"),
+    "both": (
+        nn.Sequential(Block(torch.exp), nn.LogSoftmax(1)),
+        "LogSoftmax, exp in Block: relevance",
+    ),
 }
 
 
@@ -115,7 +106,7 @@ def test_what_has_no_rule_is_named(kind: str) -> None:
 
 
 def test_a_training_has_one_remark() -> None:
-    model = Through(nn.GroupNorm(2, 4))
+    model = Through(Power())
     q = ecqx.ECQx(model, relevance=LRP())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -127,6 +118,14 @@ def test_a_training_has_one_remark() -> None:
 
 
 # -- what is not named -----------------------------------------------------------------------------
+
+
+class Swish(nn.Module):
+    """An activation of a user's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
 
 KEEPING: dict[str, nn.Module | Function] = {
     "Identity": nn.Identity(),
@@ -151,6 +150,26 @@ KEEPING: dict[str, nn.Module | Function] = {
     "stack": lambda x: torch.stack(x.unbind(1)).movedim(0, 1),
     "a constant": lambda x: x + 0.0,
     "positions": Positions(),
+    "GroupNorm": nn.GroupNorm(2, 4),
+    "InstanceNorm": nn.InstanceNorm2d(4),
+    "LayerNorm": nn.LayerNorm(6),
+    "RMSNorm": nn.RMSNorm(6),
+    "LocalResponseNorm": nn.LocalResponseNorm(2),
+    "GLU": nn.GLU(1),
+    "Swish": Swish(),
+    "silu": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "group_norm": lambda x: F.group_norm(x, 2),
+    "divided": lambda x: x / 3,
+    "negative": lambda x: 1 - x,
+    "sum": lambda x: x.sum(1),
+    "doubled": lambda x: x + x.flip(1),
+    "gate": lambda x: x * x.flip(1),
+    "residual": Block(nn.ReLU()),
+    "in place": Block(lambda x: F.relu(x, inplace=True)),
 }
 
 

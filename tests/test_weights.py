@@ -28,6 +28,7 @@ HEADS = {
     "mlp_gsc": "13",
     "resnet20": "linear",
     "resnet56": "fc",
+    "patch_transformer": "head",
     "resnet18": "fc",
     "mobilenet_v2": "classifier.1",
     "squeezenet1_1": "classifier.1",

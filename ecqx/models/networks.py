@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ecqx.models.resnet_cifar import BasicResNetCifar, BottleneckResNetCifar
+from ecqx.models.transformer import PatchTransformer
 from ecqx.models.vgg import vgg16
 
 HIDDEN = (512, 512, 256, 256, 128, 128)
@@ -38,6 +39,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": partial(BottleneckResNetCifar, 6),
     "vgg16": vgg16,
     "vgg16_bn": _vgg16_bn,
+    "patch_transformer": PatchTransformer,
 }
 MODELS = tuple(_NETWORKS)
 # Settings that leave out the auxiliary outputs that these networks have in training.
@@ -56,7 +58,7 @@ def build(name: str, **settings: Any) -> nn.Module:
         first: ``vgg16`` and ``vgg16_bn`` are the paper's, for images of 32x32 pixels.
     **settings
         ``num_classes`` and further settings of the network, such as ``in_channels``. The default
-        of ``num_classes`` is 10 (resnet20, vgg16), 12 (mlp_gsc), 100 (resnet56), or torchvision's.
+        of ``num_classes`` is 12 (mlp_gsc), 100 (resnet56), 10 (the others) or torchvision's.
 
     Returns
     -------
@@ -93,6 +95,8 @@ def input_settings(name: str, shape: Sequence[int]) -> dict[str, int]:
     """Settings of `build` for inputs of a shape, without the batch; those of the suite's own."""
     if name == "mlp_gsc":
         return {"in_features": prod(shape)}
+    if name == "patch_transformer":
+        return {"in_channels": shape[0], "image_size": shape[-1]}
     return {"in_channels": shape[0]} if name in _NETWORKS else {}
 
 

@@ -7,7 +7,7 @@ relevance R_out of that output, the epsilon weight rule is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from zennit.core import BasicHook, Composite, Hook, RemovableHandle, RemovableHandleList
 from zennit.rules import GammaMod, Pass
 
-from ecqx.relevance.rules import Proportional, is_known_nonnegative, mark_nonnegative, quotient
+from ecqx.relevance.rules import (
+    WEIGHT_GAMMA,
+    Proportional,
+    is_known_nonnegative,
+    mark_nonnegative,
+    shares,
+)
 from ecqx.relevance.settings import WeightRule
-
-WEIGHT_GAMMA = 0.25
 
 Sink = Callable[[nn.Parameter, Tensor], None]
 
@@ -204,7 +208,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         arriving: Tensor | None
         with _as_called(call):
             if jointly and input_wanted:
-                arriving, *relevances = _shares(
+                arriving, *relevances = shares(
                     [call.input, *parameters], call.own_output(), relevance
                 )
             else:
@@ -240,13 +244,13 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         if not parameters:
             return []
         if self.weight_rule == "epsilon":
-            return _shares(parameters, call.own_output(), relevance)
+            return shares(parameters, call.own_output(), relevance)
         names = {id(p): name for name, p in call.module.named_parameters(recurse=False)}
         with GammaMod(WEIGHT_GAMMA, min=0.0)(call.module), torch.enable_grad():
             # `GammaMod` has put other parameters in place, under the same names.
             modified = [getattr(call.module, names[id(p)]) for p in parameters]
             output = call.module.forward(call.input)
-        return _shares(modified, output, relevance)
+        return shares(modified, output, relevance)
 
 
 @contextmanager
@@ -274,18 +278,6 @@ def _as_called(call: _Call) -> Iterator[None]:
             del module.forward
             if own is not None:
                 module.forward = own
-
-
-def _shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor | None]:
-    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z; None if not used."""
-    if not output.requires_grad:
-        return [None] * len(factors)
-    gradients = torch.autograd.grad(output, factors, quotient(relevance, output), allow_unused=True)
-    # Those of an embedding may be sparse.
-    return [
-        None if g is None else v.detach() * g.to_dense()
-        for v, g in zip(factors, gradients, strict=True)
-    ]
 
 
 def with_weight_relevance(

@@ -1,4 +1,4 @@
-"""The published composites by name: which LRP rule each kind of layer has."""
+"""Composites by name, the published ones and AttnLRP's: which LRP rule each kind of layer has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from zennit.types import Activation, AvgPool, Convolution, Linear
 
 from ecqx.layers import PaddedShortcut, ResidualSum
 from ecqx.relevance.canonizers import BATCH_NORMS
+from ecqx.relevance.operation_rules import (
+    constant,
+    expanded,
+    operation_rules,
+    shared,
+    shared_by_branches,
+)
+from ecqx.relevance.operations import OperationRule
 from ecqx.relevance.rules import (
     BranchProduct,
     Epsilon,
@@ -37,15 +45,23 @@ _ROWS: dict[str, tuple[Hook, Hook | None, bool]] = {
     "epsilon_gamma_flat": (GammaPlus(0.1), None, True),
     "epsilon_gamma_flat_bn": (GammaAdapt(0.25), GammaAdapt(0.25), True),
     "epsilon_gamma_flat_bn_pass": (GammaAdapt(0.25), Pass(), True),
+    "attnlrp": (Epsilon(), Pass(), False),
+    "attnlrp_values": (Epsilon(), Pass(), False),
+}
+# name: (rule of additions, rule of softmax) among functions; all others are the same in each.
+_OPERATIONS: dict[str, tuple[OperationRule, OperationRule]] = {
+    "attnlrp": (shared, expanded),
+    "attnlrp_values": (shared, constant),
 }
 
 
 def build_composite(name: str) -> Composite:
-    """Build a composite of the published code by name, one of `COMPOSITES`.
+    """Build a composite by name, one of `COMPOSITES`.
 
     Linear layers and embeddings have the epsilon rule (1e-6), activations of single elements Pass;
     residual sums, average pooling and the parameter-free shortcut of ResNet20 have Norm. Canonizers
-    are not part of it (`ecqx.relevance.canonizers`).
+    are not part of it (`ecqx.relevance.canonizers`), nor are the rules of functions
+    (`build_operation_rules`).
 
     Raises
     ------
@@ -55,8 +71,8 @@ def build_composite(name: str) -> Composite:
     check_choice("composite", name, COMPOSITES)
     convolution, batch_norm, first_flat = _ROWS[name]
     layer_map: list[tuple[object, Hook | None]] = [
-        # The first entry that fits counts: zennit's Activation includes attention, which holds
-        # weights and takes three inputs, and its Linear includes Convolution.
+        # The first entry that fits counts: zennit's Activation includes attention, whose functions
+        # have rules, and its Linear includes Convolution.
         (nn.MultiheadAttention, None),
         ((Activation, nn.Mish), Pass()),
         (nn.Embedding, Epsilon()),
@@ -72,6 +88,11 @@ def build_composite(name: str) -> Composite:
         first_map = [(nn.Embedding, Epsilon()), (Linear, Flat())]
         return SpecialFirstLayerMapComposite(layer_map, first_map=first_map)
     return LayerMapComposite(layer_map)
+
+
+def build_operation_rules(name: str) -> dict[str, OperationRule]:
+    """The rules of a composite for functions, by their names (`ecqx.relevance.operation_rules`)."""
+    return operation_rules(*_OPERATIONS.get(name, (shared_by_branches, expanded)))
 
 
 def types_without_rule(name: str) -> tuple[type[nn.Module], ...]:

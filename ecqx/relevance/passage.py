@@ -1,7 +1,7 @@
 """Operations without a rule, through which relevance passes as a plain gradient.
 
-Behind the hooks of a model, autograd's graph has one node for each call of a module with a rule.
-Its other nodes are what relevance passes as a gradient.
+While relevance is measured, autograd's graph has one node for each call of a module or a function
+with a rule. Its other nodes are what relevance passes as a gradient.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEEPING = frozenset(
     )
 )
 _ADDING = frozenset(("Add", "Sub"))
-_ATTRIBUTION = "_Attribution"
+_RULED = frozenset(("_Attribution", "_Operation"))
 
 
 class Passage:
@@ -72,12 +72,38 @@ class Passage:
             operation = _operation(node)
             keeps = operation in _KEEPING or (operation in _ADDING and len(branches) == 1)
             owner = owners.get(node)
-            if operation == _ATTRIBUTION or keeps or isinstance(owner, left_out):
+            if operation in _RULED or keeps or isinstance(owner, left_out):
                 continue
             kind = "the network" if owner is None else type(owner).__name__
             is_whole = owner is not None and not any(True for _ in owner.children())
             found.add(kind if is_whole else f"{_snake_case(operation)} in {kind}")
         return tuple(sorted(found))
+
+
+def carries_relevance(tensor: Tensor) -> bool:
+    """Whether a module or a function with a rule lies before a tensor."""
+    seen: set[Node] = set()
+    waiting = list(_nodes(tensor))
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        if _operation(node) in _RULED:
+            return True
+        seen.add(node)
+        waiting += _before(node)
+    return False
+
+
+def parameter_behind(tensor: Tensor) -> nn.Parameter | None:
+    """The parameter that wants a gradient and whose elements, rearranged, a tensor has."""
+    if tensor.grad_fn is None:
+        return tensor if isinstance(tensor, nn.Parameter) and tensor.requires_grad else None
+    node = tensor.grad_fn
+    while _operation(node) in _KEEPING and len(_before(node)) == 1:
+        (node,) = _before(node)
+    found = getattr(node, "variable", None)
+    return found if isinstance(found, nn.Parameter) else None
 
 
 def _nodes(value: Any) -> Iterator[Node]:
@@ -112,7 +138,7 @@ def _leading_to_layers(logits: Tensor) -> set[Node]:
     leading: set[Node] = set()
     # Each node comes after those before it.
     for node in order:
-        if _operation(node) == _ATTRIBUTION or any(b in leading for b in _before(node)):
+        if _operation(node) in _RULED or any(b in leading for b in _before(node)):
             leading.add(node)
     return leading
 

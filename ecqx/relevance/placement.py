@@ -10,6 +10,7 @@ from torch import nn
 from zennit.core import Composite
 
 from ecqx.relevance.attribution import WeightRelevanceHook
+from ecqx.relevance.operations import Operations
 from ecqx.relevance.passage import Passage
 
 # What a hook in front of a module returns: its arguments.
@@ -26,6 +27,9 @@ class RulePlacement:
     ----------
     rules : Composite
         Its rules are `WeightRelevanceHook`.
+    operations : Operations
+        The rules of functions. If the first batch calls none of them, later ones are not observed,
+        which takes no time then.
 
     Attributes
     ----------
@@ -36,8 +40,8 @@ class RulePlacement:
         Whether a first batch has passed.
     """
 
-    def __init__(self, rules: Composite) -> None:
-        self.rules = rules
+    def __init__(self, rules: Composite, operations: Operations) -> None:
+        self.rules, self.operations = rules, operations
         self.hooks: dict[nn.Module, WeightRelevanceHook] = {}
         self.passage = Passage()
         self._context: dict[str, Any] = {}
@@ -49,6 +53,7 @@ class RulePlacement:
         if not self.is_complete:
             # A pass that failed may have begun.
             self.hooks, self._context, self.passage = {}, {}, Passage()
+        self.operations.weights = {}
         with ExitStack() as attached:
             for module, hook in self.hooks.items():
                 attached.callback(hook.register(module).remove)
@@ -56,6 +61,8 @@ class RulePlacement:
                 first = self._at_its_first_call(name, attached)
                 handle = module.register_forward_pre_hook(first, with_kwargs=True)
                 attached.callback(handle.remove)
+            if self.operations.is_used or not self.is_complete:
+                attached.enter_context(self.operations)
             yield
 
     def _at_its_first_call(
@@ -91,6 +98,6 @@ class RulePlacement:
                 hook = self.rules.module_map(self._context, name, module)
                 if hook is not None:
                     self.hooks[module] = hook.copy()
-        if not self.hooks:
+        if not self.hooks and not self.operations.is_used:
             raise ValueError("no layer of the model has a rule of relevance; use ECQ")
         self.is_complete = True

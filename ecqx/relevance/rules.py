@@ -17,6 +17,7 @@ from zennit.core import BasicHook, Hook, ParamMod
 from zennit.rules import ClampMod, GammaMod
 
 EPSILON = 1e-6
+WEIGHT_GAMMA = 0.25
 
 
 def stabilized(z: Tensor) -> Tensor:
@@ -51,6 +52,23 @@ def quotient(relevance: Tensor, z: Tensor) -> Tensor:
     )
     loops.quotient(flat_relevance, flat_z, np.float32(EPSILON), flat_result)
     return result
+
+
+def shares(factors: Sequence[Tensor], output: Tensor, relevance: Tensor) -> list[Tensor | None]:
+    """v ⊙ ∂⟨z, R/(z + ε sign z)⟩/∂v for inputs or weights v of the output z; None if not used."""
+    if not output.requires_grad:
+        return [None] * len(factors)
+    gradients = torch.autograd.grad(output, factors, quotient(relevance, output), allow_unused=True)
+    # Those of an embedding may be sparse.
+    return [
+        None if g is None else v.detach() * g.to_dense()
+        for v, g in zip(factors, gradients, strict=True)
+    ]
+
+
+def raised(weight: Tensor) -> Tensor:
+    """W + 0.25·W⁺, which the weight rule ``gamma`` has in place of W."""
+    return weight + WEIGHT_GAMMA * weight.clamp(min=0)
 
 
 class Proportional:

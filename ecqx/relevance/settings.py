@@ -22,6 +22,8 @@ COMPOSITES = (
     "epsilon_gamma_flat",
     "epsilon_gamma_flat_bn",
     "epsilon_gamma_flat_bn_pass",
+    "attnlrp",
+    "attnlrp_values",
 )
 CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
 OUTPUTS: tuple[Output, ...] = ("output", "probability", "ones")

@@ -29,7 +29,12 @@ from ecqx.modules import (
 )
 from ecqx.relevance.attribution import with_weight_relevance
 from ecqx.relevance.canonizers import build_canonizer
-from ecqx.relevance.composites import build_composite, types_without_rule
+from ecqx.relevance.composites import (
+    build_composite,
+    build_operation_rules,
+    types_without_rule,
+)
+from ecqx.relevance.operations import Operations
 from ecqx.relevance.output import LabelCheck, output_relevance
 from ecqx.relevance.placement import RulePlacement
 from ecqx.relevance.settings import (
@@ -119,7 +124,8 @@ class Attributor:
         rules = with_weight_relevance(
             build_composite(lrp.composite), self._receive, lrp.weight_rule
         )
-        self.placement = RulePlacement(rules)
+        operations = Operations(build_operation_rules(lrp.composite), lrp.weight_rule)
+        self.placement = RulePlacement(rules, operations)
         rewrites = build_canonizer(lrp.canonizer).apply(model)
         try:
             self.rewrites = [(rewrite, _attributes(rewrite)) for rewrite in rewrites]
@@ -144,14 +150,30 @@ class Attributor:
                 if not self.placement.is_complete:
                     self.placement.complete(self.model)
                     self.unruled = self.placement.passage.names(logits, self._without_rule)
-                anchors = [hook.anchor for hook in self.placement.hooks.values()]
                 start = output_relevance(logits.detach(), targets, self.output, self.labels)
                 if logits.requires_grad:
-                    _propagate(logits, anchors, start)
+                    self._propagate(logits, start)
             found = self.relevance
         finally:
             self.relevance = {}
         return {name: found[name] for name in self.names.values() if name in found}
+
+    def _propagate(self, logits: Tensor, start: Tensor) -> None:
+        """Run the backward pass, in which the hooks measure."""
+        anchors = [hook.anchor for hook in self.placement.hooks.values()]
+        weights = self.placement.operations.weights.values()
+        try:
+            gradients = torch.autograd.grad(logits, [*anchors, *weights], start, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" in str(error):
+                raise ValueError(
+                    "relevance cannot pass reentrant checkpointing; call "
+                    "torch.utils.checkpoint.checkpoint with use_reentrant=False"
+                ) from error
+            raise
+        for weight, relevance in zip(weights, gradients[len(anchors) :], strict=True):
+            if relevance is not None and id(weight) in self.names:
+                self._receive(weight, relevance)
 
     def _receive(self, parameter: nn.Parameter, relevance: Tensor) -> None:
         """Add the relevance of a parameter from one call of its module."""
@@ -181,19 +203,6 @@ class Attributor:
                 module.inplace = True  # type: ignore[assignment]
             for rewrite in reversed(done):
                 rewrite.remove()
-
-
-def _propagate(logits: Tensor, anchors: list[Tensor], start: Tensor) -> None:
-    """Run the backward pass, in which the hooks measure."""
-    try:
-        torch.autograd.grad(logits, anchors, start, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" in str(error):
-            raise ValueError(
-                "relevance cannot pass reentrant checkpointing; call "
-                "torch.utils.checkpoint.checkpoint with use_reentrant=False"
-            ) from error
-        raise
 
 
 def _uncompiled() -> AbstractContextManager[object]:
@@ -248,7 +257,7 @@ def without_rule(names: Sequence[str]) -> str:
     """The remark on what has no rule, to be continued by what to do."""
     return (
         f"LRP has no rule for {', '.join(names)}: relevance passes there as a plain gradient, and "
-        "may grow or vanish; use layers that have rules (torch.nn.SiLU, ecqx.layers.ResidualSum)"
+        "may grow or vanish; use layers and functions that have rules (docs/method.md)"
     )
 
 
@@ -257,7 +266,9 @@ def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
     built, context = build_composite(composite), dict[str, Any]()
     missing = []
     for prefix, module in model.named_modules():
-        if built.module_map(context, prefix, module) is None:
+        # The matrices of torch's attention are used by functions.
+        is_ruled = built.module_map(context, prefix, module) is not None
+        if not is_ruled and not isinstance(module, nn.MultiheadAttention):
             own = module.named_parameters(prefix, recurse=False)
             missing += [plain_name(name) for name, parameter in own if is_quantizable(parameter)]
     return missing
