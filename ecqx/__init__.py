@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.bitstream import load, save
     from ecqx.coding.onnx_export import export_onnx
+    from ecqx.experiment.search import search
     from ecqx.quantizers.ecqx import ECQx
     from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
     from ecqx.relevance.settings import LRP
@@ -33,9 +34,10 @@ _HOMES = {
     "load": "ecqx.coding.bitstream",
     "models": "ecqx.models",
     "save": "ecqx.coding.bitstream",
+    "search": "ecqx.experiment.search",
     "__version__": "ecqx.version",
     "weight_relevance": "ecqx.relevance.weights",
 }
 __all__ = ["EC2T", "LRP", "CentroidGrid", "ECQx", "FantastIC4", "__version__", "assign"]
-__all__ += ["export_onnx", "load", "models", "save", "weight_relevance"]
+__all__ += ["export_onnx", "load", "models", "save", "search", "weight_relevance"]
 __getattr__ = lazy_names(__name__, _HOMES)

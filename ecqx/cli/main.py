@@ -18,7 +18,9 @@ from click.shell_completion import get_completion_class
 
 from ecqx.cli.contents import as_json, summary, table
 from ecqx.cli.run import run
-from ecqx.errors import InputError, InputWarning, warnings_to
+from ecqx.cli.search import search
+from ecqx.errors import InputError, InputWarning, input_errors, warnings_to
+from ecqx.experiment.settings import bits_by_part
 from ecqx.progress import announced, counted
 from ecqx.version import __version__
 
@@ -71,15 +73,17 @@ Exit codes:
   0    done
   1    an error in ecqx itself, with a traceback
   2    bad input or a file that cannot be read or written: one line says which
-  130  interrupted (Ctrl-C); the same `ecqx run` goes on after the last finished epoch""",
+  130  interrupted (Ctrl-C); the same `ecqx run` or `ecqx search` goes on after the last finished
+       epoch""",
 )
 @click.version_option(__version__, prog_name="ecqx")
 def cli() -> None:
     """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
 
-    `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
-    checkpoint without training. Each writes one .ecqx file; `info` shows its contents and `decode`
-    turns it back into a state_dict. Every command has an example: ecqx COMMAND --help.
+    `run` trains the quantized network on data, which keeps its accuracy; `search` tries methods and
+    settings for the smallest file; `encode` quantizes a checkpoint without training. Each writes
+    one .ecqx file; `info` shows its contents and `decode` turns it back into a state_dict. Every
+    command has an example: ecqx COMMAND --help.
 
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
@@ -89,6 +93,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(search)
 
 
 @cli.command()
@@ -96,6 +101,13 @@ cli.add_command(run)
 @click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
 @click.option(
     "--bitwidth", type=click.IntRange(2, 8), default=4, show_default=True, help="Bits per weight."
+)
+@click.option(
+    "--bits_of",
+    multiple=True,
+    metavar="PART=BITS",
+    help="Bits of the weights of a module, or of all with PART in their name, in place of "
+    "--bitwidth. May be repeated.",
 )
 @click.option(
     "--Lambda",
@@ -131,6 +143,7 @@ def encode(
     checkpoint: Path,
     output: Path,
     bitwidth: int,
+    bits_of: tuple[str, ...],
     lam: float,
     exclude: tuple[str, ...],
     include: tuple[str, ...],
@@ -159,12 +172,14 @@ def encode(
         pass  # so that a missing file is reported in our words, not a library's
     left: list[str] = []
     if is_coded_state(checkpoint):
-        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include"))
+        _refuse_settings(context, checkpoint, ("bitwidth", "bits_of", "lam", "exclude", "include"))
         coded = read_coded_state(checkpoint)
     else:
         state = read_state(checkpoint)
         weights, left = _weights(checkpoint, state, exclude, include)
-        coded = CodedState(state, _quantize(checkpoint, weights, bitwidth, lam))
+        coded = CodedState(
+            state, _quantize(checkpoint, weights, bits_by_part(bitwidth, bits_of), lam)
+        )
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:
@@ -276,20 +291,23 @@ def _weights(
 
 
 def _quantize(
-    path: Path, weights: Mapping[str, Tensor], bits: int, lam: float
+    path: Path, weights: Mapping[str, Tensor], bits: int | dict[str, int], lam: float
 ) -> dict[str, QuantizedTensor]:
     """Quantize weights by ECQ, without training; Λ is scaled by layer size."""
     from ecqx.assignment.assign import assign
+    from ecqx.assignment.bits import bits_of_weights
     from ecqx.assignment.centroids import CentroidGrid
     from ecqx.coding.quantized import QuantizedTensor
 
     largest = max(weight.numel() for weight in weights.values())
+    with input_errors(f"{path}: "):
+        widths = bits_of_weights(bits, {name: [name] for name in weights})
     quantized = {}
     for name, weight in counted(weights.items(), "quantizing", "tensor"):
         try:
-            grid = CentroidGrid.fit(weight, bits)
+            grid = CentroidGrid.fit(weight, widths[name])
             index = assign(weight, grid, lam, largest_layer_size=largest)
         except ValueError as error:
             raise InputError(f"{path}: tensor {name}: {error}") from error
-        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
+        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, widths[name])
     return quantized

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ecqx.assignment.bits import DEFAULT_BITS, Bits
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.coding.quantized import Quantized, QuantizedTensor
 from ecqx.quantizers.base import Quantizer
@@ -71,7 +72,7 @@ class ECQx(Quantizer):
     def __init__(
         self,
         model: nn.Module,
-        bits: int = 4,
+        bits: Bits = DEFAULT_BITS,
         lam: float = 0.05,
         relevance: LRP | None = None,
         process_group: Group = "model",
@@ -81,11 +82,11 @@ class ECQx(Quantizer):
         super().__init__(model, known, relevance, process_group)
 
     def _fit(self) -> None:
-        self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, self.settings.bits))
+        self.grids = self._of_each_layer(CentroidGrid.fit)
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:
-        return QuantizedTensor(integers, self.grids[name].step, self.settings.bits)
+        return QuantizedTensor(integers, self.grids[name].step, self.bits[name])
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
@@ -95,7 +96,6 @@ class ECQx(Quantizer):
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for name, latent in self.latent.items():
             step, first = float(state[f"step.{name}"]), int(state[f"first.{name}"])
-            self.grids[name] = CentroidGrid.from_step(
-                step, first, 2**self.settings.bits, latent.device
-            )
+            count = 2 ** self.bits[name]
+            self.grids[name] = CentroidGrid.from_step(step, first, count, latent.device)
         self._stack = GridStack.of(self.grids.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ecqx.assignment.centroids import check_bits
+from ecqx.assignment.bits import DEFAULT_BITS, Bits, checked_bits
 from ecqx.assignment.settings import AssignmentSettings
 from ecqx.modules import name_parts
 
@@ -24,8 +24,10 @@ class QuantizerSettings(AssignmentSettings):
     ----------
     lam, p, sparsity_band, pmf, lambda_max
         See `ecqx.assign`.
-    bits : int
-        Bit width, 2 to 8.
+    bits : int or mapping of str to int
+        Bit width, 2 to 8; or mixed precision, widths by parts of names, ``"*"`` for all other
+        weights (4 by default): ``{"conv1": 5, "layer3": 3}``. `ecqx.assignment.bits` says which
+        part decides.
     gradient : {"magnitude", "published", "identity"}
         Factor on the gradient of a weight, on its way to the latent weight: the magnitude of its
         centroid, the signed centroid (published; it reverses the gradient in negative clusters), or
@@ -42,7 +44,7 @@ class QuantizerSettings(AssignmentSettings):
         For the first setting that is out of range.
     """
 
-    bits: int = 4
+    bits: Bits = DEFAULT_BITS
     gradient: Gradient = "magnitude"
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ class QuantizerSettings(AssignmentSettings):
             object.__setattr__(self, setting, name_parts(setting, getattr(self, setting)))
         if self.sparsity_band is not None:
             object.__setattr__(self, "sparsity_band", tuple(self.sparsity_band))
-        check_bits(self.bits)
+        object.__setattr__(self, "bits", checked_bits(self.bits))
         if self.gradient not in GRADIENTS:
             choices = ", ".join(GRADIENTS)
             raise ValueError(f"gradient must be one of {choices}, not {self.gradient!r}")
