@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ from ecqx.files import expanded, write_atomically, write_text
 from ecqx.modules import copied, load_state, main_output, state_of
 from ecqx.progress import announced
 from ecqx.quantizers.parameters import used_parts
+from ecqx.relevance.settings import RelevanceWarning
 from ecqx.training.device import find_device
 from ecqx.training.objectives import CLASSIFICATION, check_fit, objective_of
 from ecqx.training.trainer import Epoch, Trainer
@@ -189,24 +191,25 @@ def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -
     with input_errors(""):
         for name in ("exclude", "include"):
             used_parts(network, name, getattr(settings, name))
-    splits = [split.targets for split in (data.train, data.validation, data.test)]
     x, y = next(data.train.batches(2))
+    start = as_if_trained(network, settings.pretrain_epochs).to(x.device).eval()
+    splits = [split.targets for split in (data.train, data.validation, data.test)]
+    try:
+        with torch.no_grad():
+            check_fit(main_output(start(x)), y, splits)
+    except InputError:
+        raise
+    except UNFIT as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the network does not take {data.label} ({reason})") from error
     for name in settings.methods:
         setting: dict[str, Any] = {"method": name, "lam": settings.lam[0]}
         if name in WITH_BITS:
             setting["bits"] = settings.bits_by_part(settings.bits[0], {})
-        model = as_if_trained(network, settings.pretrain_epochs).to(x.device)
         with input_errors(f"{name}: "):
-            quantizer = constrain(method_of(setting, settings), model, steps=1)
-            try:
-                check_fit(main_output(model.eval()(x)), y, splits)
-                # Measures relevance, where the method does.
-                quantizer.update(x, y)
-            except InputError:
-                raise
-            except UNFIT as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise InputError(f"does not take {data.label} ({reason})") from error
+            quantizer = constrain(method_of(setting, settings), copied(start), steps=1)
+            # Measures relevance, where the method does.
+            quantizer.update(x, y)
 
 
 @dataclass(frozen=True)
@@ -375,7 +378,10 @@ class _Attempt:
             self.network, self.data, self.correct, setting, known, key, on_epoch=self.after_epoch
         )
         try:
-            run_job((job, folder))
+            with warnings.catch_warnings():
+                # `_check_fit` said it already.
+                warnings.simplefilter("ignore", RelevanceWarning)
+                run_job((job, folder))
         except _TimeIsUpError:
             return
         except _PrunedError:
