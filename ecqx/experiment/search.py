@@ -304,8 +304,11 @@ class _Search:
             candidates.append(Candidate.of(number, read_record(place), place))
         failures = study.failures()
         if not candidates:
-            reason = f"all trials failed: {failures[0]}" if failures else "no trial has ended yet"
-            raise InputError(f"{self.folder}: {reason}; the same search goes on from there")
+            if failures:
+                raise InputError(f"{self.folder}: all trials failed: {failures[0]}")
+            raise InputError(
+                f"{self.folder}: no trial has ended yet; the same search goes on from there"
+            )
         data = self.data.to(self.device)
         correct = classified_correctly(network, data.validation)
         state = network.state_dict().values()
