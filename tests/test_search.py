@@ -77,15 +77,16 @@ def test_the_bound_is_that_of_a_paired_bootstrap(n: int, lost: int, won: int) ->
     assert drop_with_bound(before, before) == {"drop": 0.0, "bound": 0.0}
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=4), st.floats(0, 5))
-def test_hopeless_is_worse_than_all_good_ones_at_this_epoch(
+@given(st.lists(st.floats(0, 30), min_size=1, max_size=4), st.floats(0, 5))
+def test_hopeless_is_what_no_gain_of_others_would_save(
     losses: list[float], max_drop: float
 ) -> None:
-    good = [dict(enumerate([9.0, 6.0, 1.0])), {0: 8.0, 1: 2.0}, dict(enumerate([7.0, 7.0, 0.0]))]
-    worst = [9.0, 7.0, 2.0, 2.0][len(losses) - 1]
-    expected = losses[-1] > max(worst, max_drop)
-    assert is_hopeless(losses, good, max_drop) == expected
-    assert not is_hopeless(losses, good[:2], max_drop)
+    curves = ([19.0, 16.0, 12.0], [8.0, 2.0], [7.0, 7.0, 0.0], [1.0], [3.0, 2.0, 2.0])
+    finished = [dict(enumerate(curve)) for curve in curves]
+    # Of the first three curves, after the first and the second epoch.
+    gain = [7.0, 7.0, 0.0, 0.0][len(losses) - 1]
+    assert is_hopeless(losses, finished, max_drop) == (losses[-1] - gain > max_drop)
+    assert not is_hopeless(losses, finished[:4], max_drop)
 
 
 # -- the choice ------------------------------------------------------------------------------------

@@ -373,8 +373,8 @@ class _Attempt:
     def run(self, setting: dict[str, Any]) -> None:
         """Train by a setting, and record the result or why there is none."""
         searched, known = self.searched, self.searched.settings
-        start = checksum(searched.folder / START)
-        key = key_of(start=start, data=self.data.checksum(), setting=setting, **known.lasting)
+        # All else is the same for all trials in the folder.
+        key = key_of(start=checksum(searched.folder / START), setting=setting)
         folder = searched.folder / TRIALS / key
         folder.mkdir(parents=True, exist_ok=True)
         job = Trial(
@@ -389,8 +389,8 @@ class _Attempt:
             return
         except _PrunedError:
             shutil.rmtree(folder)
-            self.study.give_up(self.trial)
-            self.say("given up, because it loses more than any good one at this epoch")
+            epochs, loss = self.study.give_up(self.trial)
+            self.say(f"given up, loses {loss:.2f} points after {epochs} epochs")
             return
         except ValueError as error:
             # A training that diverged, for example.

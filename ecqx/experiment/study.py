@@ -101,11 +101,10 @@ class Study:
 
     def is_hopeless(self, losses: Sequence[float]) -> bool:
         """`ecqx.experiment.trial.is_hopeless`, beside the trials finished so far."""
-        finished = self.study.get_trials(states=(self.optuna.trial.TrialState.COMPLETE,))
-        successful: list[Mapping[int, float]] = [
-            trial.intermediate_values for trial in finished if trial.constraints[EXCESS] <= 0
+        finished: list[Mapping[int, float]] = [
+            trial.intermediate_values for trial in self._finished()
         ]
-        return is_hopeless(losses, successful, self.settings.max_drop)
+        return is_hopeless(losses, finished, self.settings.max_drop)
 
     def finish(self, trial: Any, key: str, record: Mapping[str, Any]) -> None:
         """Record a result."""
@@ -113,11 +112,13 @@ class Study:
         trial.set_constraint(EXCESS, record["bound"] - self.settings.max_drop)
         self.study.tell(trial, record["bytes"])
 
-    def give_up(self, trial: Any) -> None:
-        """Record that a trial was hopeless."""
+    def give_up(self, trial: Any) -> tuple[int, float]:
+        """Record that a trial was hopeless; returns its epochs, and its loss after them."""
         losses = self.study.trials[trial.number].intermediate_values
-        trial.set_constraint(EXCESS, losses[max(losses)] - self.settings.max_drop)
+        loss = losses[max(losses)]
+        trial.set_constraint(EXCESS, loss - self.settings.max_drop)
         self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+        return len(losses), loss
 
     def fail(self, trial: Any, reason: str) -> None:
         """Record that a training failed; it counts as one that lost all accuracy."""
@@ -132,8 +133,12 @@ class Study:
 
     def keys(self) -> dict[int, str]:
         """The jobs of the finished trials, by number."""
-        finished = self.study.get_trials(states=(self.optuna.trial.TrialState.COMPLETE,))
-        return {self.number(trial): trial.user_attrs["key"] for trial in finished}
+        return {self.number(trial): trial.user_attrs["key"] for trial in self._finished()}
+
+    def _finished(self) -> list[Any]:
+        states = (self.optuna.trial.TrialState.COMPLETE,)
+        found: list[Any] = self.study.get_trials(deepcopy=False, states=states)
+        return found
 
     def _begun(self) -> list[Any]:
         state = self.optuna.trial.TrialState

@@ -25,8 +25,8 @@ from ecqx.training.trainer import Epoch, Trainer
 FILE = "network.ecqx"
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-# Trials within the allowed loss that the hopeless ones are known by, at least.
-ENOUGH = 3
+# Finished trials that hopeless ones are known by, at least.
+ENOUGH = 5
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,22 @@ def losses_by_epoch(history: Sequence[Epoch], accuracy: float) -> list[float]:
 
 
 def is_hopeless(
-    losses: Sequence[float], successful: Sequence[Mapping[int, float]], max_drop: float
+    losses: Sequence[float], finished: Sequence[Mapping[int, float]], max_drop: float
 ) -> bool:
-    """Whether a trial loses more than allowed, and more than any successful one did so early.
+    """Whether a trial will lose more than allowed, even if it gains as much as others did.
+
+    That is the largest gain that any finished trial made from this epoch on, in points.
 
     Parameters
     ----------
     losses : sequence of float
         `losses_by_epoch` of the trial so far.
-    successful : sequence of mapping
-        Those of the finished trials that lose no more than allowed, by epoch from 0.
+    finished : sequence of mapping
+        Those of the finished trials, by epoch from 0.
     """
-    last = len(losses) - 1
-    if losses[last] <= max_drop or len(successful) < ENOUGH:
+    if len(finished) < ENOUGH:
         return False
+    last = len(losses) - 1
     # A training may have ended before this epoch.
-    return all(losses[last] > one[min(last, max(one))] for one in successful)
+    gains = [one[min(last, max(one))] - one[max(one)] for one in finished]
+    return losses[last] - max(gains) > max_drop
