@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_grids_files_and_states_have_each_weights_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ecqx.models.build("resnet20", num_classes=10)
     quantizer = ecqx.ECQx(model, bits=MIXED, lam=0.1)
-    widths = quantizer.bits
+    widths = quantizer.bit_widths
     assert widths["conv1.weight"] == 5
     assert widths["layer1.0.conv1.weight"] == 2
     assert {widths[name] for name in widths if name.startswith("layer3")} == {3}
@@ -182,3 +183,15 @@ def test_encode_takes_bits_by_part(
     code, _, error = encode("resnet20.pt", "-o", "resnet20.ecqx", "--bits_of", "fc=8")
     assert code == 2
     assert error == "ecqx: resnet20.pt: bits: no quantized weight has 'fc' in its name\n"
+
+
+def test_the_sample_of_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "search.md").read_text()
+    samples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    names: dict[str, Any] = {"ecqx": ecqx}
+    exec(samples[-1], names)
+    widths = names["quantizer"].bit_widths
+    assert widths["conv1.weight"] == 5
+    assert widths["layer1.0.conv1.weight"] == 4
+    assert widths["layer3.0.conv1.weight"] == 3
+    assert "5 bit" in capsys.readouterr().out

@@ -180,8 +180,8 @@ class SearchResult:
         """The accuracy of the chosen file on the test split, in one sentence."""
         test = self.test
         return (
-            f"{test['accuracy']:.2%}, {test['drop']:.2f} points less than full precision "
-            f"({test['accuracy_full_precision']:.2%}), at most {test['bound']:.2f} less (95 %)"
+            f"{test['accuracy']:.2%}, full precision {test['accuracy_full_precision']:.2%}; loses "
+            f"{test['drop']:.2f} points, at most {test['bound']:.2f} (95 %)"
         )
 
     @property

@@ -16,9 +16,11 @@ from ecqx.coding import bitstream
 from ecqx.data.tensors import Split, TensorData
 from ecqx.experiment.prepare import constrain
 from ecqx.experiment.search_settings import SearchSettings
+from ecqx.labels import is_labelled
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
 from ecqx.modules import copied, evaluation_mode, main_output
+from ecqx.training.evaluation import batches_to_evaluate
 from ecqx.training.settings import steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
 
@@ -90,10 +92,14 @@ def method_of(setting: Mapping[str, Any], settings: SearchSettings) -> EntropyCo
 
 @torch.no_grad()
 def classified_correctly(model: nn.Module, split: Split) -> NDArray[np.bool_]:
-    """Whether each sample of a split is classified correctly, shape (N,)."""
+    """Whether each sample of a split that has a label is classified correctly, shape (N,)."""
+    found = []
     with evaluation_mode(model):
-        found = [main_output(model(x)).argmax(1) == y for x, y in split.batches(512)]
-    return torch.cat(found).cpu().numpy()
+        for x, y in batches_to_evaluate(split):
+            logits = main_output(model(x))
+            found.append((logits.argmax(1) == y)[is_labelled(y, logits.shape[1])])
+    correct: NDArray[np.bool_] = torch.cat(found).cpu().numpy()
+    return correct
 
 
 def drop_with_bound(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Quantizer(LatentWeights):
     Attributes
     ----------
     settings : QuantizerSettings
-    bits : dict of str to int
+    bit_widths : dict of str to int
         Bit width of each weight.
     relevance : RelevanceAverage, optional
         None without relevance.
@@ -65,7 +65,7 @@ class Quantizer(LatentWeights):
             self.processes.take_values_of_first(unwrapped(model))
         super().__init__(model, settings.exclude, settings.include)
         self.settings = settings
-        self.bits = bits_of_weights(settings.bits, self._every_name())
+        self.bit_widths = bits_of_weights(settings.bits, self._every_name())
         self.relevance = None if relevance is None else RelevanceAverage(relevance, self.processes)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {
@@ -96,7 +96,7 @@ class Quantizer(LatentWeights):
         results = {}
         for name, latent in self.latent.items():
             with input_errors(f"{name}: "):
-                results[name] = function(latent, self.bits[name])
+                results[name] = function(latent, self.bit_widths[name])
         return results
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -311,7 +311,7 @@ class Quantizer(LatentWeights):
             name = layer.pop("layer")
             del layer["elements"]
             step = getattr(self.grids[name], "step", None)
-            numbers[name] = {"bits": self.bits[name], "step": step, **layer}
+            numbers[name] = {"bits": self.bit_widths[name], "step": step, **layer}
         return records_of(self.survey, numbers)
 
     def summary(self) -> str:
@@ -337,7 +337,8 @@ class Quantizer(LatentWeights):
             k = state[f"integers.{name}"].to(latent.device, torch.int32)
             index = (k + self.grids[name].zero).reshape(latent.shape)
             if index.min() < 0 or index.max() >= len(self.grids[name].values):
-                raise ValueError(f"{name} has integers that {self.bits[name]} bits do not allow")
+                width = self.bit_widths[name]
+                raise ValueError(f"{name} has integers that {width} bits do not allow")
             self.index[name] = index
         self._write_centroids()
         if self.relevance is not None:

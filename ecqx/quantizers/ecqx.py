@@ -86,7 +86,7 @@ class ECQx(Quantizer):
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:
-        return QuantizedTensor(integers, self.grids[name].step, self.bits[name])
+        return QuantizedTensor(integers, self.grids[name].step, self.bit_widths[name])
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
@@ -96,6 +96,6 @@ class ECQx(Quantizer):
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for name, latent in self.latent.items():
             step, first = float(state[f"step.{name}"]), int(state[f"first.{name}"])
-            count = 2 ** self.bits[name]
+            count = 2 ** self.bit_widths[name]
             self.grids[name] = CentroidGrid.from_step(step, first, count, latent.device)
         self._stack = GridStack.of(self.grids.values())

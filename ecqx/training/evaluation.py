@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx.data.tensors import Split
 from ecqx.modules import evaluation_mode, main_output
@@ -25,7 +27,12 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 512) -> float:
 @torch.no_grad()
 def scores(model: nn.Module, split: Split, batch_size: int = 512) -> Scores:
     """All metrics of a model on a split by name, otherwise as `evaluate`."""
-    elements = split.inputs[0].numel()
-    batches = split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements)))
+    batches = batches_to_evaluate(split, batch_size)
     with evaluation_mode(model):
         return objective_of(split.targets).score((main_output(model(x)), y) for x, y in batches)
+
+
+def batches_to_evaluate(split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a split in order, smaller than ``batch_size`` where samples are large."""
+    elements = split.inputs[0].numel()
+    return split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements)))
