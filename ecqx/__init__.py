@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ecqx.coding.inspection import inspect
     from ecqx.coding.nnc_bitstream import export_nnc
     from ecqx.coding.onnx_export import export_onnx
+    from ecqx.experiment.search import search
     from ecqx.quantizers.ecqx import ECQx
     from ecqx.quantizers.trained_centroids import EC2T, FantastIC4
     from ecqx.relevance.settings import LRP
@@ -37,9 +38,11 @@ _HOMES = {
     "load": "ecqx.coding.bitstream",
     "models": "ecqx.models",
     "save": "ecqx.coding.bitstream",
+    "search": "ecqx.experiment.search",
     "__version__": "ecqx.version",
     "weight_relevance": "ecqx.relevance.weights",
 }
 __all__ = ["EC2T", "LRP", "CentroidGrid", "ECQx", "FantastIC4", "__version__", "assign"]
-__all__ += ["export_nnc", "export_onnx", "inspect", "load", "models", "save", "weight_relevance"]
+__all__ += ["export_nnc", "export_onnx", "inspect", "load", "models", "save", "search"]
+__all__ += ["weight_relevance"]
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -138,7 +138,7 @@ def test_without_progress_everything_is_made_anew(monkeypatch: pytest.MonkeyPatc
 def test_two_that_need_the_same_result_at_once_make_it_once(place: Path) -> None:
     job, folder = Made("a", seconds=0.3), Path("work/train/a")
     folder.mkdir(parents=True)
-    both = [Thread(target=jobs._run, args=((job, folder),)) for _ in range(2)]
+    both = [Thread(target=jobs.run_job, args=((job, folder),)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:

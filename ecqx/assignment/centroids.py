@@ -104,12 +104,13 @@ class CentroidGrid:
 
 @dataclass(frozen=True, eq=False)
 class GridStack:
-    """The centroids of L layers, K in each.
+    """The centroids of L layers, at most K in each.
 
     Attributes
     ----------
     values : Tensor of float64, shape (L, K)
-        The centroids, ascending.
+        The centroids, ascending. A layer with fewer than K repeats its last one: these are merged
+        with it, and get no weight.
     zero : Tensor of int64, shape (L, 1)
         Index of the centroid 0.
     midpoints : Tensor of float32, shape (L, K - 1)
@@ -126,12 +127,20 @@ class GridStack:
     def of(cls, grids: Iterable[Centroids]) -> GridStack:
         """Stack one or more grids of one device."""
         grids = list(grids)
-        values = torch.stack([grid.values for grid in grids]).to(torch.float64)
+        longest = max(len(grid.values) for grid in grids)
+        values = torch.stack([_lengthened(grid.values, longest) for grid in grids])
+        values = values.to(torch.float64)
         zero = torch.tensor([[grid.zero] for grid in grids], device=values.device)
         left, right = values[:, :-1], values[:, 1:]
         midpoints = torch.where(left < right, (left + right) / 2, math.inf)
         midpoints = midpoints.flip(-1).cummin(-1).values.flip(-1)
         return cls(values, zero, round_down(midpoints))
+
+
+def _lengthened(values: Tensor, count: int) -> Tensor:
+    """The centroids of a layer, the last one repeated where there are fewer than ``count``."""
+    missing = count - len(values)
+    return torch.cat([values, values[-1:].expand(missing)]) if missing else values
 
 
 def checked_weight(weight: Tensor) -> Tensor:

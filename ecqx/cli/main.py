@@ -19,7 +19,9 @@ from ecqx.cli.contents import about, as_json, summary, table
 from ecqx.cli.evaluate import evaluate
 from ecqx.cli.export import export
 from ecqx.cli.run import run
+from ecqx.cli.search import search
 from ecqx.errors import InputError, warnings_to
+from ecqx.experiment.settings import bits_by_part
 from ecqx.progress import announced
 from ecqx.version import __version__
 
@@ -69,15 +71,17 @@ Exit codes:
   0    done
   1    an error in ecqx itself, with a traceback
   2    bad input or a file that cannot be read or written: one line says which
-  130  interrupted (Ctrl-C); the same `ecqx run` goes on after the last finished epoch""",
+  130  interrupted (Ctrl-C); the same `ecqx run` or `ecqx search` goes on after the last finished
+       epoch""",
 )
 @click.version_option(__version__, prog_name="ecqx")
 def cli() -> None:
     """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
 
-    `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
-    checkpoint without training. Each writes one .ecqx file; `info` shows its contents and `decode`
-    turns it back into a state_dict. Every command has an example: ecqx COMMAND --help.
+    `run` trains the quantized network on data, which keeps its accuracy; `search` tries methods and
+    settings for the smallest file; `encode` quantizes a checkpoint without training. Each writes
+    one .ecqx file; `info` shows its contents and `decode` turns it back into a state_dict. Every
+    command has an example: ecqx COMMAND --help.
 
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
@@ -89,6 +93,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(evaluate)
 cli.add_command(export)
+cli.add_command(search)
 
 
 @cli.command()
@@ -96,6 +101,13 @@ cli.add_command(export)
 @click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
 @click.option(
     "--bitwidth", type=click.IntRange(2, 8), default=4, show_default=True, help="Bits per weight."
+)
+@click.option(
+    "--bits_of",
+    multiple=True,
+    metavar="PART=BITS",
+    help="Bits of the weights of a module, or of all with PART in their name, in place of "
+    "--bitwidth. May be repeated.",
 )
 @click.option(
     "--Lambda",
@@ -138,6 +150,7 @@ def encode(
     checkpoint: Path,
     output: Path,
     bitwidth: int,
+    bits_of: tuple[str, ...],
     lam: float,
     exclude: tuple[str, ...],
     include: tuple[str, ...],
@@ -171,11 +184,12 @@ def encode(
         pass  # so that a missing file is reported in our words, not a library's
     remarks: list[str] = []
     if is_coded_state(checkpoint):
-        _refuse_settings(context, checkpoint, ("bitwidth", "lam", "exclude", "include", "step"))
+        own = ("bitwidth", "bits_of", "lam", "exclude", "include", "step")
+        _refuse_settings(context, checkpoint, own)
         coded = read_coded_state(checkpoint)
     else:
-        wanted = bool(_given(context, ("bitwidth", "lam")))
-        settings = {"bits": bitwidth, "lam": lam, "step": step}
+        wanted = bool(_given(context, ("bitwidth", "bits_of", "lam")))
+        settings = {"bits": bits_by_part(bitwidth, bits_of), "lam": lam, "step": step}
         coded, remarks = coded_weights(
             checkpoint, read_state(checkpoint), exclude, include, settings, wanted
         )

@@ -115,6 +115,13 @@ IMAGE_SIZE = _setting(
     help="Bits per weight for ECQ; EC2T uses 2, FantastIC4 4.",
 )
 @_setting(
+    "--bits_of",
+    multiple=True,
+    metavar="PART=BITS",
+    help="Bits of the weights of a module, or of all with PART in their name, in place of "
+    "--bitwidth. May be repeated.",
+)
+@_setting(
     "--Lambda",
     "lam",
     type=click.FloatRange(0),

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
+from ecqx.assignment.mixed_precision import Bits, bits_of_weights
 from ecqx.coding.few_values import distinct_values, few_valued
 from ecqx.coding.quantized import CodedState, Quantized, QuantizedTensor
-from ecqx.errors import InputError, InputWarning
+from ecqx.errors import InputError, InputWarning, input_errors
 from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
 from ecqx.progress import counted
 
@@ -82,16 +83,18 @@ def _is_taken(name: str, tensor: Tensor, include: Sequence[str]) -> bool:
 
 
 def _quantize(
-    path: Path, weights: Mapping[str, Tensor], bits: int, lam: float, step: Any
+    path: Path, weights: Mapping[str, Tensor], bits: Bits, lam: float, step: Any
 ) -> dict[str, Quantized]:
     """Quantize weights by ECQ, without training; Λ is scaled by layer size."""
+    with input_errors(f"{path}: "):
+        widths = bits_of_weights(bits, {name: [name] for name in weights})
     largest = max((weight.numel() for weight in weights.values()), default=0)
     quantized: dict[str, Quantized] = {}
     for name, weight in counted(weights.items(), "quantizing", "tensor"):
         try:
-            grid = CentroidGrid.fit(weight, bits, step)
+            grid = CentroidGrid.fit(weight, widths[name], step)
             index = assign(weight, grid, lam, largest_layer_size=largest)
         except ValueError as error:
             raise InputError(f"{path}: tensor {name}: {error}") from error
-        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, bits)
+        quantized[name] = QuantizedTensor(index - grid.zero, grid.step, widths[name])
     return quantized

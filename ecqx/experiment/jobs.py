@@ -64,7 +64,7 @@ def run_jobs(kind: str, owner: str, jobs: Sequence[Job]) -> dict[str, Path]:
     folders = {job.key: _folder(kind, job.key) for job in jobs}
     write_text(WORK / kind / f"{owner}{_NEEDED}", json.dumps(sorted(folders)))
     missing = {job.key: job for job in jobs if not _is_finished(folders[job.key])}
-    run_all(_run, [(job, folders[key]) for key, job in missing.items()], kind)
+    run_all(run_job, [(job, folders[key]) for key, job in missing.items()], kind)
     return folders
 
 
@@ -99,8 +99,10 @@ def _folder(kind: str, key: str) -> Path:
     return folder
 
 
-def _run(work: tuple[Job, Path]) -> None:
-    """Run one job and write its record, with the checksums of its files, last.
+def run_job(work: tuple[Job, Path]) -> None:
+    """Run one job in its folder, unless its result is there; write the record last.
+
+    The record has the checksums of the result's files.
 
     The lock is for another suite that needs the same result at the same time.
     """

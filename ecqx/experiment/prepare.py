@@ -21,11 +21,10 @@ from ecqx.experiment.datasets import load_data
 from ecqx.experiment.remarks import remarks_before
 from ecqx.experiment.replacing import check_replaceable_results
 from ecqx.experiment.settings import RunSettings
-from ecqx.experiment.start import UNFIT, build_network, check_model, load_start
+from ecqx.experiment.start import UNFIT, as_if_trained, build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
-from ecqx.modules import copied
 from ecqx.progress import announced
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.parameters import UnusedNameWarning, used_parts
@@ -88,7 +87,7 @@ def prepare(settings: RunSettings) -> Prepared:
     # On a copy that is thrown away: weights that cannot be quantized are refused before the
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
-        quantizer = constrain(method, _trial(model, settings.pretrain_epochs), steps=0)
+        quantizer = constrain(method, as_if_trained(model, settings.pretrain_epochs), steps=0)
     unruled: tuple[str, ...] = ()
     if method.relevance is not None:
         with announced("looking for rules of relevance"):
@@ -105,16 +104,6 @@ def prepare(settings: RunSettings) -> Prepared:
     )
     check_replaceable_results(settings, prepared.identity)
     return prepared
-
-
-def _trial(model: nn.Module, pretrain_epochs: int) -> nn.Module:
-    """A copy whose layers of zeros, such as the head of a new ViT, are as if pre-trained."""
-    trial = copied(model)
-    if pretrain_epochs:
-        for parameter in trial.parameters():
-            if not parameter.any():
-                nn.init.ones_(parameter)
-    return trial
 
 
 def method_of(settings: RunSettings) -> EntropyConstrained:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ecqx.assignment.mixed_precision import bits_in_words
 from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import Prepared
 from ecqx.modules import parts_in
@@ -93,7 +94,7 @@ class Result:
 
     def _about(self) -> list[tuple[str, str]]:
         settings, file = self.prepared.settings, self.file
-        quantizer = f"{settings.method}, {settings.bits} bit, Lambda {settings.lam:g}"
+        quantizer = f"{settings.method}, {bits_in_words(settings.bits)}, Lambda {settings.lam:g}"
         rows = [
             ("model", f"{settings.model}, from {self.prepared.start}"),
             ("quantizer", quantizer + (f", p {settings.p:g}" if settings.lrp else "")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ PATIENCE, MIN_DELTA = 4, 0.001
 # by other names.
 _LEFT_OUT = (
     *("data_path", "results", "workers", "verbose", "model_path"),
+    "bits_of",  # part of `RunSettings.bits`
     *("tracker", "wandb", "wandb_key", "wandb_run_name"),
 )
 
@@ -54,6 +57,7 @@ class RunSettings:
     verbose: bool = False
     quantizer: str = "ECQ"
     bitwidth: int = 4
+    bits_of: tuple[str, ...] = ()
     lam: float = 0.05
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -71,6 +75,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         with input_errors("--"):
             _ = self.training
+        if self.quantizer != "ECQ" and self.bits_of:
+            raise InputError(f"--bits_of is for ECQ; the bits of {self.quantizer} are no setting")
+        _ = self.bits
         if self.model_path is not None and self.model_rand_int:
             raise InputError(
                 "--model_path and --model_rand_int: give one, a checkpoint or random weights"
@@ -106,15 +113,16 @@ class RunSettings:
         return f"{self.quantizer}x" if self.lrp else self.quantizer
 
     @property
-    def bits(self) -> int:
-        """Bits per weight."""
-        return QUANTIZERS[self.quantizer] or self.bitwidth
+    def bits(self) -> int | dict[str, int]:
+        """Bits per weight, by parts of names where some have their own."""
+        return bits_by_part(QUANTIZERS[self.quantizer] or self.bitwidth, self.bits_of)
 
     @property
     def name(self) -> str:
         """Name of the written files, without their suffix."""
         relevance = "_lrp" if self.lrp else ""
         quantizer = f"{self.bitwidth}bit" if self.quantizer == "ECQ" else self.quantizer
+        quantizer = "_".join((quantizer, *self.bits_of))
         return f"{self.model}_{self.dataset}_{quantizer}_lam{self.lam:g}{relevance}"
 
     @property
@@ -133,3 +141,29 @@ class RunSettings:
         found = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT}
         lists = {"exclude": list(self.exclude), "include": list(self.include)}
         return found | lists | {"bitwidth": self.bits}
+
+
+def bits_by_part(bits: int, bits_of: Sequence[str]) -> int | dict[str, int]:
+    """The bits of all weights, by parts of names where ``PART=BITS`` are given."""
+    own = {}
+    for part, width in parsed_bits(bits_of).items():
+        if width is None:
+            raise InputError(f"--bits_of: {part} has no bits, {part}=BITS")
+        own[part] = width
+    return {"*": bits} | own if own else bits
+
+
+def parsed_bits(bits_of: Sequence[str]) -> dict[str, int | None]:
+    """Bit widths by parts of names, from ``PART=BITS``; None for a ``PART`` alone."""
+    found: dict[str, int | None] = {}
+    for text in bits_of:
+        parts = re.fullmatch(r"([\w.]+)(?:=([2-8]))?", text)
+        if parts is None:
+            raise InputError(
+                f"--bits_of: {text!r} is not PART=BITS, a part of the names of weights and its "
+                "bits, 2 to 8"
+            )
+        if parts[1] in found:
+            raise InputError(f"--bits_of: {parts[1]} is given twice")
+        found[parts[1]] = None if parts[2] is None else int(parts[2])
+    return found

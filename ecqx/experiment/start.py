@@ -13,9 +13,11 @@ from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS, build, input_settings
 from ecqx.models.weights import imagenet_weights
-from ecqx.modules import evaluation_mode, main_output
+from ecqx.modules import copied, evaluation_mode, main_output
 from ecqx.training.objectives import SEGMENTATION, check_fit, objective_of
 
+# Name of the weights to start from where nothing was trained.
+RANDOM = "random weights"
 # Raised by networks for inputs that they do not support.
 UNFIT = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
 
@@ -75,7 +77,7 @@ def load_start(
     if state is not None and settings.model_path is not None:
         return settings.model_path.name, load_weights(model, state, str(settings.model_path))
     if settings.model_rand_int or settings.model in MODELS:
-        return "random weights", []
+        return RANDOM, []
     path = settings.data_path
     pretrained = imagenet_weights(
         settings.model,
@@ -84,3 +86,13 @@ def load_start(
     )
     source = f"torchvision's weights of {settings.model}"
     return source, load_weights(model, pretrained, source)
+
+
+def as_if_trained(model: nn.Module, pretrain_epochs: int) -> nn.Module:
+    """A copy whose layers of zeros, such as the head of a new ViT, are as if pre-trained."""
+    trial = copied(model)
+    if pretrain_epochs:
+        for parameter in trial.parameters():
+            if not parameter.any():
+                nn.init.ones_(parameter)
+    return trial

@@ -70,8 +70,9 @@ class EntropyConstrained(Method):
         return {name: known[name] for name in self.takes()}
 
     @property
-    def bit_width(self) -> int:
-        return self.quantizer.bits
+    def bit_width(self) -> int | None:
+        """None for mixed precision."""
+        return self.quantizer.bits if isinstance(self.quantizer.bits, int) else None
 
     def constrain(self, model: nn.Module, steps: int) -> Quantizer:
         settings = asdict(self.quantizer)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ecqx.assignment import loops
 from ecqx.assignment.assign import assign_layers, check_finite, extremes
 from ecqx.assignment.centroids import Centroids, GridStack
+from ecqx.assignment.mixed_precision import bits_of_weights
 from ecqx.coding.coded_state import write_coded_state
 from ecqx.coding.quantized import Quantized, first_order_entropy
 from ecqx.coding.tensor_files import section
@@ -39,6 +40,8 @@ class Quantizer(LatentWeights):
     Attributes
     ----------
     settings : QuantizerSettings
+    bit_widths : dict of str to int
+        Bit width of each weight.
     relevance : RelevanceAverage, optional
         None without relevance.
     grids : mapping of str to Centroids
@@ -62,6 +65,7 @@ class Quantizer(LatentWeights):
             self.processes.take_values_of_first(unwrapped(model))
         super().__init__(model, settings.exclude, settings.include)
         self.settings = settings
+        self.bit_widths = bits_of_weights(settings.bits, self._every_name())
         self.relevance = None if relevance is None else RelevanceAverage(relevance, self.processes)
         self.largest_layer_size = max(weight.numel() for weight in self.weights.values())
         self.index = {
@@ -87,12 +91,12 @@ class Quantizer(LatentWeights):
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         """Set `grids` and `_stack` from a state that holds `_grid_state` of every layer."""
 
-    def _of_each_layer(self, function: Callable[[Tensor], _T]) -> dict[str, _T]:
-        """A function of each layer's latent weights; a ``ValueError`` names the layer."""
+    def _of_each_layer(self, function: Callable[[Tensor, int], _T]) -> dict[str, _T]:
+        """A function of each layer's latent weights and bits; a ``ValueError`` names the layer."""
         results = {}
         for name, latent in self.latent.items():
             with input_errors(f"{name}: "):
-                results[name] = function(latent)
+                results[name] = function(latent, self.bit_widths[name])
         return results
 
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -311,7 +315,7 @@ class Quantizer(LatentWeights):
             name = layer.pop("layer")
             del layer["elements"]
             step = getattr(self.grids[name], "step", None)
-            numbers[name] = {"bits": self.settings.bits, "step": step, **layer}
+            numbers[name] = {"bits": self.bit_widths[name], "step": step, **layer}
         return records_of(self.survey, numbers)
 
     def summary(self) -> str:
@@ -337,7 +341,8 @@ class Quantizer(LatentWeights):
             k = state[f"integers.{name}"].to(latent.device, torch.int32)
             index = (k + self.grids[name].zero).reshape(latent.shape)
             if index.min() < 0 or index.max() >= len(self.grids[name].values):
-                raise ValueError(f"{name} has integers that {self.settings.bits} bits do not allow")
+                width = self.bit_widths[name]
+                raise ValueError(f"{name} has integers that {width} bits do not allow")
             self.index[name] = index
         self._write_centroids()
         if self.relevance is not None:

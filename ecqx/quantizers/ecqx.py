@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.assignment.centroids import CentroidGrid, GridStack
+from ecqx.assignment.mixed_precision import DEFAULT_BITS, Bits
 from ecqx.coding.quantized import Quantized, QuantizedTensor
 from ecqx.quantizers.base import Quantizer
 from ecqx.quantizers.settings import QuantizerSettings
@@ -71,7 +72,7 @@ class ECQx(Quantizer):
     def __init__(
         self,
         model: nn.Module,
-        bits: int = 4,
+        bits: Bits = DEFAULT_BITS,
         lam: float = 0.05,
         relevance: LRP | None = None,
         process_group: Group = "model",
@@ -81,12 +82,12 @@ class ECQx(Quantizer):
         super().__init__(model, known, relevance, process_group)
 
     def _fit(self) -> None:
-        bits, step = self.settings.bits, self.settings.step
-        self.grids = self._of_each_layer(lambda w: CentroidGrid.fit(w, bits, step))
+        step = self.settings.step
+        self.grids = self._of_each_layer(lambda w, bits: CentroidGrid.fit(w, bits, step))
         self._stack = GridStack.of(self.grids.values())
 
     def _coded(self, name: str, integers: Tensor) -> Quantized:
-        return QuantizedTensor(integers, self.grids[name].step, self.settings.bits)
+        return QuantizedTensor(integers, self.grids[name].step, self.bit_widths[name])
 
     def _grid_state(self, name: str) -> dict[str, Tensor]:
         grid = self.grids[name]
@@ -96,7 +97,6 @@ class ECQx(Quantizer):
     def _restore_grids(self, state: Mapping[str, Tensor]) -> None:
         for name, latent in self.latent.items():
             step, first = float(state[f"step.{name}"]), int(state[f"first.{name}"])
-            self.grids[name] = CentroidGrid.from_step(
-                step, first, 2**self.settings.bits, latent.device
-            )
+            count = 2 ** self.bit_widths[name]
+            self.grids[name] = CentroidGrid.from_step(step, first, count, latent.device)
         self._stack = GridStack.of(self.grids.values())

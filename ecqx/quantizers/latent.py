@@ -364,6 +364,13 @@ class LatentWeights(ABC):
         """Values of the quantized weights, repeated for each name of a tied weight."""
         return {name: tensors[first] for name, first in self._first_names.items()}
 
+    def _every_name(self) -> dict[str, list[str]]:
+        """All names of each quantized weight, by its first one."""
+        return {
+            first: [name for name, own in self._first_names.items() if own == first]
+            for first in self.weights
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that training changes, in one flat dict, to resume from.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ecqx.assignment.bits import Step, check_bits, check_step
+from ecqx.assignment.bits import Step, check_step
+from ecqx.assignment.mixed_precision import DEFAULT_BITS, Bits, checked_bits
 from ecqx.assignment.settings import AssignmentSettings
 from ecqx.modules import name_parts
 
@@ -24,8 +25,10 @@ class QuantizerSettings(AssignmentSettings):
     ----------
     lam, p, sparsity_band, pmf, lambda_max
         See `ecqx.assign`.
-    bits : int
-        Bit width, 2 to 8.
+    bits : int or mapping of str to int
+        Bit width, 2 to 8; or mixed precision, widths by parts of names, ``"*"`` for all other
+        weights (4 by default): ``{"conv1": 5, "layer3": 3}``. `ecqx.assignment.mixed_precision`
+        says which part decides.
     step : {"float32", "nnc"}
         How exact the step of a grid is (`ecqx.CentroidGrid.fit`).
     gradient : {"magnitude", "published", "identity"}
@@ -44,7 +47,7 @@ class QuantizerSettings(AssignmentSettings):
         For the first setting that is out of range.
     """
 
-    bits: int = 4
+    bits: Bits = DEFAULT_BITS
     step: Step = "float32"
     gradient: Gradient = "magnitude"
     exclude: tuple[str, ...] = ()
@@ -55,7 +58,7 @@ class QuantizerSettings(AssignmentSettings):
             object.__setattr__(self, setting, name_parts(setting, getattr(self, setting)))
         if self.sparsity_band is not None:
             object.__setattr__(self, "sparsity_band", tuple(self.sparsity_band))
-        check_bits(self.bits)
+        object.__setattr__(self, "bits", checked_bits(self.bits))
         check_step(self.step)
         if self.gradient not in GRADIENTS:
             choices = ", ".join(GRADIENTS)

@@ -71,7 +71,7 @@ class TrainedQuantizer(Quantizer):
         """Clamp numbers that the optimizer moved out of their range."""
 
     def _fit(self) -> None:
-        first = self._of_each_layer(self.first_numbers)
+        first = self._of_each_layer(lambda weight, _: self.first_numbers(weight))
         self.numbers = nn.Parameter(torch.stack(list(first.values())))
         self._build_codebooks()
 

@@ -112,7 +112,7 @@ def _template() -> Template:
     )
     environment.filters["sort_key"] = sort_key
     environment.filters["script_json"] = script_json
-    environment.globals["inlined"] = _inlined
+    environment.globals["inlined"] = inlined
     return environment.get_template("report.html.j2")
 
 
@@ -132,7 +132,7 @@ def script_json(content: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
-def _inlined(name: str) -> Markup:
+def inlined(name: str) -> Markup:
     """A style sheet or script of our own, as it stands."""
     return Markup(files("ecqx.report").joinpath("templates", name).read_text("utf-8"))
 

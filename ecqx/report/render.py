@@ -73,6 +73,18 @@ class Figure:
 
     def files(self) -> dict[str, bytes]:
         """The figure in every format, by the name's ending."""
+        spec, svg = self._drawn()
+        scale = PIXELS_PER_INCH / 72
+        png = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale)
+        pdf = vl_convert.vegalite_to_pdf(spec, vl_version=VEGA_LITE)
+        return {"png": _with_few_colours(png), "svg": svg.encode(), "pdf": _with_fixed_id(pdf)}
+
+    def svg(self) -> str:
+        """The figure as an SVG picture."""
+        return self._drawn()[1]
+
+    def _drawn(self) -> tuple[Spec, str]:
+        """The chart in print, and its SVG."""
         columns = self.columns or {1: 1, 2: 2, 4: 2}.get(len(self.panels), 3)
         whole = COLUMN if columns == 1 else PAGE
         spec = self._printed(columns, whole)
@@ -82,14 +94,7 @@ class Figure:
         if abs(beyond) > 1:
             spec = self._printed(columns, whole - beyond)
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-        scale = PIXELS_PER_INCH / 72
-        png = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=scale)
-        pdf = vl_convert.vegalite_to_pdf(spec, vl_version=VEGA_LITE)
-        return {
-            "png": _with_few_colours(png),
-            "svg": _with_own_ids(svg).encode(),
-            "pdf": _with_fixed_id(pdf),
-        }
+        return spec, _with_own_ids(svg)
 
     def _printed(self, columns: int, whole: float) -> Spec:
         """All panels in one chart, about as wide as ``whole``."""

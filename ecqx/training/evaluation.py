@@ -35,8 +35,7 @@ def _outputs(
     model: nn.Module, split: Split, batch_size: int = 512
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and targets of all batches."""
-    elements = split.inputs[0].numel()
-    for x, y in split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements))):
+    for x, y in batches_to_evaluate(split, batch_size):
         yield main_output(model(x)), y
 
 
@@ -55,3 +54,9 @@ def scores_and_loss(model: nn.Module, split: Split) -> tuple[Scores, float]:
     with evaluation_mode(model):
         found = objective.score(outputs())
     return found, total / len(split)
+
+
+def batches_to_evaluate(split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a split in order, smaller than ``batch_size`` where samples are large."""
+    elements = split.inputs[0].numel()
+    return split.batches(max(1, min(batch_size, MOST_ELEMENTS // elements)))

@@ -168,6 +168,8 @@ def _schema(method: type[Method]) -> type[Settings]:
     The methods that weigh distance against information find out in `build` whether one is missing.
     """
     types = get_type_hints(QuantizerSettings) | get_type_hints(LRP) | get_type_hints(method)
+    # The results of a suite are shown by bit width: no mixed precision.
+    types["bits"] = int
     required = {field.name for field in fields(method) if field.default is MISSING}  # type: ignore[arg-type]
     taken: dict[str, Any] = {
         name: (types[name], ... if name in required else None) for name in method.takes()
