@@ -118,7 +118,7 @@ class Attachment:
                         optimizer.state[weight][key] = value.float()
         self._batch = ModelHooks(self)
         # A compiled step runs them as they are.
-        eager = torch.compiler.disable
+        eager: Any = torch.compiler.disable
         self._handles: list[Any] = [
             optimizer.register_step_pre_hook(eager(self._before_step)),
             optimizer.register_step_post_hook(eager(self._after_step)),

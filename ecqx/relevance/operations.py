@@ -54,7 +54,7 @@ class Operation:
 
     def places(self) -> Iterator[int | str]:
         """The places of all tensors among the arguments."""
-        given: dict[int | str, Any] = {**dict(enumerate(self.args)), **self.kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(self.args)), **self.kwargs}
         yield from (place for place, value in given.items() if isinstance(value, Tensor))
 
     def run(self, values: Mapping[int | str, Tensor] | None = None) -> Any:
