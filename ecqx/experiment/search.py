@@ -357,7 +357,7 @@ class _Attempt:
         except _PrunedError:
             shutil.rmtree(folder)
             epochs, loss = self.study.give_up(self.trial)
-            self.say(f"given up, loses {loss:.2f} points after {epochs} epochs")
+            self.say(f"given up after epoch {epochs}: loses {loss:.2f} points")
             return
         except ValueError as error:
             # A training that diverged, for example.
