@@ -105,7 +105,7 @@ def search(verbose: bool, **options: Any) -> None:
     is_trained = bool(SearchSettings(**own).pretrain_epochs)
     with announced("loading torch"):
         from ecqx.experiment.search import search as run_search
-        from ecqx.experiment.search import start_of
+        from ecqx.experiment.start import start_of
 
     build, data = start_of(start, is_trained)
     folder = start.results / f"{start.model}_{start.dataset}_search"

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecqx.coding import bitstream
-from ecqx.coding.checkpoint import read_state
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
-from ecqx.experiment.datasets import load_data
 from ecqx.experiment.jobs import checksum, key_of, read_record, run_all, run_job
 from ecqx.experiment.prepare import constrain, new_folders_removed
 from ecqx.experiment.search_result import Candidate, SearchResult, page_of
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
-from ecqx.experiment.settings import RunSettings
-from ecqx.experiment.start import (
-    RANDOM,
-    UNFIT,
-    as_if_trained,
-    build_network,
-    check_model,
-    load_start,
-)
+from ecqx.experiment.start import UNFIT, Build, as_if_trained
 from ecqx.experiment.study import Study, imported_optuna
 from ecqx.experiment.trial import (
     FILE,
@@ -60,7 +49,6 @@ from ecqx.training.objectives import CLASSIFICATION, check_fit, objective_of
 from ecqx.training.trainer import Epoch, Trainer
 from ecqx.version import __version__
 
-Build = Callable[[], nn.Module]
 Say = Callable[[str], object]
 # Results, and what a search is continued from: its settings, the network in full precision,
 # Optuna's journal, and a folder for each trial.
@@ -154,27 +142,6 @@ def search(
         searched.train_start(network)
         searched.run_trials()
         return searched.conclude()
-
-
-def start_of(settings: RunSettings, is_trained: bool) -> tuple[Build, TensorData]:
-    """The network and the data that the options of `ecqx run` name, as `search` takes them.
-
-    ``InputError`` if they are not available, or the network is neither trained nor ``is_trained``
-    by the search.
-    """
-    check_model(settings.model)
-    state = None if settings.model_path is None else read_state(settings.model_path)
-    data = load_data(settings)
-    with announced("fitting network and data"):
-        model = build_network(settings.model, data, settings.seed)
-    start, still_random = load_start(model, settings, state)
-    if not is_trained and (start == RANDOM or still_random):
-        what = ", ".join(still_random) or settings.model
-        raise InputError(
-            f"{what} would start from random weights, and have no accuracy to keep; --model_path "
-            f"names a checkpoint for {data.label}, --pretrain_epochs trains one"
-        )
-    return partial(copied, model), data
 
 
 def _check_packages() -> None:
@@ -390,7 +357,7 @@ class _Attempt:
         except _PrunedError:
             shutil.rmtree(folder)
             epochs, loss = self.study.give_up(self.trial)
-            self.say(f"given up, loses {loss:.2f} points after {epochs} epochs")
+            self.say(f"given up after epoch {epochs}: loses {loss:.2f} points")
             return
         except ValueError as error:
             # A training that diverged, for example.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ecqx.coding.checkpoint import read_state
 from ecqx.data.tensors import SPLITS, TensorData
 from ecqx.errors import InputError, input_errors
+from ecqx.experiment.datasets import load_data
 from ecqx.experiment.settings import RunSettings
 from ecqx.models.loading import load_weights
 from ecqx.models.networks import MODELS, build, input_settings
 from ecqx.models.weights import imagenet_weights
 from ecqx.modules import copied, evaluation_mode, main_output
+from ecqx.progress import announced
 from ecqx.training.objectives import SEGMENTATION, check_fit, objective_of
 
+Build = Callable[[], nn.Module]
 # Name of the weights to start from where nothing was trained.
 RANDOM = "random weights"
 # Raised by networks for inputs that they do not support.
@@ -96,3 +101,24 @@ def as_if_trained(model: nn.Module, pretrain_epochs: int) -> nn.Module:
             if not parameter.any():
                 nn.init.ones_(parameter)
     return trial
+
+
+def start_of(settings: RunSettings, is_trained: bool) -> tuple[Build, TensorData]:
+    """The network and the data that the options of `ecqx run` name, as a search takes them.
+
+    ``InputError`` if they are not available, or the network is neither trained nor ``is_trained``
+    by the search.
+    """
+    check_model(settings.model)
+    state = None if settings.model_path is None else read_state(settings.model_path)
+    data = load_data(settings)
+    with announced("fitting network and data"):
+        model = build_network(settings.model, data, settings.seed)
+    start, still_random = load_start(model, settings, state)
+    if not is_trained and (start == RANDOM or still_random):
+        what = ", ".join(still_random) or settings.model
+        raise InputError(
+            f"{what} would start from random weights, and have no accuracy to keep; --model_path "
+            f"names a checkpoint for {data.label}, --pretrain_epochs trains one"
+        )
+    return partial(copied, model), data
