@@ -13,12 +13,12 @@ from ecqx.experiment.settings import RunSettings
 from ecqx.progress import announced
 
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-# Options of `ecqx run`: what is quantized, on what data, where the results go; and its training.
+# Options of `ecqx run`: the network, the data, where the results go; and the training.
 _START = (
     *("model", "model_path", "model_rand_int", "dataset", "data_path", "results", "workers"),
     *("seed", "device", "image_size"),
 )
-_TRAINING = ("batch_size", "epochs", "pretrain_epochs", "max_batches", "p")
+_TRAINING = ("batch_size", "epochs", "pretrain_epochs", "max_batches", "p", "exclude", "include")
 _SHARED = [parameter for parameter in run.params if parameter.name in (*_START, *_TRAINING)]
 
 
@@ -68,19 +68,6 @@ def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
     metavar="PART[=BITS]",
     help="Bits of their own for the weights of a module, or for all with PART in their name: "
     "searched, or given. May be repeated.",
-)
-@_setting(
-    "--exclude",
-    multiple=True,
-    metavar="SUBSTR",
-    help="Leave parameters with this in their name unquantized. May be repeated.",
-)
-@_setting(
-    "--include",
-    multiple=True,
-    metavar="SUBSTR",
-    help="Quantize parameters with this in their name, too, though they are no weights. May be "
-    "repeated.",
 )
 @click.option("--verbose", is_flag=True, help="Print a line for each trial.")
 def search(verbose: bool, **options: Any) -> None:
