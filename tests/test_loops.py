@@ -44,10 +44,11 @@ def test_lookup_and_counts(bounds: list[float], others: list[float]) -> None:
 
 @given(st.lists(st.floats(1e-307, 1e308), min_size=1, max_size=30))
 def test_logarithm(values: list[float]) -> None:
-    x = np.array(values)
+    # The mantissas in [√½, √2), where the series is cut off, of which Hypothesis draws few.
+    x = np.array([*values, *np.linspace(0.7, 1.42, 999)])
+    expected = np.array([math.log(value) for value in x])
     loops.take_logarithm(x)
-    expected = np.array([math.log(value) for value in values])
-    np.testing.assert_allclose(x, expected, rtol=1e-11, atol=0)
+    np.testing.assert_allclose(x, expected, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 3000])
