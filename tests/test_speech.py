@@ -166,6 +166,13 @@ def expected_names(split: str) -> list[str]:
     return [name for name in sorted(CLIPS) if split_of(name) == split]
 
 
+def test_the_deviation_of_each_coefficient_is_known(data: TensorData) -> None:
+    mean, deviation = data.standardized
+    assert mean == ()
+    assert len(deviation) == 15
+    assert min(deviation) > 0
+
+
 def test_shapes_and_labels(data: TensorData) -> None:
     assert data.classes == CLASSES
     assert "test archive" in data.label

@@ -8,7 +8,7 @@ from typing import Any
 
 from ecqx.errors import InputError
 
-# Reading JSON takes some fifty times its bytes.
+# Reading JSON takes some thirty times its bytes.
 MAX_BYTES = 1 << 20
 
 
