@@ -440,12 +440,6 @@ def test_methods_are_built_by_name(name: str) -> None:
         build_method("ECQT", {"lam": 0.2})
 
 
-def test_a_codebook_is_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"0\.weight has a codebook"):
-        ecqx.export_onnx(tmp_path / "q.onnx", made("EC2T"), batch()[0])
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_step_of_training_as_documented() -> None:
     for kind in QUANTIZERS.values():
         q = kind(network())

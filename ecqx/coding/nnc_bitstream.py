@@ -49,7 +49,8 @@ class _Changes:
         """One line for the user."""
         if self.names:
             parts = [f"{_listed(names)} {what}" for what, names in sorted(self.names.items())]
-            warnings.warn(f"{path}: {'; '.join(parts)}", InputWarning, stacklevel=3)
+            line = f"{path}: NNC cannot hold as they are: {'; '.join(parts)}"
+            warnings.warn(line, InputWarning, stacklevel=3)
 
 
 def _listed(names: list[str]) -> str:
