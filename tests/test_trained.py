@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
-import ecqx
 from ecqx.assignment.assign import assign
 from ecqx.assignment.codebooks import Codebook
 from ecqx.cli.main import cli
