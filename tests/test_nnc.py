@@ -126,6 +126,19 @@ def test_nncodec_reads_every_weight_as_it_is(tmp_path: Path) -> None:
     assert paths[1].stat().st_size < paths[0].stat().st_size
 
 
+def test_a_model_that_was_loaded_from_a_file_keeps_its_weights(tmp_path: Path) -> None:
+    """Nothing says that they are quantized but their few values."""
+    quantizer = ecqx.ECQx(trained_by_nobody(), bits=4)
+    model = trained_by_nobody()
+    model.load_state_dict(quantizer.model.state_dict())
+    exported(tmp_path / "a.nnc", quantizer)
+    exported(tmp_path / "b.nnc", model)
+    of_quantizer, of_model = load_nnc(tmp_path / "a.nnc"), load_nnc(tmp_path / "b.nnc")
+    for name in quantizer.weights:
+        assert torch.equal(of_model[name], of_quantizer[name])
+        assert torch.equal(of_model[name], model.state_dict()[name])
+
+
 def test_what_the_syntax_cannot_hold_is_named_in_one_line(tmp_path: Path) -> None:
     model = trained_by_nobody()
     line = exported(tmp_path / "model.nnc", model)
