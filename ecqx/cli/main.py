@@ -76,8 +76,9 @@ def cli() -> None:
     """Make a trained network small: weights of 2 to 5 bits, entropy-coded in one file.
 
     `run` trains the quantized network on data, which keeps its accuracy; `encode` quantizes a
-    checkpoint without training. Each writes one .ecqx file; `info` shows its contents and `decode`
-    turns it back into a state_dict. Every command has an example: ecqx COMMAND --help.
+    checkpoint without training. Each writes one .ecqx file; `info` shows its contents, `decode`
+    turns it back into a state_dict, and `export` writes it in formats that others read. Every
+    command has an example: ecqx COMMAND --help.
 
     \b
     Try it on scikit-learn's digits, in a minute and without a download:
