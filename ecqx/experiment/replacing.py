@@ -36,10 +36,11 @@ def check_replaceable_results(settings: RunSettings, known: Mapping[str, Any]) -
             f"{settings.record_file} is no record of ecqx run, so it is not replaced; {_ADVICE}"
         ) from None
     for name in now | was:
-        if name not in was or name not in now or was[name] != now[name]:
+        then, wanted = _shown(was.get(name)), _shown(now.get(name))
+        if then != wanted:
             raise InputError(
-                f"{settings.model_file} was made with {name} {_shown(was.get(name))}, not "
-                f"{_shown(now.get(name))}, so it is not replaced; {_ADVICE}"
+                f"{settings.model_file} was made with {name} {then}, not {wanted}, so it is not "
+                f"replaced; {_ADVICE}"
             )
 
 
