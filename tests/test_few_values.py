@@ -128,6 +128,21 @@ def test_encode_keeps_what_is_quantized_and_says_so(tmp_path: Path, run: Run) ->
     assert torch.equal(bitstream.load(output)["third.weight"], state["third.weight"])
 
 
+def test_encode_says_that_it_quantizes_anew_what_has_a_scale_for_each_channel(
+    tmp_path: Path, run: Run
+) -> None:
+    scales = torch.linspace(0.01, 0.07, 40)[:, None]
+    state = {
+        "scaled.weight": (noise(40, 200) / scales).round().clamp(-8, 7) * scales,
+        "plain.weight": noise(40, 200, seed=1),
+    }
+    torch.save(state, tmp_path / "model.pt")
+    code, out, _ = run("encode", tmp_path / "model.pt", "-o", tmp_path / "model.ecqx")
+    assert code == 0
+    assert "few values in each row, but not in all, so quantized anew: scaled.weight\n" in out
+    assert "stored without loss" not in out
+
+
 @pytest.mark.parametrize("name", ["spars45", "spars64", "spars73"])
 def test_published_ternary_networks_are_coded_without_loss(
     name: str, tmp_path: Path, run: Run, shared: Path

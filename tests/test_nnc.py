@@ -126,6 +126,41 @@ def test_nncodec_reads_every_weight_as_it_is(tmp_path: Path) -> None:
     assert paths[1].stat().st_size < paths[0].stat().st_size
 
 
+def test_layers_of_one_value_and_of_every_shape(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shapes = [(1,), (7,), (1, 9), (9, 1), (1, 1), (3, 4, 5), (2, 3, 2, 3, 2), (40, 300)]
+    tensors = {}
+    for number, shape in enumerate(shapes):
+        k = torch.randint(-8, 8, shape)
+        empty_rows = k.clone()
+        empty_rows[::2] = 0
+        kinds = {"any": k, "zero": 0 * k, "one": 0 * k + 3, "rows": empty_rows}
+        for name, integers in kinds.items():
+            for step in (0.1, 0.25):
+                tensors[f"{name}.{number}.{step}"] = QuantizedTensor(integers, step, 4)
+    state = {name: tensor.values() for name, tensor in tensors.items()}
+    assert exported(tmp_path / "odd.nnc", CodedState(state, tensors)) == ""
+    (decoded,) = by_nncodec(tmp_path / "odd.nnc")
+    ours = load_nnc(tmp_path / "odd.nnc")
+    for name, expected in state.items():
+        assert decoded[name].shape == tuple(expected.shape)
+        assert same_bits(decoded[name], expected), name
+        assert torch.equal(ours[name], expected), name
+
+
+def test_a_model_that_was_loaded_from_a_file_keeps_its_weights(tmp_path: Path) -> None:
+    """Nothing says that they are quantized but their few values."""
+    quantizer = ecqx.ECQx(trained_by_nobody(), bits=4)
+    model = trained_by_nobody()
+    model.load_state_dict(quantizer.model.state_dict())
+    exported(tmp_path / "a.nnc", quantizer)
+    exported(tmp_path / "b.nnc", model)
+    of_quantizer, of_model = load_nnc(tmp_path / "a.nnc"), load_nnc(tmp_path / "b.nnc")
+    for name in quantizer.weights:
+        assert torch.equal(of_model[name], of_quantizer[name])
+        assert torch.equal(of_model[name], model.state_dict()[name])
+
+
 def test_what_the_syntax_cannot_hold_is_named_in_one_line(tmp_path: Path) -> None:
     model = trained_by_nobody()
     line = exported(tmp_path / "model.nnc", model)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
-import ecqx
 from ecqx.assignment.assign import assign
 from ecqx.assignment.codebooks import Codebook
 from ecqx.cli.main import cli
@@ -438,12 +437,6 @@ def test_methods_are_built_by_name(name: str) -> None:
         build_method(name, {"lam": 0.2, "alpha": 0.3, **bits})
     with pytest.raises(ValueError, match="method must be one of ECQ, ECQx, EC2T"):
         build_method("ECQT", {"lam": 0.2})
-
-
-def test_a_codebook_is_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"0\.weight has a codebook"):
-        ecqx.export_onnx(tmp_path / "q.onnx", made("EC2T"), batch()[0])
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_step_of_training_as_documented() -> None:

@@ -80,7 +80,8 @@ def cli() -> None:
 
     `run` trains the quantized network on data, which keeps its accuracy; `search` tries methods and
     settings for the smallest file; `encode` quantizes a checkpoint without training. Each writes
-    one .ecqx file; `info` shows its contents and `decode` turns it back into a state_dict. Every
+    one .ecqx file; `info` shows its contents, `decode` turns it back into a state_dict, and
+    `export` writes it in formats that others read. Every
     command has an example: ecqx COMMAND --help.
 
     \b

@@ -12,7 +12,7 @@ from torch import Tensor
 from ecqx.assignment.assign import assign
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.mixed_precision import Bits, bits_of_weights
-from ecqx.coding.few_values import distinct_values, few_valued
+from ecqx.coding.few_values import distinct_values, few_valued, has_scaled_rows
 from ecqx.coding.quantized import CodedState, Quantized, QuantizedTensor
 from ecqx.errors import InputError, InputWarning, input_errors
 from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
@@ -58,6 +58,11 @@ def coded_weights(
                 f"{path}: no tensor to quantize (floating point, two or more dimensions, named "
                 "weight or ..._weight); --include takes others"
             )
+    scaled = [name for name, tensor in others.items() if has_scaled_rows(tensor)]
+    if scaled:
+        remarks.append(
+            f"few values in each row, but not in all, so quantized anew: {', '.join(scaled)}"
+        )
     if left:
         remarks.append(f"not named as weights, so not quantized (--include): {', '.join(left)}")
     return CodedState(dict(state), known | _quantize(path, others, **settings)), remarks

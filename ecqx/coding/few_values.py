@@ -19,6 +19,8 @@ from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, fi
 MOST_DISTINCT = MOST_VALUES + 1
 # So many weights tell that a tensor has too many values, before all are sorted.
 _SAMPLE = 1 << 13
+# Rows that are looked at, and how often each of their values occurs, if they are quantized.
+_ROWS, _REPEATED = 4, 4
 # The step is the smallest magnitude over one of these.
 _MOST_STEPS = 8
 # Integers of a grid may reach over so many times the distinct values.
@@ -44,6 +46,13 @@ def few_valued(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
 def distinct_values(tensor: Quantized) -> int:
     """Number of distinct weights of a quantized tensor."""
     return len(torch.unique(tensor.integers))
+
+
+def has_scaled_rows(tensor: Tensor) -> bool:
+    """Whether the first rows have few values each: a scale for each channel, and no codebook."""
+    rows = tensor.detach().cpu().flatten(1)[:_ROWS]
+    most = min(MOST_DISTINCT, rows.shape[1] // _REPEATED)
+    return all(1 < len(torch.unique(row)) <= most for row in rows)
 
 
 def equidistant(values: Tensor) -> tuple[float, Tensor] | None:

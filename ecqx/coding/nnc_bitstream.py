@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ecqx.coding import nnc_tensors
 from ecqx.coding.bitstream import check_replaceable, coded_state_of
+from ecqx.coding.few_values import few_valued
 from ecqx.coding.inspection import FileSize
 from ecqx.coding.nnc_inspection import decoded_units
 from ecqx.coding.nnc_tensors import Levels
@@ -27,6 +28,7 @@ from ecqx.coding.storable import check_tensor
 from ecqx.coding.type_codes import check_grid, check_name, check_range
 from ecqx.errors import InputError, InputWarning, input_errors
 from ecqx.files import write_atomically
+from ecqx.modules import is_quantizable
 from ecqx.progress import counted
 
 FLOAT_BITS = range(16, nnc_tensors.MOST_BITS + 1)
@@ -49,7 +51,8 @@ class _Changes:
         """One line for the user."""
         if self.names:
             parts = [f"{_listed(names)} {what}" for what, names in sorted(self.names.items())]
-            warnings.warn(f"{path}: {'; '.join(parts)}", InputWarning, stacklevel=3)
+            line = f"{path}: NNC cannot hold as they are: {'; '.join(parts)}"
+            warnings.warn(line, InputWarning, stacklevel=3)
 
 
 def _listed(names: list[str]) -> str:
@@ -76,7 +79,8 @@ def export_nnc(
     path : path
         Replaced as a whole, or left unchanged if anything fails.
     model : Module, state_dict or quantizer
-        As for `ecqx.save`.
+        As for `ecqx.save`. Weights of a module or a state_dict that have few values
+        (`ecqx.coding.few_values`) count as quantized.
     float_bits : int
         Bits of the largest value in each tensor of other floats, 16 to 31: the error is at most
         2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -12 of each value.
@@ -103,7 +107,9 @@ def export_nnc(
     check_replaceable(path)
     if float_bits not in FLOAT_BITS:
         raise InputError(f"float_bits must be an integer from 16 to 31, not {float_bits!r}")
-    state, quantized = coded_state_of(model)
+    state, known = coded_state_of(model)
+    others = {name: t for name, t in state.items() if name not in known and is_quantizable(t)}
+    quantized = few_valued(others) | dict(known)
     changes, units = _Changes(), list[Unit]()
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
         _check_name(name)
