@@ -24,8 +24,11 @@ from ecqx.training.settings import FitSettings
 from ecqx.training.trainer import Trainer
 
 # Networks, their settings and the number of seeds.
-NETWORKS = {"mlp_gsc": ({"in_features": 64}, 10), "resnet20": ({"in_channels": 1}, 4)}
-LAMBDAS, EPOCHS, BATCH = (0.05, 0.2), 10, 64
+NETWORKS: dict[str, tuple[dict[str, int], int]] = {
+    "mlp_gsc": ({"in_features": 64}, 10),
+    "resnet20": ({"in_channels": 1}, 5),
+}
+LAMBDAS, EPOCHS, BATCH = (0.2, 0.5), 5, 64
 
 
 def quantized(start: nn.Module, lam: float, seed: int, gives_targets: bool) -> tuple[float, int]:
@@ -60,7 +63,7 @@ def main() -> None:
         for seed in range(seeds):
             torch.manual_seed(seed)
             data, model = digits(seed), build(name, num_classes=10, **settings)
-            fit = FitSettings(epochs=20, lr=1e-3, batch_size=BATCH)
+            fit = FitSettings(epochs=10, lr=2e-3, batch_size=BATCH)
             Trainer(model, data.train, data.validation, fit, seed).fit()
             for lam in LAMBDAS:
                 accuracy, size = quantized(model, lam, seed, gives_targets=True)
