@@ -364,6 +364,18 @@ def test_attached_to_a_model_that_ran_compiled_before(kind: str) -> None:
     assert_equal(*found)
 
 
+def test_a_compiled_step() -> None:
+    def train(loop: Loop) -> None:
+        torch._dynamo.reset()
+        step = torch.compile(loop.optimizer.step, backend="eager")
+        for x, y in batches(3):
+            loop.optimizer.zero_grad()
+            loop.loss(x, y).backward()
+            loop.step(x, y, step)
+
+    compared("EC2T stepped", train)
+
+
 @pytest.mark.parametrize("kind", ["ECQ", "stepped"])
 def test_averages_of_weights(kind: str) -> None:
     """Of the model, which torch copies with its hooks, and of the latent weights."""
@@ -490,14 +502,21 @@ class TwoInputs(nn.Module):
         self.one, self.other = nn.Linear(6, 8), nn.Linear(6, 8)
         self.act, self.head = nn.ReLU(), nn.Linear(8, 3)
 
-    def forward(self, x: Tensor, z: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         out = self.one(x) if z is None else self.one(x) + self.other(z)
         return {"logits": self.head(self.act(out))}
 
 
 @pytest.mark.filterwarnings("ignore:LRP has no rule for add")
 @pytest.mark.parametrize(
-    "inputs", [lambda x: ((x, x + 1), {}), lambda x: ((x,), {"z": x}), lambda x: ((), {"x": x})]
+    "inputs",
+    [
+        lambda x: ((x, x + 1), {}),
+        lambda x: ((x,), {"z": x}),
+        lambda x: ((), {"x": x, "count": torch.tensor(8)}),
+    ],
 )
 def test_models_of_several_inputs(inputs: Callable[[Tensor], Any]) -> None:
     found = []
