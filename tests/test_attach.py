@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from promise import assert_file_is_model
@@ -174,8 +176,11 @@ def clipped_over_the_optimizer(loop: Loop) -> None:
     clipped(loop, lambda loop: held if loop.attached else [*loop.model.parameters()])
 
 
-def scaled(loop: Loop, unscales: bool = False) -> None:
-    """The scale grows and shrinks; one batch overflows, and its step is left out."""
+def scaled(loop: Loop, unscales: bool = False, is_fused: bool = False) -> None:
+    """The scale grows and shrinks; one batch overflows, and its step is left out.
+
+    A fused optimizer leaves it out by itself, so that what follows a step is done.
+    """
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=2)
     for i, (x, y) in enumerate(batches()):
         loop.optimizer.zero_grad()
@@ -183,7 +188,7 @@ def scaled(loop: Loop, unscales: bool = False) -> None:
         loop.model.zero_grad()
         overflows = i == 3
         (scaler.scale(loop.loss(x, y)) * (torch.inf if overflows else 1)).backward()
-        if overflows and not loop.attached:
+        if overflows and not (loop.attached or is_fused):
             scaler.update(scaler.get_scale() / 2)
             continue
 
@@ -262,6 +267,12 @@ WAYS = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_ways_to_write_a_loop(kind: str, way: Callable[[Loop], None]) -> None:
     compared(kind, way)
+
+
+@pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T stepped"])
+def test_scaled_gradients_of_a_fused_optimizer(kind: str) -> None:
+    train = partial(scaled, is_fused=True)
+    compared(kind, train, make=OPTIMIZERS["Adam, fused"])
 
 
 def two_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -600,6 +611,17 @@ def test_a_copy_of_the_model_remembers_no_batch() -> None:
     assert q._attachment._batch.inputs is None
     q.model(X)
     assert q._attachment._batch.inputs is X
+
+
+def test_onnx_of_an_attached_quantizer(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    loop = Loop(KINDS["stepped"](network()), attached=True)
+    plain(loop)
+    ecqx.export_onnx(tmp_path / "model.onnx", loop.q, X)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"input": X.numpy()})
+    expected = loop.model.eval()(X).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 class Breaking(SGD):
