@@ -427,6 +427,22 @@ def test_other_precisions_and_a_resumed_training(kind: str, dtype: torch.dtype) 
     assert_equal(second.q, expected.q)
 
 
+def test_an_optimizer_that_has_trained_in_half_precision() -> None:
+    model = network().bfloat16()
+    optimizer = adamw(model.parameters())
+    F.cross_entropy(model(X.bfloat16()).float(), Y).backward()
+    optimizer.step()
+    before = optimizer.state[model[0].weight]["exp_avg"].clone()
+    q = KINDS["ECQ"](model)
+    q.attach(optimizer)
+    moment = optimizer.state[model[0].weight]["exp_avg"]
+    assert moment.dtype == torch.float32
+    assert torch.equal(moment, before.float())
+    optimizer.step()
+    assert optimizer.state[model[0].bias]["exp_avg"].dtype == torch.bfloat16
+    q.sparsity()
+
+
 @pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T"])
 def test_weights_that_keep_their_place_in_memory(
     kind: str, monkeypatch: pytest.MonkeyPatch
