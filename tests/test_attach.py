@@ -328,6 +328,24 @@ def test_named_parameters(kind: str) -> None:
         assert len(group["param_names"]) == len(group["params"])
 
 
+class Wrapper(Optimizer):
+    """An optimizer in another one, as accelerate and Lightning have it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+
+def test_wrapped_optimizers() -> None:
+    compared("stepped", plain, make=lambda parameters: Wrapper(adamw(parameters)))
+
+
 @pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T"])
 def test_layers_that_the_optimizer_is_given_later(kind: str) -> None:
     """As fine-tuning that unfreezes layer by layer."""
