@@ -46,8 +46,9 @@ class Depthwise(nn.Module):
 def train(
     model: nn.Module, data: TensorData, epochs: int, quantizer: ecqx.ECQx | None = None
 ) -> None:
-    parameters = model.parameters() if quantizer is None else quantizer.parameter_groups()  # this
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    if quantizer is not None:
+        quantizer.attach(optimizer)  # this
     order = torch.Generator().manual_seed(0)
     for _ in range(epochs):
         model.train()
@@ -57,10 +58,8 @@ def train(
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             if quantizer is not None:
-                quantizer.transfer_gradients()  # and this
+                quantizer.targets(y)  # and this
             optimizer.step()
-            if quantizer is not None:
-                quantizer.update(x, y)  # and this
 
 
 def main(arguments: list[str] | None = None) -> None:

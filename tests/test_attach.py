@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from promise import assert_file_is_model
@@ -174,8 +176,11 @@ def clipped_over_the_optimizer(loop: Loop) -> None:
     clipped(loop, lambda loop: held if loop.attached else [*loop.model.parameters()])
 
 
-def scaled(loop: Loop, unscales: bool = False) -> None:
-    """The scale grows and shrinks; one batch overflows, and its step is left out."""
+def scaled(loop: Loop, unscales: bool = False, is_fused: bool = False) -> None:
+    """The scale grows and shrinks; one batch overflows, and its step is left out.
+
+    A fused optimizer leaves it out by itself, so that what follows a step is done.
+    """
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=2)
     for i, (x, y) in enumerate(batches()):
         loop.optimizer.zero_grad()
@@ -183,7 +188,7 @@ def scaled(loop: Loop, unscales: bool = False) -> None:
         loop.model.zero_grad()
         overflows = i == 3
         (scaler.scale(loop.loss(x, y)) * (torch.inf if overflows else 1)).backward()
-        if overflows and not loop.attached:
+        if overflows and not (loop.attached or is_fused):
             scaler.update(scaler.get_scale() / 2)
             continue
 
@@ -264,6 +269,12 @@ def test_ways_to_write_a_loop(kind: str, way: Callable[[Loop], None]) -> None:
     compared(kind, way)
 
 
+@pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T stepped"])
+def test_scaled_gradients_of_a_fused_optimizer(kind: str) -> None:
+    train = partial(scaled, is_fused=True)
+    compared(kind, train, make=OPTIMIZERS["Adam, fused"])
+
+
 def two_groups(model: nn.Module) -> list[dict[str, Any]]:
     first, rest = [*model[:3].parameters()], [*model[3:].parameters()]
     return [{"params": first, "lr": 0.05, "weight_decay": 0.1}, {"params": rest}]
@@ -317,6 +328,24 @@ def test_named_parameters(kind: str) -> None:
         assert len(group["param_names"]) == len(group["params"])
 
 
+class Wrapper(Optimizer):
+    """An optimizer in another one, as accelerate and Lightning have it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+
+def test_wrapped_optimizers() -> None:
+    compared("stepped", plain, make=lambda parameters: Wrapper(adamw(parameters)))
+
+
 @pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T"])
 def test_layers_that_the_optimizer_is_given_later(kind: str) -> None:
     """As fine-tuning that unfreezes layer by layer."""
@@ -364,6 +393,18 @@ def test_attached_to_a_model_that_ran_compiled_before(kind: str) -> None:
     assert_equal(*found)
 
 
+def test_a_compiled_step() -> None:
+    def train(loop: Loop) -> None:
+        torch._dynamo.reset()
+        step = torch.compile(loop.optimizer.step, backend="eager")
+        for x, y in batches(3):
+            loop.optimizer.zero_grad()
+            loop.loss(x, y).backward()
+            loop.step(x, y, step)
+
+    compared("EC2T stepped", train)
+
+
 @pytest.mark.parametrize("kind", ["ECQ", "stepped"])
 def test_averages_of_weights(kind: str) -> None:
     """Of the model, which torch copies with its hooks, and of the latent weights."""
@@ -402,6 +443,22 @@ def test_other_precisions_and_a_resumed_training(kind: str, dtype: torch.dtype) 
     for loop in (expected, second):
         plain(loop, dtype)
     assert_equal(second.q, expected.q)
+
+
+def test_an_optimizer_that_has_trained_in_half_precision() -> None:
+    model = network().bfloat16()
+    optimizer = adamw(model.parameters())
+    F.cross_entropy(model(X.bfloat16()).float(), Y).backward()
+    optimizer.step()
+    before = optimizer.state[model[0].weight]["exp_avg"].clone()
+    q = KINDS["ECQ"](model)
+    q.attach(optimizer)
+    moment = optimizer.state[model[0].weight]["exp_avg"]
+    assert moment.dtype == torch.float32
+    assert torch.equal(moment, before.float())
+    optimizer.step()
+    assert optimizer.state[model[0].bias]["exp_avg"].dtype == torch.bfloat16
+    q.sparsity()
 
 
 @pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T"])
@@ -490,14 +547,21 @@ class TwoInputs(nn.Module):
         self.one, self.other = nn.Linear(6, 8), nn.Linear(6, 8)
         self.act, self.head = nn.ReLU(), nn.Linear(8, 3)
 
-    def forward(self, x: Tensor, z: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         out = self.one(x) if z is None else self.one(x) + self.other(z)
         return {"logits": self.head(self.act(out))}
 
 
 @pytest.mark.filterwarnings("ignore:LRP has no rule for add")
 @pytest.mark.parametrize(
-    "inputs", [lambda x: ((x, x + 1), {}), lambda x: ((x,), {"z": x}), lambda x: ((), {"x": x})]
+    "inputs",
+    [
+        lambda x: ((x, x + 1), {}),
+        lambda x: ((x,), {"z": x}),
+        lambda x: ((), {"x": x, "count": torch.tensor(8)}),
+    ],
 )
 def test_models_of_several_inputs(inputs: Callable[[Tensor], Any]) -> None:
     found = []
@@ -581,6 +645,17 @@ def test_a_copy_of_the_model_remembers_no_batch() -> None:
     assert q._attachment._batch.inputs is None
     q.model(X)
     assert q._attachment._batch.inputs is X
+
+
+def test_onnx_of_an_attached_quantizer(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    loop = Loop(KINDS["stepped"](network()), attached=True)
+    plain(loop)
+    ecqx.export_onnx(tmp_path / "model.onnx", loop.q, X)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"input": X.numpy()})
+    expected = loop.model.eval()(X).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 class Breaking(SGD):

@@ -191,7 +191,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_python_samples_of_a_model_of_ones_own(here: Path) -> None:
     names: dict[str, Any] = {}
     blocks = fenced(ROOT / "docs/own-model.md", "python")
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for _, code in blocks:
         exec(code, names)
     assert Path("photos.ecqx").stat().st_size == names["size"].total

@@ -8,7 +8,7 @@ the parameters hold the latent weights and the gradients of these; then `update`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,10 @@ class Attachment:
         # Of each quantized weight a copy that the optimizer steps, for relevance of ``stepped``.
         self._copies: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Any] = {}
-        self._numbers = [p for p in _trained(quantizer) if id(p) not in _known(quantizer)]
+        # What the quantizer trains beside weights: step sizes, centroids.
+        known = {id(p) for p in (*quantizer.latent.values(), *quantizer.model.parameters())}
+        explicit = (p for group in quantizer.parameter_groups() for p in group["params"])
+        self._numbers = [p for p in explicit if id(p) not in known]
         self._check()
         if self._numbers:
             self._add_numbers()
@@ -118,7 +121,7 @@ class Attachment:
                         optimizer.state[weight][key] = value.float()
         self._batch = ModelHooks(self)
         # A compiled step runs them as they are.
-        eager: Any = torch.compiler.disable
+        eager: Callable[[Any], Any] = torch.compiler.disable
         self._handles: list[Any] = [
             optimizer.register_step_pre_hook(eager(self._before_step)),
             optimizer.register_step_post_hook(eager(self._after_step)),
@@ -341,17 +344,6 @@ def _unwrapped(optimizer: Any) -> Optimizer:
         kind = type(optimizer).__name__
         raise ValueError(f"attach: a {kind} is no torch.optim.Optimizer")
     return optimizer
-
-
-def _trained(quantizer: LatentWeights) -> Iterator[nn.Parameter]:
-    """All parameters that an explicit loop gives its optimizer."""
-    for group in quantizer.parameter_groups():
-        yield from group["params"]
-
-
-def _known(quantizer: LatentWeights) -> set[int]:
-    """Identities of the latent weights and of the model's parameters."""
-    return {id(p) for p in (*quantizer.latent.values(), *quantizer.model.parameters())}
 
 
 def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:

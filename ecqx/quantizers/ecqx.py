@@ -58,13 +58,13 @@ class ECQx(Quantizer):
     >>> import torch, ecqx
     >>> model = ecqx.models.build("mlp_gsc", in_features=64, num_classes=10)
     >>> q = ecqx.ECQx(model, bits=4, lam=0.05, relevance=ecqx.LRP())
-    >>> optimizer = torch.optim.Adam(q.parameter_groups(), lr=1e-3)
+    >>> optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    >>> q.attach(optimizer)
     >>> x, y = torch.rand(8, 64), torch.arange(8)
     >>> optimizer.zero_grad()
     >>> torch.nn.functional.cross_entropy(model(x), y).backward()
-    >>> q.transfer_gradients()
+    >>> q.targets(y)
     >>> optimizer.step()
-    >>> q.update(x, y)
     """
 
     grids: dict[str, CentroidGrid]

@@ -143,7 +143,7 @@ class EC2T(TrainedQuantizer):
     >>> import torch, ecqx
     >>> model = ecqx.models.build("mlp_gsc", in_features=64, num_classes=10)
     >>> q = ecqx.EC2T(model, lam=0.05)
-    >>> optimizer = torch.optim.Adam(q.parameter_groups(), lr=1e-3)
+    >>> q.attach(torch.optim.Adam(model.parameters(), lr=1e-3))
     >>> [len(weight.unique()) for weight in q.weights.values()]
     [3, 3, 3, 3, 3, 3, 3]
     """
