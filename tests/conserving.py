@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet, SwinTransformer, VisionTransformer
 
 from ecqx.models import build
+from ecqx.modules import weights_of
 from ecqx.relevance import weight_relevance, weights
 from ecqx.relevance.attribution import WeightRelevanceHook
 from ecqx.relevance.operations import Operation, OperationRule
@@ -142,6 +143,7 @@ def flow_of(model: nn.Module, inputs: Tensor, composite: str) -> Flow:
         found = weight_relevance(model, inputs, labels, composite, output="ones")
     for handle in cuts:
         handle.remove()
+    assert found.keys() >= {name for name, _ in weights_of(model)}
     first = next(name for name, _ in model.named_parameters() if name in found)
     flow.arrived = tokens[0] if tokens else float(found[first].sum())
     return flow
