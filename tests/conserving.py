@@ -63,18 +63,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 GATED = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf")
 
 
-def check_arrives(name: str) -> None:
+def check_arrives(name: str) -> Flow:
     """By the epsilon rule, and with relevance stopped at softmax, nothing is made or dropped."""
     flow = flow_of(*make(name), "attnlrp_values")
     assert flow.arrived == pytest.approx(1, abs=TOLERANCE)
     assert flow.dropped == flow.softmax == 0
+    return flow
 
 
-def check_arrives_or_was_dropped(name: str) -> None:
+def check_arrives_or_was_dropped(name: str) -> Flow:
     """By the default composite, the zplus rule and softmax account for what does not arrive."""
     flow = flow_of(*make(name), "epsilon_plus_flat_bn_pass")
     assert flow.arrived + flow.dropped + flow.softmax == pytest.approx(1, abs=TOLERANCE)
     assert flow.by_formula == pytest.approx(flow.dropped, abs=TOLERANCE)
+    return flow
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
