@@ -68,7 +68,8 @@ def draw(quantizer: ecqx.ECQx, path: Path) -> None:
                 for i, row in enumerate(shares)
                 for j, share in enumerate(row)
             ]
-            color = alt.Color("value:Q", scale=alt.Scale(scheme="viridis", type="sqrt"), title="of the largest")
+            scale = alt.Scale(scheme="viridis", type="sqrt")
+            color = alt.Color("value:Q", scale=scale, title="of the largest")
             matrix = (
                 alt.Chart(width=256, height=128)
                 .mark_rect()
