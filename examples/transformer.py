@@ -52,6 +52,36 @@ def quantize(
     return quantizer
 
 
+def draw(quantizer: ecqx.ECQx, path: Path) -> None:
+    """Heat maps of the matrices of queries, keys and values in each block, largest value one."""
+    import altair as alt
+
+    relevance = quantizer.relevance.values if quantizer.relevance else {}
+    parameters = dict(quantizer.model.named_parameters())
+    panels = []
+    for block, name in enumerate(name for name in quantizer.weights if "in_proj" in name):
+        for quantity, values in (("magnitude", parameters[name]), ("relevance", relevance[name])):
+            shares = (values.detach().abs() / values.detach().abs().max()).tolist()
+            parts = ("query", "key", "value")
+            cells = [
+                {"row": i, "column": j, "part": parts[3 * i // len(shares)], "value": share}
+                for i, row in enumerate(shares)
+                for j, share in enumerate(row)
+            ]
+            scale = alt.Scale(scheme="viridis", type="sqrt")
+            color = alt.Color("value:Q", scale=scale, title="of the largest")
+            matrix = (
+                alt.Chart(width=256, height=128)
+                .mark_rect()
+                .encode(alt.X("column:O", axis=None), alt.Y("row:O", axis=None), color)
+            )
+            row = alt.Row("part:N", sort=parts, title=None)
+            title = f"{quantity}, block {block + 1}"
+            panel = matrix.facet(row=row, data={"values": cells}, title=title)
+            panels.append(panel.resolve_scale(y="independent"))
+    alt.concat(*panels, columns=4).save(path)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=5, help="of each of the trainings")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--lam", type=float, default=0.02, help="higher is sparser")
+    parser.add_argument("--figure", type=Path, help="a .png, .svg or .html")
     parser.add_argument("--output", type=Path, default=Path("transformer.ecqx"))
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
@@ -77,6 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     relevance = ecqx.LRP(composite="attnlrp")
     by_ecqx = quantize(model, data, options, exclude=["positions"], relevance=relevance)
     print(f"ECQx: {evaluate(by_ecqx.model, data.test):.1%}")
+    if options.figure:
+        draw(by_ecqx, options.figure)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet, SwinTransformer, VisionTransformer
 
 from ecqx.models import build
+from ecqx.modules import weights_of
 from ecqx.relevance import weight_relevance, weights
 from ecqx.relevance.attribution import WeightRelevanceHook
 from ecqx.relevance.operations import Operation, OperationRule
@@ -62,18 +63,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 GATED = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf")
 
 
-def check_arrives(name: str) -> None:
+def check_arrives(name: str) -> Flow:
     """By the epsilon rule, and with relevance stopped at softmax, nothing is made or dropped."""
     flow = flow_of(*make(name), "attnlrp_values")
     assert flow.arrived == pytest.approx(1, abs=TOLERANCE)
     assert flow.dropped == flow.softmax == 0
+    return flow
 
 
-def check_arrives_or_was_dropped(name: str) -> None:
+def check_arrives_or_was_dropped(name: str) -> Flow:
     """By the default composite, the zplus rule and softmax account for what does not arrive."""
     flow = flow_of(*make(name), "epsilon_plus_flat_bn_pass")
     assert flow.arrived + flow.dropped + flow.softmax == pytest.approx(1, abs=TOLERANCE)
     assert flow.by_formula == pytest.approx(flow.dropped, abs=TOLERANCE)
+    return flow
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
@@ -142,6 +145,7 @@ def flow_of(model: nn.Module, inputs: Tensor, composite: str) -> Flow:
         found = weight_relevance(model, inputs, labels, composite, output="ones")
     for handle in cuts:
         handle.remove()
+    assert found.keys() >= {name for name, _ in weights_of(model)}
     first = next(name for name, _ in model.named_parameters() if name in found)
     flow.arrived = tokens[0] if tokens else float(found[first].sum())
     return flow

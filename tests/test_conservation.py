@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conserving import positive_contributions
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, resnet
 from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite
@@ -264,19 +265,6 @@ def test_weight_relevance_conserves(name: str, composite: str) -> None:
     assert sums == pytest.approx([1.0] * len(sums), abs=TOLERANCE)
     first = next(name for name, p in net.model.named_parameters() if p.ndim > 1)
     assert float(relevances[first].double().sum()) == pytest.approx(1.0, abs=TOLERANCE)
-
-
-def positive_contributions(module: nn.Module, x: Tensor) -> Tensor:
-    """x⁺w⁺ + x⁻w⁻ summed per output; a BatchNorm has one contribution each."""
-    if isinstance(module, nn.BatchNorm2d):
-        return module(x).clamp(min=0)
-    W = module.weight.detach()
-    pairs = ((x.clamp(min=0), W.clamp(min=0)), (x.clamp(max=0), W.clamp(max=0)))
-    if isinstance(module, nn.Linear):
-        return sum(nn.functional.linear(*pair) for pair in pairs)
-    assert isinstance(module, nn.Conv2d)
-    settings = (None, module.stride, module.padding, module.dilation, module.groups)
-    return sum(nn.functional.conv2d(*pair, *settings) for pair in pairs)
 
 
 @torch.no_grad()

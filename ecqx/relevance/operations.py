@@ -54,8 +54,8 @@ class Operation:
 
     def places(self) -> Iterator[int | str]:
         """The places of all tensors among the arguments."""
-        given: dict[Any, Any] = {**dict(enumerate(self.args)), **self.kwargs}
-        yield from (place for place, value in given.items() if isinstance(value, Tensor))
+        given: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        yield from (place for place, value in given if isinstance(value, Tensor))
 
     def run(self, values: Mapping[int | str, Tensor] | None = None) -> Any:
         """Call the function with other tensors at some places; nothing is changed in place."""
