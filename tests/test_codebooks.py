@@ -18,16 +18,9 @@ from torch import Tensor
 
 from ecqx.assignment import assign as assignment
 from ecqx.assignment.assign import assign
+from ecqx.assignment.bits import FORMS, Form, bits_of
 from ecqx.assignment.centroids import CentroidGrid
-from ecqx.assignment.codebooks import (
-    FORMS,
-    Codebook,
-    Form,
-    binary_basis,
-    bits_of,
-    codebooks,
-    ternary,
-)
+from ecqx.assignment.codebooks import Codebook, binary_basis, codebooks, ternary
 
 LAMBDAS = st.sampled_from([0.0, 1e-4, 0.02, 0.1, 0.5, 3.0, 50.0])
 FORMULA = st.sampled_from(["published", "derived"])

@@ -19,8 +19,8 @@ from ecqx.assignment.assign import assign, assign_layers
 from ecqx.assignment.centroids import CentroidGrid, GridStack
 from ecqx.assignment.mixed_precision import bits_of_weights, checked_bits
 from ecqx.assignment.settings import AssignmentSettings
-from ecqx.coding import bitstream
 from ecqx.coding.checkpoint import read_state
+from ecqx.coding.inspection import inspect
 from ecqx.methods.registry import build_method
 
 place, run, refused = running.place, running.run, running.refused
@@ -108,7 +108,7 @@ def test_grids_files_and_states_have_each_weights_bits(tmp_path: Path) -> None:
     assert {r.name: r.bits for r in quantizer.parameter_records() if r.quantized} == widths
     path = tmp_path / "model.ecqx"
     ecqx.save(path, quantizer)
-    stored = {t.name: t.bits for t in bitstream.inspect(path).tensors if t.bits}
+    stored = {t.name: t.bits for t in inspect(path).tensors if t.bits}
     assert stored == widths
     for name, tensor in ecqx.load(path).items():
         assert torch.equal(tensor, model.state_dict()[name])
@@ -150,7 +150,7 @@ def test_run_takes_bits_by_part(run: Run) -> None:
     (file,) = Path("results").glob("*.ecqx")
     assert "4bit_1=6_9=3" in file.name
     assert record(Path("results"))["settings"]["bitwidth"] == {"*": 4, "1": 6, "9": 3}
-    stored = {t.name: t.bits for t in bitstream.inspect(file).tensors if t.bits}
+    stored = {t.name: t.bits for t in inspect(file).tensors if t.bits}
     assert stored["1.weight"] == 6
     assert stored["9.weight"] == 3
     assert stored["11.weight"] == stored["3.weight"] == 4
@@ -178,7 +178,7 @@ def test_encode_takes_bits_by_part(
     torch.save(ecqx.models.build("resnet20").state_dict(), "resnet20.pt")
     code, _, _ = encode("resnet20.pt", "-o", "resnet20.ecqx", "--bits_of", "conv1=8")
     assert code == 0
-    bits = {t.name: t.bits for t in bitstream.inspect(Path("resnet20.ecqx")).tensors if t.bits}
+    bits = {t.name: t.bits for t in inspect(Path("resnet20.ecqx")).tensors if t.bits}
     assert [name for name, width in bits.items() if width == 8] == ["conv1.weight"]
     code, _, error = encode("resnet20.pt", "-o", "resnet20.ecqx", "--bits_of", "fc=8")
     assert code == 2

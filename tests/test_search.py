@@ -22,7 +22,7 @@ from scipy import stats
 from torch import nn
 
 import ecqx
-from ecqx.coding import bitstream
+from ecqx.coding.inspection import inspect
 from ecqx.data import TensorData, digits
 from ecqx.errors import InputError
 from ecqx.experiment import search as searching
@@ -207,7 +207,7 @@ def test_bits_of_parts_are_given_or_searched(search: Callable[..., SearchResult]
     assert {one["3"] for one in bits} == {7}
     assert len({one["1"] for one in bits}) > 1
     assert {one.setting["lr"] for one in found.candidates} == {1e-3}
-    stored = {t.name: t.bits for t in bitstream.inspect(found.path).tensors if t.bits}
+    stored = {t.name: t.bits for t in inspect(found.path).tensors if t.bits}
     chosen = found.chosen.setting["bits"]
     assert stored == {"1.weight": chosen["1"], "3.weight": 7}
 

@@ -268,7 +268,7 @@ def completed(tmp_path: Path) -> Callable[[str], list[str]]:
     ("line", "offered"),
     [
         ("ecqx in", ["info"]),
-        ("ecqx encode --bit", ["--bitwidth"]),
+        ("ecqx encode --bitw", ["--bitwidth"]),
         ("ecqx run --dataset cif", ["cifar10", "cifar100"]),
         ("ecqx run --lrp_o", ["--lrp_output"]),
     ],
