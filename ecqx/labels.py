@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ecqx.errors import InputError
 
-# Labels that count for nothing, not for the loss, a metric or relevance: that of torch's losses,
-# and that of pixels, unless the network has so many classes that it is one.
+# Labels that loss, metrics and relevance ignore: torch's losses have -100. Pixels also have 255,
+# but not for a network of more than 255 classes, where 255 is a class.
 UNLABELLED = -100
 IGNORED_LABEL = 255
 # Samples whose labels are looked at together.

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from promise import assert_file_is_model
+from promise import assert_file_is_model, train
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 import ecqx
 from ecqx.relevance import LRP
@@ -181,23 +180,11 @@ def recipes(*quantizers: str) -> st.SearchStrategy[Recipe]:
     )
 
 
-def train(recipe: Recipe, q: Any, forward: nn.Module, steps: int = 2) -> None:
-    """Training as a person writes it; the gradients of half precision are kept in bounds."""
-    x, y = recipe.batch()
-    optimizer = torch.optim.Adam(q.parameter_groups(), lr=0.02, eps=1e-4)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(forward(x).float(), y).backward()
-        q.transfer_gradients()
-        optimizer.step()
-        q.update(x, y)
-
-
 def restored(recipe: Recipe, q: Any) -> Any:
     """A best epoch that comes back; of trained centroids by the quantizer."""
     source = q.model if recipe.quantizer == "ECQx" else q
     best = copy.deepcopy(dict(source.state_dict()))
-    train(recipe, q, q.model)
+    train(q, q.model, *recipe.batch())
     source.load_state_dict(best)
     return q
 
@@ -205,7 +192,7 @@ def restored(recipe: Recipe, q: Any) -> Any:
 def averaged(recipe: Recipe, q: Any) -> Any:
     """The average of latent weights swapped in."""
     average = {name: tensor.detach().clone() for name, tensor in q.latent.items()}
-    train(recipe, q, q.model)
+    train(q, q.model, *recipe.batch())
     with torch.no_grad():
         for name, tensor in q.latent.items():
             tensor.lerp_(average[name], 0.5)
@@ -228,12 +215,12 @@ def by_torch(recipe: Recipe, q: Any) -> Any:
 
 def compiled(recipe: Recipe, q: Any) -> Any:
     torch._dynamo.reset()
-    train(recipe, q, torch.compile(q.model, backend="eager"))  # type: ignore[arg-type]
+    train(q, torch.compile(q.model, backend="eager"), *recipe.batch())  # type: ignore[arg-type]
     return q
 
 
 def parallel(recipe: Recipe, q: Any) -> Any:
-    train(recipe, q, nn.DataParallel(q.model))
+    train(q, nn.DataParallel(q.model), *recipe.batch())
     return q
 
 
@@ -275,7 +262,7 @@ def keep_the_promise(recipe: Recipe, path: Path) -> str:
             same = torch.equal(value, before[name]) if isinstance(value, Tensor) else True
             assert same, name
         return refusal
-    _, refusal = attempt(lambda: train(recipe, q, model))
+    _, refusal = attempt(lambda: train(q, model, *recipe.batch()))
     if refusal:
         assert any(part in refusal for part in IN_TRAINING), refusal
         return refusal

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from promise import assert_file_is_model
+from promise import assert_file_is_model, train
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import ecqx
@@ -29,16 +28,8 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(10, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def train(q: ecqx.ECQx, model: nn.Module, x: Tensor, steps: int = 2) -> None:
-    """Training as a person writes it, with an epsilon of Adam that float16 can hold."""
-    optimizer = torch.optim.Adam(q.parameter_groups(), lr=0.02, eps=1e-4)
-    y = torch.arange(len(x)) % 5
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x).float(), y).backward()
-        q.transfer_gradients()
-        optimizer.step()
-        q.update(x, y)
+def classes(x: Tensor) -> Tensor:
+    return torch.arange(len(x)) % 5
 
 
 def check(make: Make, x: Tensor, lrp: LRP | None, path: Path, **settings: object) -> ecqx.ECQx:
@@ -47,7 +38,7 @@ def check(make: Make, x: Tensor, lrp: LRP | None, path: Path, **settings: object
     model = make()
     q = ecqx.ECQx(model, lam=0.1, relevance=lrp, **settings)
     before = q.integers()
-    train(q, model, x)
+    train(q, model, x, classes(x))
     parameters = dict(q.model.named_parameters(remove_duplicate=False))
     for name, k in q.integers().items():
         values = torch.from_numpy(k.numpy().astype(np.float32) * np.float32(q.grids[name].step))
@@ -305,7 +296,7 @@ def test_compiled_parts_go_by_the_names_of_the_model(
         model[0] = eager(model[0])
     names = ["0.0.weight", "0.1.weight", "2.weight"]
     assert list(q.weights) == names
-    train(q, model, inputs(6))
+    train(q, model, inputs(6), classes(inputs(6)))
     plain_model = compiled_part(lambda module: module)
     assert_file_is_model(q, plain_model, inputs(6), tmp_path / "model.ecqx")
     assert [record.name for record in q.parameter_records() if record.quantized] == names
@@ -340,7 +331,7 @@ class Columns(nn.Module):
 def test_columns_of_one_matrix_share_nothing(first: slice, second: slice, tmp_path: Path) -> None:
     model = Columns(first, second)
     q = ecqx.ECQx(model, lam=0.05, include=["a", "b"])
-    train(q, model, inputs(6))
+    train(q, model, inputs(6), classes(inputs(6)))
     assert_file_is_model(q, Columns(first, second), inputs(6), tmp_path / "model.ecqx")
 
 
@@ -439,7 +430,7 @@ def test_a_layer_that_is_not_called() -> None:
     model = Unused()
     q = ecqx.ECQx(model, relevance=LRP())
     with pytest.raises(ValueError, match=r"^no relevance reaches unused\.weight: "):
-        train(q, model, inputs(8))
+        train(q, model, inputs(8), classes(inputs(8)))
 
 
 # -- what cannot be quantized ----------------------------------------------------------------------
