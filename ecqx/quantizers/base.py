@@ -125,15 +125,12 @@ class Quantizer(LatentWeights):
         """Give the latent weights the scaled gradients of the quantized weights."""
         self._begin_step()
         for name, weight in self.weights.items():
-            latent, gradient = self.latent[name], None
-            if weight.grad is not None and weight.requires_grad:
-                # That of an embedding may be sparse, which Adam does not take.
-                weight.grad = weight.grad.to_dense()
-                gradient = self._scaled(weight.grad.to(latent.dtype), name)
+            latent, gradient = self.latent[name], self._gradient(name)
+            # Otherwise the optimizer does not hold these weights and would not reset gradients.
+            weight.grad = gradient if self.steps_quantized else None
+            if gradient is not None:
+                gradient = self._scaled(gradient.to(latent.dtype), name)
             self._give(latent, gradient, is_sum=self.steps_quantized)
-            if not self.steps_quantized:
-                # The optimizer does not hold these weights and would not reset their gradients.
-                weight.grad = None
 
     def _give(self, parameter: nn.Parameter, gradient: Tensor | None, is_sum: bool = False) -> None:
         before = parameter.grad

@@ -19,7 +19,6 @@ from ecqx.coding.tensor_files import section
 from ecqx.modules import (
     HALF,
     Inputs,
-    check_has_values,
     load_state,
     named_parameters,
     state_of,
@@ -64,12 +63,11 @@ class LatentWeights(ABC):
         self, model: nn.Module, exclude: Sequence[str] = (), include: Sequence[str] = ()
     ) -> None:
         self.model = unwrapped(model)
-        check_has_values(self.model)
-        state = state_of(self.model)
-        check_state(state)
         exclude = used_parts(self.model, "exclude", exclude)
         include = used_parts(self.model, "include", include)
         self.survey = survey(self.model, exclude, include)
+        state = state_of(self.model)
+        check_state(state)
         warn_of_unknown_layers(self.model, self.survey)
         quantized = [parameter for parameter in self.survey if not parameter.kept]
         self.weights: dict[str, nn.Parameter] = {
@@ -204,6 +202,16 @@ class LatentWeights(ABC):
                 if parameter.grad is not None and id(parameter) not in quantized:
                     self._witness = parameter, parameter.grad
                     break
+
+    def _gradient(self, name: str) -> Tensor | None:
+        """The gradient of a quantized weight, dense; None while the weight is frozen.
+
+        That of an embedding may be sparse, which Adam does not take.
+        """
+        weight = self.weights[name]
+        if weight.grad is None or not weight.requires_grad:
+            return None
+        return weight.grad.to_dense()
 
     def _forget_gradients(self) -> None:
         """Begin the next sum of gradients anew."""

@@ -76,10 +76,9 @@ class StraightThrough(LatentWeights):
             if name in self.numbers:
                 trained.append(self.numbers[name])
             gradients: tuple[Tensor | None, ...] = (None,) * len(trained)
-            if weight.grad is not None and weight.requires_grad:
-                graph = self._graphs[name]
-                # That of an embedding may be sparse.
-                given = weight.grad.to_dense().to(graph.dtype)
+            given, graph = self._gradient(name), self._graphs[name]
+            if given is not None:
+                given = given.to(graph.dtype)
                 gradients = torch.autograd.grad(graph, trained, given, retain_graph=True)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 self._give(parameter, gradient)

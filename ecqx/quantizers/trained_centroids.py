@@ -91,9 +91,10 @@ class TrainedQuantizer(Quantizer):
         """Sum the gradients of the quantized weights for the numbers; then as in `ecqx.ECQx`."""
         self._begin_step()
         gradient = torch.zeros_like(self.numbers)
-        for row, (name, weight) in zip(gradient, self.weights.items(), strict=True):
-            if weight.grad is not None and weight.requires_grad:
-                row.copy_(self._summed(name, weight.grad.to_dense()))
+        for row, name in zip(gradient, self.weights, strict=True):
+            given = self._gradient(name)
+            if given is not None:
+                row.copy_(self._summed(name, given))
         self._give(self.numbers, gradient, is_sum=self.steps_quantized)
         super().transfer_gradients()
 
