@@ -26,7 +26,11 @@ _RECORD_KEYS = {
 # All others are in ``settings``, except these.
 _LEFT_OUT = {*_RECORD_KEYS.values(), "bits", "restart"}
 # Settings that the first results did not have, at which values they are left out.
-_LATER: dict[str, tuple[Any, ...]] = {"include": ((), []), "step": ("float32",)}
+_LATER: dict[str, tuple[Any, ...]] = {
+    "include": ((), []),
+    "step": ("float32",),
+    "beta": ("nearest",),
+}
 
 
 class _Fit(Settings):

@@ -181,6 +181,23 @@ def zero_set(cost: Floats, zero: int, R: Floats, beta: float) -> Bools:
     return weighted[:, zero] < others
 
 
+def published_zero_set(
+    cost: Floats, zero: int, relevance: Floats, ecq_zeros: int, p: float
+) -> Bools:
+    """The zero set of the published search, by assigning all weights anew for every β."""
+    R, n = normalized_relevance(relevance), len(cost)
+    low, high = ecq_zeros - p * n - 1e-6, ecq_zeros + 1e-6
+    beta, zeros = neutral_beta(R), cost.argmin(axis=1) == zero
+    if low <= 0:
+        return zeros
+    for share in [0.1] * 20 + [0.5] * 20 + [0.75] * 11:
+        zeros = zero_set(cost, zero, R, beta)
+        if low <= zeros.sum() <= high:
+            break
+        beta = min(1.0, beta * (1 + share if zeros.sum() < low else 1 - share))
+    return zeros
+
+
 def betas(cost: Floats, zero: int, R: Floats) -> list[float]:
     """One β in [0, 1] for every attainable zero-set."""
     others = np.delete(cost, zero, axis=1).min(axis=1)

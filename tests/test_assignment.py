@@ -299,6 +299,16 @@ def test_ecqx_on_every_kind_of_relevance(kind: str, band: tuple[float, float]) -
         assert_ecqx(weight, grid, relevance, band, index, dense_costs(weight, grid, lam))
 
 
+@given(st.integers(0, 2**16), POSITIVE_LAMBDAS, st.floats(0.0, 1.0))
+def test_the_published_search(seed: int, lam: float, p: float) -> None:
+    weight, grid, relevance = layer(300, seed)
+    index = assign(weight, grid, lam, relevance, p, beta="published")
+    ecq = assign(weight, grid, lam) == grid.zero
+    cost, _ = dense_costs(weight, grid, lam)
+    zeros = oracle.published_zero_set(cost, grid.zero, float64(relevance), int(ecq.sum()), p)
+    assert torch.equal(index == grid.zero, torch.from_numpy(zeros))
+
+
 @given(st.integers(0, 2**16), POSITIVE_LAMBDAS, BANDS)
 def test_number_of_zeros_lies_in_the_band_where_it_can(
     seed: int, lam: float, band: tuple[float, float]

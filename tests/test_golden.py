@@ -72,9 +72,15 @@ def test_ecq(vector: Vector) -> None:
     assert_same(index, vector["ecq_index"])
 
 
+def test_ecqx_by_the_published_search(vector: Vector) -> None:
+    relevance = torch.from_numpy(vector["relevance"])
+    index = assigned(vector, relevance=relevance, p=vector["p"], beta="published")
+    assert_same(index, vector["ecqx_index"])
+
+
 def test_ecqx_in_band(vector: Vector) -> None:
     if not vector["neutral_in_band"]:
-        pytest.skip("the published search of β is not reproduced outside the band")
+        pytest.skip("the nearest β differs from the published one outside the band")
     index = assigned(vector, relevance=torch.from_numpy(vector["relevance"]), p=vector["p"])
     assert_same(index, vector["ecqx_index"])
 

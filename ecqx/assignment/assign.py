@@ -21,7 +21,7 @@ from ecqx.assignment import loops
 from ecqx.assignment.centroids import Centroids, GridStack, checked_weight, is_finite
 from ecqx.assignment.envelope import envelope_bounds
 from ecqx.assignment.information import Occupancy, information_cost
-from ecqx.assignment.settings import AssignmentSettings, LambdaMax, Pmf
+from ecqx.assignment.settings import AssignmentSettings, Beta, LambdaMax, Pmf
 from ecqx.assignment.zero_set import RELEVANCE_EPSILON, Layer, assign_on_cpu, assign_on_device
 
 
@@ -35,6 +35,7 @@ def assign(
     largest_layer_size: int | None = None,
     pmf: Pmf = "published",
     lambda_max: LambdaMax = "published",
+    beta: Beta = "nearest",
 ) -> Tensor:
     """Assign every weight of a layer to a centroid.
 
@@ -59,6 +60,9 @@ def assign(
         See `ecqx.assignment.information.probabilities`.
     lambda_max : {"published", "derived"}
         See `ecqx.assignment.information.lambda_max`.
+    beta : {"nearest", "published"}
+        How β is found where its neutral value gives a sparsity out of the band
+        (`ecqx.assignment.zero_set`).
 
     Returns
     -------
@@ -79,7 +83,7 @@ def assign(
     >>> assign(weight, grid, lam=0.0) - grid.zero
     tensor([-1,  0,  0,  0,  1], dtype=torch.int32)
     """
-    settings = AssignmentSettings(lam, p, sparsity_band, pmf, lambda_max)
+    settings = AssignmentSettings(lam, p, sparsity_band, pmf, lambda_max, beta)
     weight = checked_weight(weight).contiguous()
     if largest_layer_size is not None and largest_layer_size < weight.numel():
         raise ValueError(
@@ -163,11 +167,13 @@ def assign_layers(
     # An infinite cost takes the zero cluster out.
     nonzero_bounds = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
     scales = relevance_scale(ends["relevance"])
-    assign_one = assign_on_cpu if _has_loops(cost.device) else assign_on_device
+    assign_one = assign_on_device
+    if _has_loops(cost.device) and settings.beta == "nearest":
+        assign_one = assign_on_cpu
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
         clusters = (grids.values[i], cost[i], grids.zero[i])
         layer = Layer(*clusters, all_bounds[i], nonzero_bounds[i], scales[i])
-        assign_one(weight, relevances[i].flatten(), layer, settings.band, target)
+        assign_one(weight, relevances[i].flatten(), layer, settings, target)
 
 
 def extremes(tensors: Sequence[Tensor] | Tensor) -> Tensor:

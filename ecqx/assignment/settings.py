@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Pmf = Literal["published", "normalized"]
 LambdaMax = Literal["published", "derived"]
+Beta = Literal["nearest", "published"]
 
-PMF_CHOICES: tuple[Pmf, ...] = ("published", "normalized")
-LAMBDA_MAX_CHOICES: tuple[LambdaMax, ...] = ("published", "derived")
+_CHOICES = {"pmf": get_args(Pmf), "lambda_max": get_args(LambdaMax), "beta": get_args(Beta)}
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class AssignmentSettings:
     sparsity_band: tuple[float, float] | None = None
     pmf: Pmf = "published"
     lambda_max: LambdaMax = "published"
+    beta: Beta = "nearest"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lam) and self.lam >= 0):
@@ -41,11 +42,10 @@ class AssignmentSettings:
                     "sparsity_band must be (low, high) with -1 <= low <= high <= 1, "
                     f"not {tuple(band)}"
                 )
-        if self.pmf not in PMF_CHOICES:
-            raise ValueError(f"pmf must be one of {', '.join(PMF_CHOICES)}, not {self.pmf!r}")
-        if self.lambda_max not in LAMBDA_MAX_CHOICES:
-            choices = ", ".join(LAMBDA_MAX_CHOICES)
-            raise ValueError(f"lambda_max must be one of {choices}, not {self.lambda_max!r}")
+        for setting, choices in _CHOICES.items():
+            value = getattr(self, setting)
+            if value not in choices:
+                raise ValueError(f"{setting} must be one of {', '.join(choices)}, not {value!r}")
 
     @property
     def band(self) -> tuple[float, float]:

@@ -9,8 +9,9 @@ two, it goes to zero iff ``2 c₀ (R + 1e-12)^β < c₊``, that is iff
 So each zero set is {t < β} for one t, and a wanted number of zeros is a rank among the t.
 
 β starts at its neutral value ln ½ / ln mean(R), at which a weight of mean relevance has factor one.
-If the number of zeros is not in the band then, β is moved as little as needed, within [0, 1]. The
-published code searches for β by repeated assignment instead, beginning at sparsity 0.
+If the number of zeros is not in the band then, β is moved as little as needed, within [0, 1]
+(``nearest``). ``published`` is the published code's search, which ends anywhere in the band
+(`published_zero_set`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from torch import Tensor
 
 from ecqx.assignment import loops
 from ecqx.assignment.information import SMALLEST_FLOAT64
+from ecqx.assignment.settings import AssignmentSettings
 
 RELEVANCE_EPSILON = 1e-12
 # In float64 0.1 * 30 is slightly above 3: the band is widened by this before its edges are rounded.
 ROUNDING_ALLOWANCE = 1e-6
+PUBLISHED_TRIALS = 51
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +68,9 @@ def relevance_unit(count: int) -> float:
 
 
 def assign_on_cpu(
-    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+    weight: Tensor, relevance: Tensor, layer: Layer, settings: AssignmentSettings, index: Tensor
 ) -> None:
-    """Write ECQx's assignment of one layer by compiled loops.
+    """Write ECQx's assignment of one layer by compiled loops, for the ``nearest`` β.
 
     It is ECQ's where distances alone decide (λ = 0), or the relevance is the same for all weights:
     mean(R) is 0 or 1.
@@ -76,8 +79,7 @@ def assign_on_cpu(
     ----------
     weight, relevance : Tensor of float32, shape (n,)
     layer : Layer
-    band : (float, float)
-        Lowest and highest difference of the sparsity from ECQ's.
+    settings : AssignmentSettings
     index : Tensor of int32, shape (n,)
     """
     w, r, chosen = weight.numpy(), relevance.numpy(), index.numpy()
@@ -95,8 +97,9 @@ def assign_on_cpu(
     clusters = (layer.values.numpy(), layer.cost.numpy(), int(layer.zero))
     loops.zero_thresholds(w, r, largest, RELEVANCE_EPSILON, chosen, *clusters, t, histogram)
     zeros = _zeros_of_ecq(weight, layer)
-    fewest = math.ceil(zeros + band[0] * n - ROUNDING_ALLOWANCE)
-    most = math.floor(zeros + band[1] * n + ROUNDING_ALLOWANCE)
+    low, high = settings.band
+    fewest = math.ceil(zeros + low * n - ROUNDING_ALLOWANCE)
+    most = math.floor(zeros + high * n + ROUNDING_ALLOWANCE)
     edge = zero_edge(t, histogram, beta, fewest, most)
     loops.move_to_zero(t, edge, int(layer.zero), chosen)
 
@@ -147,22 +150,26 @@ def _zeros_of_ecq(weight: Tensor, layer: Layer) -> int:
 
 
 def assign_on_device(
-    weight: Tensor, relevance: Tensor, layer: Layer, band: tuple[float, float], index: Tensor
+    weight: Tensor, relevance: Tensor, layer: Layer, settings: AssignmentSettings, index: Tensor
 ) -> None:
-    """As `assign_on_cpu`, by tensor operations that never wait for the device."""
+    """As `assign_on_cpu`, for each way to find β, by tensor operations that never wait."""
     plain = torch.bucketize(weight, layer.bounds, out_int32=True)
     nonzero = torch.bucketize(weight, layer.nonzero_bounds, out_int32=True)
     R = (relevance.abs() / layer.scale).to(torch.float64)
     n, unit = weight.numel(), relevance_unit(weight.numel())
     mean = (R * unit).long().sum().double() / unit / n
     zeros = (plain == layer.zero).sum().double()
-    below_edge = zero_set(
-        zero_threshold(weight, layer, nonzero, R),
-        math.log(0.5) / mean.log(),
-        (zeros + band[0] * n - ROUNDING_ALLOWANCE).ceil(),
-        (zeros + band[1] * n + ROUNDING_ALLOWANCE).floor(),
-    )
+    low, high = settings.band
+    fewest = (zeros + low * n - ROUNDING_ALLOWANCE).ceil()
+    most = (zeros + high * n + ROUNDING_ALLOWANCE).floor()
+    t, beta = zero_threshold(weight, layer, nonzero, R), math.log(0.5) / mean.log()
     informative = (mean > 0) & (mean < 1) & layer.cost.any()
+    if settings.beta == "published":
+        below_edge = published_zero_set(t, beta, fewest, most)
+        # Its search begins at no zeros: if these lie in the band, it has ended.
+        informative &= fewest > 0
+    else:
+        below_edge = zero_set(t, beta, fewest, most)
     zero = layer.zero.to(torch.int32)
     index.copy_(torch.where(informative, torch.where(below_edge, zero, nonzero), plain))
 
@@ -214,3 +221,23 @@ def zero_set(t: Tensor, beta: Tensor, fewest: Tensor, most: Tensor) -> Tensor:
     edge = torch.where(wanted <= least, 0.0, edge)
     edge = torch.where((fewest <= neutral) & (neutral <= most), beta, edge)
     return t < edge
+
+
+def published_zero_set(t: Tensor, beta: Tensor, fewest: Tensor, most: Tensor) -> Tensor:
+    """Which weights go to zero: ``t < β`` for the β at which the published search ends.
+
+    It moves β by tenths towards the band, from the 21st trial on by halves, from the 41st by three
+    quarters, at most to 1, and ends with the first β in the band, or with the 51st. So it may end
+    anywhere in the band, or beside a narrow one.
+
+    Parameters and result are those of `zero_set`.
+    """
+    ends = torch.zeros((), dtype=torch.bool, device=t.device)
+    for trial in range(PUBLISHED_TRIALS):
+        zeros = (t < beta).sum()
+        ends |= (fewest <= zeros) & (zeros <= most)
+        if trial + 1 < PUBLISHED_TRIALS:
+            factor = 0.1 if trial < 20 else 0.5 if trial < 40 else 0.75
+            moved = torch.where(zeros < fewest, beta * (1 + factor), beta * (1 - factor))
+            beta = torch.where(ends, beta, moved.clamp(max=1))
+    return t < beta

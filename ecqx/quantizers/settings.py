@@ -23,7 +23,7 @@ class QuantizerSettings(AssignmentSettings):
 
     Attributes
     ----------
-    lam, p, sparsity_band, pmf, lambda_max
+    lam, p, sparsity_band, pmf, lambda_max, beta
         See `ecqx.assign`.
     bits : int or mapping of str to int
         Bit width, 2 to 8; or mixed precision, widths by parts of names, ``"*"`` for all other
