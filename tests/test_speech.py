@@ -32,6 +32,8 @@ from ecqx.errors import InputError
 Sound = NDArray[np.float32]
 Sounds = dict[str, Sound]
 RATE = 16_000
+Archive = Literal["full", "test", "extra"]
+Trust = Callable[[Path, Archive], None]
 SPLITS = ("train", "validation", "test")
 # Speakers of every split: seven that train, two that validate, two that test.
 SPEAKERS = [
@@ -95,10 +97,12 @@ def refusal(function: Callable[..., object], *arguments: Any) -> str:
 
 
 @pytest.fixture
-def trusted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Literal["full", "test"]], None]:
+def trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Trust:
     """Take a made file for the official one."""
 
-    def trust(path: Path, archive: Literal["full", "test"]) -> None:
+    def trust(path: Path, archive: Archive) -> None:
         checksum = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
         monkeypatch.setitem(SOURCES, archive, replace(SOURCES[archive], checksum=checksum))
 
@@ -192,7 +196,7 @@ def test_every_layout_gives_the_same(
     tmp_path: Path,
     data: TensorData,
     layout: str,
-    trusted: Callable[[Path, Literal["full", "test"]], None],
+    trusted: Trust,
 ) -> None:
     flacs = {flac_name(name): encoded(sound, "FLAC") for name, sound in CLIPS.items()}
     shuffled = dict(reversed(flacs.items()))
@@ -242,7 +246,7 @@ def test_silence_is_split_by_name() -> None:
 
 
 def test_the_noise_is_silence_that_trains(root: Path) -> None:
-    _, _, recordings = speech._test_archive(root / FOLDER)
+    _, _, recordings = speech._test_archive(root / FOLDER, CLASSES)
     expected = [CLIPS[n] for n in expected_names("train") if n.startswith("_silence_")]
     assert np.array_equal(recordings, np.stack(expected))
 
@@ -527,9 +531,7 @@ def test_clips_that_cannot_be_read_are_named(tmp_path: Path, content: bytes, pro
     assert refusal(load, tmp_path) == f"{path}: {name}: {problem}"
 
 
-def test_archives_that_are_cut_off(
-    tmp_path: Path, trusted: Callable[[Path, Literal["full", "test"]], None]
-) -> None:
+def test_archives_that_are_cut_off(tmp_path: Path, trusted: Trust) -> None:
     path = pack(tmp_path / f"{FOLDER}.flac.zip", WAVS, f"{FOLDER}/")
     path.write_bytes(path.read_bytes()[:-1000])
     assert refusal(load, tmp_path).startswith(f"{path}: not a readable folder, or whole zip")
@@ -600,7 +602,7 @@ def full_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chosen(root: Path, seed: int = 0) -> dict[tuple[str, str], list[tuple[str, Sound]]]:
     """Names and sounds of the protocol by split and class."""
-    sounds, selected, _ = speech._full(root / FULL, seed)
+    sounds, selected, _ = speech._by_lists(root / FULL, CLASSES, SPLITS, speech.LISTS, seed)
     found = defaultdict(list)
     for sound, clip in zip(sounds, selected, strict=True):
         found[clip.split, CLASSES[clip.label]].append((clip.name, sound))
@@ -618,7 +620,7 @@ def test_the_lists_decide_on_the_split(full_root: Path) -> None:
             assert not sound[800:].any()
 
 
-def test_unknown_and_silence_are_a_tenth_each(full_root: Path) -> None:
+def test_there_are_as_many_unknown_and_silent_clips_as_of_a_word(full_root: Path) -> None:
     found = chosen(full_root)
     for split, count in COUNTS.items():
         assert len(found[split, "_unknown_"]) == count
@@ -658,13 +660,15 @@ def test_silence_of_different_splits_is_from_different_parts(full_root: Path) ->
 
 
 def test_noise_is_from_the_parts_that_train(full_root: Path) -> None:
-    _, _, recordings = speech._full(full_root / FULL, 0)
+    _, _, recordings = speech._by_lists(full_root / FULL, CLASSES, SPLITS, speech.LISTS, 0)
     tones = {loudest(recording) for recording in recordings}
     assert tones == {frequency(i, second) for i in range(2) for second in range(16)}
 
 
 def test_the_full_archive_as_data(
-    tmp_path: Path, full_root: Path, trusted: Callable[[Path, Literal["full", "test"]], None]
+    tmp_path: Path,
+    full_root: Path,
+    trusted: Trust,
 ) -> None:
     data = load_full(full_root)
     assert data.label == "Speech Commands v0.02"
@@ -751,3 +755,62 @@ def test_real_clips_are_a_second_long(real: Path) -> None:
     for sound in sounds:
         assert sound.shape == (RATE,)
         assert np.isfinite(Mfcc()(sound[None])).all()
+
+
+# -- five words, in the official partitions --------------------------------------------------------
+
+FIVE = ("down", "go", "left", "right", "up")
+SEVEN = ("_silence_", "_unknown_", *FIVE)
+EXTRA = "speech_commands_extra"
+
+
+def extra_files() -> dict[str, bytes]:
+    """The full archive without its test clips, and with a list of the training clips."""
+    tested = {name for name, split in SPLIT_BY_NAME.items() if split == "test"}
+    files = {name: content for name, content in FULL_FILES.items() if name not in tested}
+    trained = [name for name, split in SPLIT_BY_NAME.items() if split == "train"]
+    files["training_list.txt"] = ("\n".join(trained) + "\n").encode()
+    del files["testing_list.txt"]
+    return files
+
+
+def load_five(root: Path, archive: Archive) -> TensorData:
+    return speech_commands(root, archive, draws=2, words=FIVE)
+
+
+def test_five_words_of_the_full_archive(full_root: Path) -> None:
+    data = load_five(full_root, "full")
+    assert data.classes == SEVEN
+    for split, found in zip(SPLITS, splits(data), strict=True):
+        assert Counter(found.targets.tolist()) == dict.fromkeys(range(7), COUNTS[split])
+
+
+def test_training_clips_of_one_archive_and_test_clips_of_the_other(
+    full_root: Path, root: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / EXTRA, extra_files())
+    shutil.copytree(root / FOLDER, tmp_path / FOLDER)
+    data, whole = load_five(tmp_path, "extra"), load_five(full_root, "full")
+    assert "in part" in data.label
+    scale, whole_scale = (torch.tensor(d.standardized[1])[:, None] for d in (data, whole))
+    for found, expected in ((data.train, whole.train), (data.validation, whole.validation)):
+        assert torch.equal(found.targets, expected.targets)
+        # Other silence is drawn: without test clips the generator is drawn from less often.
+        spoken = found.targets > 0
+        features = found.inputs[spoken] * scale, expected.inputs[spoken] * whole_scale
+        torch.testing.assert_close(*features)
+    tested = [name.split("/")[0] for name in sorted(CLIPS) if name.split("/")[0] in SEVEN]
+    assert [SEVEN[label] for label in data.test.targets] == tested
+
+
+def test_the_archive_in_part_is_found_or_named(tmp_path: Path) -> None:
+    message = refusal(load_five, tmp_path, "extra")
+    assert "cannot be downloaded; put speech_commands_extra or" in message
+    assert message.endswith("use the full archive (archive: full)")
+    pack(tmp_path / f"{EXTRA}.flac.zip", extra_files(), f"{EXTRA}/")
+    assert f"{EXTRA}.flac.zip: cut off, or not the file of" in refusal(load_five, tmp_path, "extra")
+
+
+def test_a_word_that_is_none_of_the_ten(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^words must be some of down, .* not bed$"):
+        speech_commands(tmp_path, words=("down", "bed"))

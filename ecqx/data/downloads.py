@@ -58,7 +58,7 @@ class Source:
         Names in a data folder that count as having it, preferred first: what the file unpacks to,
         or the file itself.
     url : str
-        Ends with the file's name.
+        Ends with the file's name; empty for a file that has no public address.
     checksum : str
         Of the file: ``md5:`` or ``sha256:`` and the first hexadecimal digits, or all.
     otherwise : str
@@ -74,7 +74,7 @@ class Source:
     @property
     def file(self) -> str:
         """Name of the downloaded file in the data folder."""
-        return self.url.rpartition("/")[2]
+        return self.url.rpartition("/")[2] or self.found_as[-1]
 
 
 def is_available(source: Source, root: str | Path) -> bool:
@@ -103,6 +103,11 @@ def provide(source: Source, root: str | Path) -> Path:
             if name == source.file:
                 _check(path, source)
             return root / name
+        if not source.url:
+            raise InputError(
+                f"{source.title}: not in {root}, and it cannot be downloaded; put "
+                f"{' or '.join(source.found_as)} there, or {source.otherwise}"
+            )
         with locked(path):
             if not path.exists():
                 _download(source, path)
@@ -177,8 +182,8 @@ def _check(path: Path, source: Source) -> None:
     with path.open("rb") as file:
         if not _matches(file, source.checksum):
             raise InputError(
-                f"{path}: cut off, or not the file of {source.url} (its {source.checksum} "
-                f"differs); delete it, and it will be downloaded again"
+                f"{path}: cut off, or not the file of {source.url or source.title} (its "
+                f"{source.checksum} differs); delete it, and it will be downloaded again"
             )
 
 

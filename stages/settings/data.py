@@ -14,7 +14,7 @@ from ecqx.data.cifar_archives import cifar, cifar_source
 from ecqx.data.digit_images import digits
 from ecqx.data.downloads import is_available
 from ecqx.data.folder import image_folder
-from ecqx.data.speech import SOURCES, speech_commands
+from ecqx.data.speech import SOURCES, WORDS, speech_commands
 from ecqx.data.tensors import TensorData
 from ecqx.data.voc2012 import voc, voc_source
 from ecqx.errors import InputError
@@ -99,7 +99,8 @@ class SpeechCommands(Loader):
     """Google Speech Commands v0.02; ``volume`` is the loudest background noise."""
 
     name: Literal["speech_commands"]
-    archive: Literal["full", "test"]
+    archive: Literal["full", "test", "extra"]
+    words: tuple[str, ...] = WORDS
     seed: int
     draws: Positive
     volume: Share
@@ -108,7 +109,8 @@ class SpeechCommands(Loader):
     hop: Positive
 
     def available(self, root: Path) -> bool:
-        return is_available(SOURCES[self.archive], root)
+        needed = ("extra", "test") if self.archive == "extra" else (self.archive,)
+        return all(is_available(SOURCES[archive], root) for archive in needed)
 
     def build(self, root: Path, processes: int) -> TensorData:
         return speech_commands(
@@ -116,6 +118,7 @@ class SpeechCommands(Loader):
             disturbance=Disturbance(volume=self.volume),
             mfcc=Mfcc(self.coefficients, self.window, self.hop),
             processes=processes,
+            words=self.words,
         )
 
 
