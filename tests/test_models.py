@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import ecqx
+from ecqx.coding.checkpoint import read_state
 from ecqx.layers import ResidualSum
 from ecqx.models import MODELS, build
+from ecqx.models.loading import load_weights
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -100,6 +102,24 @@ def test_resnet20_loads_the_published_checkpoint(shared: Path) -> None:
         logits = model.eval()(x)
         torch.testing.assert_close(logits, resnet20_by_hand(state, x), rtol=1e-4, atol=1e-4)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "file"),
+    [
+        ("resnet20", 269_722, "resnet20-12fca82f.th"),
+        ("resnet32", 464_154, "resnet32-d509ac18.th"),
+        ("resnet44", 658_586, "resnet44-014dd654.th"),
+        ("resnet56_basic", 853_018, "resnet56-4bfd9763.th"),
+    ],
+)
+def test_networks_of_basic_blocks(name: str, size: int, file: str, shared: Path) -> None:
+    model = build(name)
+    assert parameters(model) == size
+    path = shared / "models" / file
+    if not path.is_file():
+        pytest.skip(f"shared/models/{file} is absent")
+    assert not load_weights(model, read_state(path), file)
 
 
 # -- ResNet56 --------------------------------------------------------------------------------------

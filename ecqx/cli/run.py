@@ -67,8 +67,9 @@ IMAGE_SIZE = _setting(
 @_setting(
     "--model",
     metavar="NAME",
-    help="resnet20, resnet56, vgg16, vgg16_bn, mlp_gsc or patch_transformer, which fit any number "
-    "of classes and channels, or any network of torchvision, those for segmentation included.",
+    help="resnet20, 32, 44 or 56 (bottleneck blocks), resnet56_basic, vgg16, vgg16_bn, mlp_gsc or "
+    "patch_transformer, which fit any number of classes and channels, or any network of "
+    "torchvision, those for segmentation included.",
 )
 @_setting(
     "--model_path",

@@ -36,6 +36,9 @@ def _vgg16_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mlp_gsc": mlp_gsc,
     "resnet20": partial(BasicResNetCifar, 3),
+    "resnet32": partial(BasicResNetCifar, 5),
+    "resnet44": partial(BasicResNetCifar, 7),
+    "resnet56_basic": partial(BasicResNetCifar, 9),
     "resnet56": partial(BottleneckResNetCifar, 6),
     "vgg16": vgg16,
     "vgg16_bn": _vgg16_bn,

@@ -1,7 +1,8 @@
 """ResNets for CIFAR (He et al., 2016), with the parameter names of the published checkpoints.
 
-ResNet20 has basic blocks, ResNet56 bottleneck blocks (as in the published code). Residual sums and
-each ReLU are modules of their own, so that a rule of relevance can be attached to each.
+ResNet20, 32, 44 and ``resnet56_basic`` have basic blocks, ``resnet56`` has bottleneck blocks (as in
+the published code). Residual sums and each ReLU are modules of their own, so that a rule of
+relevance can be attached to each.
 """
 
 from __future__ import annotations
