@@ -135,6 +135,13 @@ def test_splits_hold_every_image_once_with_its_label(made: Made) -> None:
     assert (data.classes, data.label) == (tuple(made.names), f"cifar{made.classes}")
 
 
+def test_validation_images_may_train_too(made: Made) -> None:
+    apart, whole = made.load(), made.load(overlap=True)
+    assert len(whole.train) == len(apart.train) + len(apart.validation)
+    assert torch.equal(whole.validation.inputs, apart.validation.inputs)
+    assert whole.label != apart.label
+
+
 def test_the_split_depends_on_the_seed_alone(made: Made) -> None:
     first, again, other = made.load(seed=3), made.load(seed=3), made.load(seed=4)
     assert samples(first.validation) == samples(again.validation)

@@ -22,14 +22,21 @@ STATISTICS = {
 PADDING = 4
 
 
-def cifar(root: str | Path, classes: int = 10, validation: int = 5000, seed: int = 0) -> TensorData:
+def cifar(
+    root: str | Path,
+    classes: int = 10,
+    validation: int = 5000,
+    seed: int = 0,
+    overlap: bool = False,
+) -> TensorData:
     """Load CIFAR-10 or CIFAR-100, downloaded first if it is missing.
 
     ``root`` is a data folder with torchvision's tree (``cifar-10-batches-py/``,
     ``cifar-100-python/``) or the official archive, which is unpacked there. Of the 50,000 training
     images, ``validation`` are held out, stratified and drawn with ``seed``; the test split is the
-    official one. Inputs are uint8. Training augmentation: random flips, and random crops after
-    padding with 4 pixels.
+    official one. With ``overlap`` the validation images train, too, for runs that select no epoch
+    or setting by them. Inputs are uint8. Training augmentation: random flips, and random crops
+    after padding with 4 pixels.
     """
     if classes not in STATISTICS:
         raise InputError(f"classes: {classes}, but CIFAR has 10 or 100")
@@ -39,15 +46,16 @@ def cifar(root: str | Path, classes: int = 10, validation: int = 5000, seed: int
     images, labels, names = _read(official, folder, train=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     validates = held_out(labels, validation, order)
+    trains = torch.ones_like(validates) if overlap else ~validates
     mean, deviation = STATISTICS[classes]
     plain = Preparation(mean, deviation)
     augmented = Preparation(mean, deviation, flip=True, padding=PADDING)
     return TensorData(
-        train=Split(images[~validates], labels[~validates], augmented),
+        train=Split(images[trains], labels[trains], augmented),
         validation=Split(images[validates], labels[validates], plain),
         test=Split(*_read(official, folder, train=False)[:2], plain),
         classes=names,
-        label=f"cifar{classes}",
+        label=f"cifar{classes}" + (" (validation images train, too)" if overlap else ""),
     )
 
 

@@ -87,12 +87,13 @@ class Cifar(Loader):
     name: Literal["cifar10", "cifar100"]
     validation: Positive
     seed: int
+    overlap: bool = False
 
     def available(self, root: Path) -> bool:
         return is_available(cifar_source(CLASSES[self.name]), root)
 
     def build(self, root: Path, processes: int) -> TensorData:
-        return cifar(root, CLASSES[self.name], self.validation, self.seed)
+        return cifar(root, CLASSES[self.name], self.validation, self.seed, self.overlap)
 
 
 class SpeechCommands(Loader):
