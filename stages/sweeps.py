@@ -30,6 +30,7 @@ _LATER: dict[str, tuple[Any, ...]] = {
     "include": ((), []),
     "step": ("float32",),
     "beta": ("nearest",),
+    "additions": ("split",),
 }
 
 

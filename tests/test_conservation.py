@@ -40,6 +40,7 @@ from ecqx.relevance import (
 )
 from ecqx.relevance.canonizers import SplitTorchvisionBlocks
 from ecqx.relevance.rules import ZPlus
+from ecqx.relevance.settings import LRP
 
 TOLERANCE = 0.01
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet18", "mobilenet_v2")
@@ -387,6 +388,12 @@ def test_relevance_does_not_grow_at_the_blocks_of_resnet20_but_does_unsplit() ->
     unsplit = block_sums(net, [block for stage in stages for block in stage], "resnet")
     assert all(1.5 < factor < 2.5 for factor in growth(unsplit))
     assert unsplit[-1] > 100
+    net = make("resnet20")
+    stages = (net.model.layer1, net.model.layer2, net.model.layer3)
+    whole = LRP(canonizer="resnet", output="ones", additions="whole")
+    with cutting([block for stage in stages for block in stage]) as cuts:
+        weights.Attributor(net.model, whole)(net.inputs, torch.arange(4))
+    assert [1.0, *(cut.relevance for cut in cuts.values())] == pytest.approx(unsplit, rel=1e-4)
 
 
 @pytest.mark.parametrize("canonizer", CANONIZERS)

@@ -29,7 +29,7 @@ from ecqx.relevance.rules import (
     Uniform,
     ZPlus,
 )
-from ecqx.relevance.settings import COMPOSITES, check_choice
+from ecqx.relevance.settings import COMPOSITES, Additions, check_choice
 
 # name: (rule of convolutions, rule of BatchNorm, whether the first layer has Flat). Without a rule
 # BatchNorm passes relevance on as a gradient, times its slope.
@@ -55,11 +55,13 @@ _OPERATIONS: dict[str, tuple[OperationRule, OperationRule]] = {
 }
 
 
-def build_composite(name: str) -> Composite:
+def build_composite(name: str, additions: Additions = "split") -> Composite:
     """Build a composite by name, one of `COMPOSITES`.
 
     Linear layers and embeddings have the epsilon rule (1e-6), activations of single elements Pass;
-    residual sums, average pooling and the parameter-free shortcut of ResNet20 have Norm. Canonizers
+    residual sums, average pooling and the parameter-free shortcut of ResNet20 have Norm. With
+    ``additions="whole"`` the residual sums of the suite's own ResNets have no rule but the gradient
+    (`ecqx.LRP`). Canonizers
     are not part of it (`ecqx.relevance.canonizers`), nor are the rules of functions
     (`build_operation_rules`).
 
@@ -76,7 +78,9 @@ def build_composite(name: str) -> Composite:
         (nn.MultiheadAttention, None),
         ((Activation, nn.Mish), Pass()),
         (nn.Embedding, Epsilon()),
-        ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
+        # zennit's base class of rules leaves the gradient as it is.
+        (ResidualSum, Norm() if additions == "split" else Hook()),
+        ((Sum, AvgPool, PaddedShortcut), Norm()),
         (BranchProduct, Uniform()),
         (Convolution, convolution),
         (Linear, Epsilon()),

@@ -9,6 +9,7 @@ from typing import Literal
 Output = Literal["output", "probability", "ones"]
 WeightRule = Literal["epsilon", "gamma"]
 RelevanceOf = Literal["stepped", "quantized", "full_precision"]
+Additions = Literal["split", "whole"]
 
 COMPOSITES = (
     "epsilon_plus_flat_bn_pass",
@@ -29,6 +30,7 @@ CANONIZERS = ("vgg", "resnet", "resnetcifar", "mobilenet")
 OUTPUTS: tuple[Output, ...] = ("output", "probability", "ones")
 WEIGHT_RULES: tuple[WeightRule, ...] = ("epsilon", "gamma")
 RELEVANCE_OF: tuple[RelevanceOf, ...] = ("stepped", "quantized", "full_precision")
+ADDITIONS: tuple[Additions, ...] = ("split", "whole")
 DEFAULT_COMPOSITE = "epsilon_plus_flat_bn_pass"
 DEFAULT_CANONIZER = "resnet"
 
@@ -45,6 +47,9 @@ class LRP:
     ----------
     composite, canonizer, output, weight_rule
         See `ecqx.weight_relevance`.
+    additions : {"split", "whole"}
+        How relevance passes the residual additions of the suite's own ResNets: each branch has its
+        share, or all of it (published; the sum grows at each block).
     alpha : float
         Share of the previous relevance in the running average, in [0, 1).
     of : {"stepped", "quantized", "full_precision"}
@@ -74,6 +79,7 @@ class LRP:
     restart: bool = True
     every: int = 1
     samples: int | None = None
+    additions: Additions = "split"
 
     def __post_init__(self) -> None:
         check_choice("composite", self.composite, COMPOSITES)
@@ -81,6 +87,7 @@ class LRP:
         check_choice("lrp_output", self.output, OUTPUTS)
         check_choice("weight_rule", self.weight_rule, WEIGHT_RULES)
         check_choice("relevance_of", self.of, RELEVANCE_OF)
+        check_choice("additions", self.additions, ADDITIONS)
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha must lie in [0, 1), not {self.alpha}")
         for setting, value in (("every", self.every), ("samples", self.samples)):

@@ -122,7 +122,7 @@ class Attributor:
         self.unruled: tuple[str, ...] = ()
         self._without_rule = types_without_rule(lrp.composite)
         rules = with_weight_relevance(
-            build_composite(lrp.composite), self._receive, lrp.weight_rule
+            build_composite(lrp.composite, lrp.additions), self._receive, lrp.weight_rule
         )
         operations = Operations(build_operation_rules(lrp.composite), lrp.weight_rule)
         self.placement = RulePlacement(rules, operations)
