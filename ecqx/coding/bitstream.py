@@ -122,10 +122,11 @@ def load(
 def _source(file: str | Path | bytes | IO[bytes]) -> Path | bytes:
     if isinstance(file, str | Path):
         return expanded(file)
-    content = file if isinstance(file, bytes) else file.read()
-    if not isinstance(content, bytes):
-        raise InputError("a file object must be opened in binary mode")
-    return content
+    content = file.read() if hasattr(file, "read") else file
+    if not isinstance(content, bytes | bytearray | memoryview):
+        kind = type(file).__name__
+        raise InputError(f"needs a path, bytes, or a file opened in binary mode, not a {kind}")
+    return bytes(content)
 
 
 def _check_device(device: str | torch.device) -> None:

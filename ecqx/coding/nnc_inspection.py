@@ -71,12 +71,18 @@ def _record(unit: Unit, coded: Levels) -> TensorRecord:
     own: dict[str, Any] = {}
     if unit.is_float and high - low < _MOST_LEVELS:
         kind = "quantized"
-        own = {"bits": max(high, -low - 1, 1).bit_length() + (low < 0), "step": coded.step}
-        own |= statistics_of(coded.levels)
-        if unit.codebook:
-            book = np.array(unit.codebook) * coded.step
-            own |= {"step": None, "form": "values", "numbers": tuple(book[book != 0].tolist())}
-            if book[unit.zero]:
-                own["sparsity"] = 0.0
+        own = _centroids(unit, coded.step) if unit.codebook else {"step": coded.step}
+        own |= {"bits": max(high - low, 1).bit_length()} | statistics_of(coded.levels)
+        if unit.codebook and unit.codebook[unit.zero]:
+            own["sparsity"] = 0.0
     dtype = "float32" if unit.is_float else "int32"
     return TensorRecord(unit.name, kind, dtype, unit.shape, len(unit.payload), **own)
+
+
+def _centroids(unit: Unit, step: float) -> dict[str, Any]:
+    """The step of a grid that is stored as a codebook, or the codebook."""
+    book = np.array(unit.codebook)
+    divisor = int(np.gcd.reduce(book)) or 1
+    if np.ptp(book) < _MOST_LEVELS * divisor:
+        return {"step": divisor * step}
+    return {"form": "values", "numbers": tuple((book[book != 0] * step).tolist())}

@@ -59,14 +59,16 @@ class Levels:
         """The tensor as NNCodec reconstructs it: float32, or int32 for integers."""
         if not self.step:
             return self.levels
-        if not self.codebook:
-            return np.float32(self.step) * self.levels.astype(np.float32)
-        position = self.levels + self.zero
-        if not 0 <= position.min() <= position.max() < len(self.codebook):
-            raise ValueError("a level is outside the codebook")
-        # NNCodec multiplies in float64; a model in float32 gets this.
-        table: NDArray[np.float32] = (np.array(self.codebook) * self.step).astype(np.float32)
-        return table[position]
+        if self.codebook:
+            position = self.levels + self.zero
+            if not 0 <= position.min() <= position.max() < len(self.codebook):
+                raise ValueError("a level is outside the codebook")
+            # NNCodec multiplies in float64; a model in float32 gets this.
+            table = (np.array(self.codebook) * self.step).astype(np.float32)
+            values: NDArray[np.float32] = table[position]
+        else:
+            values = np.float32(self.step) * self.levels.astype(np.float32)
+        return values
 
 
 def on_grid(integers: NDArray[np.int32], step: float) -> Levels | None:
