@@ -64,7 +64,7 @@ def export_nnc(
         (`ecqx.coding.few_values`) count as quantized.
     float_bits : int
         Bits of the largest value in each tensor of other floats, 16 to 31: the error is at most
-        2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -12 of each value.
+        2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -11 of each value.
         Tensors that need no more bits are exact. 31 makes ResNet20's file 2 % larger than 24.
     progress : bool
         Show a progress bar if stderr is a terminal.

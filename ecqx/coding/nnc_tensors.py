@@ -23,8 +23,9 @@ DENSITY = 7
 PARAMETERS = ParameterSet(DENSITY, -(1 << 12))
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -64, -1
 MOST_BITS = 31
-# Bits that even the smallest value of a tensor of plain floats keeps, where 31 allow that.
-_LEAST_BITS = 12
+# Bits that even the smallest value of a tensor of plain floats keeps, where 31 allow that: those of
+# half precision.
+_LEAST_BITS = 11
 # The magnitude that is too large for a level and such a step.
 TOO_LARGE = 2.0 ** (MOST_BITS + HIGHEST_EXPONENT)
 # Flags of a layer are counted in eight bits. Levels of plain floats hardly ever are small.
@@ -99,7 +100,7 @@ def fixed_point(values: NDArray[np.float32], bits: int = MOST_BITS) -> tuple[Lev
     ----------
     values : array of float32
     bits : int
-        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 12.
+        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 11.
 
     Raises
     ------
