@@ -333,7 +333,10 @@ def test_what_few_bytes_announce_is_refused_at_once(tmp_path: Path) -> None:
     ]
     valid = nnc_units.pack(nnc_tensors.PARAMETERS, [replace(unit, codebook=(-1, 0, 1), zero=1)])
     at = valid.index(b"w\0") + 2
-    forged += [valid[:at] + filler * 15_000 + valid[at + 15_000 :] for filler in (b"\0", b"\xff")]
+    # Numbers without end where a shape and a codebook begin.
+    forged += [
+        valid[:at] + bits + bytes(15_000) + valid[at + 15_001 :] for bits in (b"\x18", b"\x40")
+    ]
     forged.append(valid.replace(b"w\0", b"w" * 2))
     for data in forged:
         path.write_bytes(data)

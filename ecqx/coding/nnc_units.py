@@ -6,6 +6,7 @@ no tool of NNCodec uses by default (blocks, decomposition, updates) is refused b
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,8 +34,10 @@ _ABSENT = (
 )
 # Flags of a layer whose header does not say how many there are.
 _DEFAULT_FLAGS = 10
-# Longest header that is read. Those of NNCodec have a name, a shape and at most 256 centroids.
-_MOST_HEADER = 1 << 13
+# What NNCodec's reader raises for bits that are not a header.
+_INVALID = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, Warning)
+# Longest header that is read: a name, a shape and a codebook.
+_MOST_HEADER = 1 << 14
 
 
 class ParameterSet(NamedTuple):
@@ -180,13 +183,14 @@ def _read(unit: memoryview, has_payload: bool) -> tuple[dict[str, Any], int]:
     reader, elements = hls.BitReader(bytearray(unit[:_MOST_HEADER])), dict(_CONTEXT)
     syntax = hls.Coder(reader, elements)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="raise"), warnings.catch_warnings():
+            warnings.simplefilter("error")  # of numbers that an array cannot hold
             syntax.nnr_unit_size()
             for _ in syntax.nnr_unit_header():
                 pass
             if not has_payload:
                 syntax.nnr_unit_payload()
-    except (ArithmeticError, AssertionError, LookupError, MemoryError, ValueError) as error:
+    except (*_INVALID, MemoryError) as error:
         raise ValueError("the header of a unit is not valid or too long") from error
     return elements, reader.getNumBytesTouched()
 
