@@ -55,6 +55,17 @@ def has_scaled_rows(tensor: Tensor) -> bool:
     return all(1 < len(torch.unique(row)) <= most for row in rows)
 
 
+def as_grid(tensor: Quantized) -> Quantized:
+    """A codebook of equidistant centroids as a grid, which other formats hold in fewer bytes."""
+    if isinstance(tensor, QuantizedTensor) or not tensor.codebook.values.any():
+        return tensor
+    values, zero = tensor.codebook.values.cpu(), tensor.codebook.zero
+    if (grid := equidistant(values)) is None:
+        return tensor
+    step, places = grid
+    return QuantizedTensor(places[tensor.integers.cpu().long() + zero], step, tensor.bits)
+
+
 def equidistant(values: Tensor) -> tuple[float, Tensor] | None:
     """A step and integers k, so that the values are ``float32(k) * float32(step)`` exactly.
 

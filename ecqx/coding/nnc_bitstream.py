@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ecqx.coding import nnc_tensors
 from ecqx.coding.bitstream import check_replaceable, coded_state_of
-from ecqx.coding.few_values import few_valued
+from ecqx.coding.few_values import as_grid, few_valued
 from ecqx.coding.inspection import FileSize
 from ecqx.coding.nnc_inspection import decoded_units
 from ecqx.coding.nnc_tensors import Levels
@@ -182,7 +182,8 @@ def _quantized_levels(quantized: Quantized) -> tuple[Levels, bool]:
         check_grid(quantized.bits, quantized.step)
         least, most = -(2 ** (quantized.bits - 1)), 2**quantized.bits - 1
         check_range(quantized.integers, least, most, f"{quantized.bits} bits allow")
-        integers = quantized.integers.detach().cpu().numpy().astype(np.int32)
-        if (coded := nnc_tensors.on_grid(integers, float(np.float32(quantized.step)))) is not None:
+    if isinstance(grid := as_grid(quantized), QuantizedTensor):
+        integers = grid.integers.detach().cpu().numpy().astype(np.int32)
+        if (coded := nnc_tensors.on_grid(integers, float(np.float32(grid.step)))) is not None:
             return coded, True
     return nnc_tensors.with_codebook(quantized.values().cpu().numpy())

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load_coded
 from ecqx.coding.container import metadata_of
-from ecqx.coding.few_values import equidistant
-from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.few_values import as_grid
+from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized
 from ecqx.coding.tensor_files import as_text
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
@@ -190,7 +190,7 @@ def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bi
         values = quantized[name].values().cpu().numpy()
         if not np.array_equal(numpy_helper.to_array(weight), values):
             raise InputError(f"the export changed {name}, so that it is no longer quantized")
-        parts, joining = _parts(name, weight.name, _on_grid(quantized[name]), four_bits)
+        parts, joining = _parts(name, weight.name, as_grid(quantized[name]), four_bits)
         kept += parts
         nodes += joining
     if not nodes:
@@ -200,17 +200,6 @@ def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bi
         content = [copy.deepcopy(item) for item in content]
         del field[:]
         field.extend(content)
-
-
-def _on_grid(tensor: Quantized) -> Quantized:
-    """A codebook of equidistant centroids as a grid."""
-    if isinstance(tensor, QuantizedTensor) or not tensor.codebook.values.any():
-        return tensor
-    values, zero = tensor.codebook.values.cpu(), tensor.codebook.zero
-    if (grid := equidistant(values)) is None:
-        return tensor
-    step, places = grid
-    return QuantizedTensor(places[tensor.integers.cpu().long() + zero], step, tensor.bits)
 
 
 def _parts(name: str, weight: str, tensor: Quantized, four_bits: bool) -> _Parts:
