@@ -86,13 +86,9 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
 
 
-# How messages name a file that was given as bytes.
-_UNNAMED = "the file given as bytes"
-
-
 def name_of(file: Path | bytes) -> str:
     """How messages name a file."""
-    return _UNNAMED if isinstance(file, bytes) else str(file)
+    return "the file given as bytes" if isinstance(file, bytes) else str(file)
 
 
 def read_contents(file: Path | bytes) -> Contents:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from nncodec.nnc_core import hls
 
+from ecqx.coding.type_codes import check_name
+
 _KIND, _PAYLOAD = hls.NnrUnitType, hls.CompressedDataUnitPayloadType
 # Start unit of a file of the second edition (general_profile_idc 1).
 START = bytes([0, 4, _KIND.NNR_STR << 2 | 2, 1])
@@ -175,7 +177,7 @@ def _units(data: memoryview) -> Iterator[memoryview]:
         position += size
 
 
-def _read(unit: memoryview, has_payload: bool) -> tuple[dict[str, Any], int]:
+def _read(unit: memoryview, header_only: bool) -> tuple[dict[str, Any], int]:
     """Syntax elements of a header, or of a whole unit, and their number of bytes.
 
     NNCodec's reader has no limits of its own, so it gets no more than the longest header.
@@ -188,7 +190,7 @@ def _read(unit: memoryview, has_payload: bool) -> tuple[dict[str, Any], int]:
             syntax.nnr_unit_size()
             for _ in syntax.nnr_unit_header():
                 pass
-            if not has_payload:
+            if not header_only:
                 syntax.nnr_unit_payload()
     except (*_INVALID, MemoryError) as error:
         raise ValueError("the header of a unit is not valid or too long") from error
@@ -198,7 +200,7 @@ def _read(unit: memoryview, has_payload: bool) -> tuple[dict[str, Any], int]:
 def _parameter_set(unit: memoryview, first: int) -> ParameterSet:
     if unit[first] >> 3 & 15:
         raise ValueError("it has performance maps, which are not supported")
-    elements, _ = _read(unit, has_payload=False)
+    elements, _ = _read(unit, header_only=False)
     if elements["mps_topology_indexed_reference_flag"]:
         raise ValueError("it has a list of names, which is not supported")
     if elements["base_model_id_present_flag"] or elements["mps_parent_signalling_enabled_flag"]:
@@ -211,16 +213,19 @@ def _read_data_unit(unit: memoryview, first: int) -> Unit:
     payload, has_several = unit[first] >> 3, unit[first] >> 2 & 1
     if payload not in (_PAYLOAD.NNR_PT_INT, _PAYLOAD.NNR_PT_FLOAT) or has_several:
         raise ValueError(f"a tensor has the payload type {payload}, which is not supported")
-    elements, size = _read(unit, has_payload=True)
+    elements, size = _read(unit, header_only=True)
     if not elements.get("tensor_dimensions_flag") or elements["compressed_parameter_types"]:
         raise ValueError("a tensor is part of a block, which is not supported")
     if elements.get("scan_order"):
         raise ValueError("a tensor has a scan order, which is not supported")
-    codebook, zero = elements.get("codebook__", ()), elements.get("CbZeroOffset__", 0)
-    if len(codebook) and (not 0 <= zero < len(codebook) or (np.diff(codebook) <= 0).any()):
+    codebook, zero = (
+        np.array(elements.get("codebook__", ()), int),
+        elements.get("CbZeroOffset__", 0),
+    )
+    if codebook.size and (not 0 <= zero < codebook.size or (np.diff(codebook) <= 0).any()):
         raise ValueError("a codebook is not ascending or has no such zero")
     return Unit(
-        elements["topology_elem_id"],
+        check_name(elements["topology_elem_id"]),
         tuple(map(int, elements["tensor_dimensions"])),
         unit[size:],
         elements.get("cabac_unary_length_minus1", _DEFAULT_FLAGS - 1) + 1,
