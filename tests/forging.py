@@ -26,13 +26,14 @@ from ecqx.coding.bitstream import save
 from ecqx.coding.container import (
     DIGEST_BYTES,
     MAGIC,
+    MAX_METADATA,
     VERSIONS,
     body_length_bytes,
+    code_metadata,
     pack,
     read_contents,
 )
 from ecqx.coding.entries import Entry, codebook_centroids, varint
-from ecqx.coding.metadata import MAX_BYTES, code_metadata
 from ecqx.coding.quantized import CodebookTensor, CodedState, Quantized, QuantizedTensor
 from ecqx.coding.tensor_coding import Floats
 from ecqx.coding.type_codes import CODEBOOKS, LOSSY, QUANTIZED, WEIGHTS
@@ -339,7 +340,7 @@ _COSTLY = (
 
 def _costly_metadata(draw: st.DrawFn, file: Original) -> bytes:
     """Much JSON, deep or wide, valid or not, up to more than there may be."""
-    size = draw(st.sampled_from([100, 10_000, MAX_BYTES // 2, MAX_BYTES - 100, MAX_BYTES]))
+    size = draw(st.sampled_from([100, 10_000, MAX_METADATA // 2, MAX_METADATA - 100, MAX_METADATA]))
     start, repeated, end = draw(st.sampled_from(_COSTLY))
     return _with_metadata(file, start + repeated * (size // len(repeated)) + end)
 

@@ -23,10 +23,9 @@ from torch import Tensor
 from ecqx.assignment.bits import FORMS
 from ecqx.assignment.codebooks import Codebook
 from ecqx.coding.bitstream import load, save
-from ecqx.coding.container import read_contents
+from ecqx.coding.container import code_metadata, read_contents
 from ecqx.coding.entries import Entry
 from ecqx.coding.inspection import inspect
-from ecqx.coding.metadata import code_metadata
 from ecqx.coding.quantized import CodebookTensor
 from ecqx.errors import InputError
 

@@ -685,7 +685,7 @@ def test_a_file_is_read_from_bytes_and_from_a_file_object_onto_a_device(tmp_path
     tensors = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
     save(path, tensors)
     data = path.read_bytes()
-    sources: tuple[Any, ...] = (path, str(path), data, io.BytesIO(data))
+    sources: tuple[Any, ...] = (path, str(path), data, bytearray(data), io.BytesIO(data))
     for source in sources:
         loaded = load(source, device="meta")
         assert {name: t.device.type for name, t in loaded.items()} == {"w": "meta", "n": "meta"}
@@ -695,7 +695,8 @@ def test_a_file_is_read_from_bytes_and_from_a_file_object_onto_a_device(tmp_path
     refused: tuple[tuple[Any, str, str], ...] = (
         (data[:-1], "cpu", "the file given as bytes is cut off"),
         (b"", "cpu", "the file given as bytes is no ECQX bitstream"),
-        (io.StringIO("ECQX"), "cpu", "opened in binary mode"),
+        (io.StringIO("ECQX"), "cpu", "opened in binary mode, not a StringIO"),
+        (None, "cpu", "opened in binary mode, not a NoneType"),
         (data, "none", "torch cannot use the device 'none'"),
     )
     for source, device, reason in refused:

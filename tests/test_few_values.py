@@ -116,7 +116,7 @@ def test_encode_keeps_what_is_quantized_and_says_so(tmp_path: Path, run: Run) ->
     torch.save(state, path)
     code, out, error = run("encode", path, "-o", output)
     assert (code, error) == (0, "")
-    assert "2 tensors have few values, 16 at most: stored without loss" in out
+    assert "tensors with few values (16 at most), stored without loss: 2\n" in out
     assert "others are not quantized (--bitwidth): first.weight" in out
     assert "position" in out
     for name, tensor in bitstream.load(output).items():

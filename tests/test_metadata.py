@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ecqx
-from ecqx.coding.container import DIGEST_BYTES, MAGIC
+from ecqx.coding.container import DIGEST_BYTES, MAGIC, MAX_METADATA, code_metadata, read_metadata
 from ecqx.coding.entries import varint
-from ecqx.coding.metadata import MAX_BYTES, code_metadata, read_metadata
 from ecqx.errors import InputError
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
@@ -77,7 +76,7 @@ def test_keys_and_tuples_become_what_json_has(tmp_path: Path) -> None:
         {"lone": "\ud800"},
         ["classes"],
         "classes",
-        {"classes": "x" * MAX_BYTES},
+        {"classes": "x" * MAX_METADATA},
     ],
     ids=lambda metadata: repr(metadata)[:20],
 )

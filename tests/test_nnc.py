@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,8 @@ def test_layers_of_one_value_and_of_every_shape(tmp_path: Path) -> None:
         for name, integers in kinds.items():
             for step in (0.1, 0.25):
                 tensors[f"{name}.{number}.{step}"] = QuantizedTensor(integers, step, 4)
+    # Eight bits without a sign: the largest weight has more bits than the smallest.
+    tensors["unsigned"] = QuantizedTensor(torch.arange(256).reshape(16, 16), 0.0123, 8)
     state = {name: tensor.values() for name, tensor in tensors.items()}
     assert exported(tmp_path / "odd.nnc", CodedState(state, tensors)) == ""
     (decoded,) = by_nncodec(tmp_path / "odd.nnc")
@@ -185,7 +189,7 @@ def test_what_the_syntax_cannot_hold_is_named_in_one_line(tmp_path: Path) -> Non
     for name in ("first.weight", "second.bias", "norm.running_var", "float64"):
         expected = model.state_dict()[name].numpy().astype(np.float64)
         assert np.abs(decoded[name] - expected).max() <= np.abs(expected).max() * 2.0**-24
-        np.testing.assert_allclose(decoded[name], expected, rtol=2.0**-12, atol=0)
+        np.testing.assert_allclose(decoded[name], expected, rtol=2.0**-11, atol=0)
 
 
 @pytest.mark.parametrize("spread", [1, 6, 7, 30, 120])
@@ -206,7 +210,7 @@ def test_floats_are_exact_within_31_bits_of_the_largest(spread: int) -> None:
     fewer, _ = nnc_tensors.fixed_point(values, 24)
     error = np.abs(fewer.values().astype(np.float64) - values)
     assert error.max() <= 2.0**-24
-    assert (error <= np.maximum(2.0**-12 * np.abs(values), 2.0**-31)).all()
+    assert (error <= np.maximum(2.0**-11 * np.abs(values), 2.0**-31)).all()
     # What has eleven bits from the start stays as it is.
     half = values[np.abs(values) >= 2.0**-6].astype(np.float16).astype(np.float32)
     assert (nnc_tensors.fixed_point(half, 24)[0].values() == half).all()
@@ -232,7 +236,9 @@ def test_a_step_for_nnc_has_eight_bits_and_moves_little() -> None:
         assert abs(rounded.step / plain.step - 1) <= 2.0**-8
         assert math.frexp(rounded.step)[0] * 256 % 1 == 0
         levels = np.arange(-3, 4, dtype=np.int32)
-        assert (nnc_tensors.uniform(levels, rounded.step) is None) == (rounded.step >= 1)
+        coded = nnc_tensors.on_grid(levels, rounded.step)
+        assert coded is not None
+        assert (coded.codebook == ()) == (rounded.step < 1)
     with pytest.raises(ValueError, match=r"^step must be one of float32, nnc, not 'seven'$"):
         CentroidGrid.fit(weight, 4, step="seven")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^step is a setting of grids; trained centroids"):
@@ -251,25 +257,6 @@ def test_the_step_is_a_setting_of_grids_in_a_suite() -> None:
     assert "step" not in runs[1].settings
     assert runs[0].run_id != runs[1].run_id
     assert "step" not in method_class("EC2T").takes()
-
-
-def test_numbers_of_the_syntax_are_read_as_they_are_written() -> None:
-    writer = nnc_units.BitWriter()
-    rng = np.random.default_rng(0)
-    numbers = [(int(k), int(n)) for k, n in rng.integers(0, [9, 1 << 34], (200, 2))]
-    numbers += [(k, n) for k in range(8) for n in range(40)]
-    for k, n in numbers:
-        writer.ue(k, n)
-        writer.ie(k, -n)
-        writer.ie(k, n)
-    writer.align()
-    writer.text("layer.é")
-    reader = nnc_units.BitReader(memoryview(writer.bytes()))
-    for k, n in numbers:
-        assert (reader.ue(k), reader.ie(k), reader.ie(k)) == (n, -n, n)
-    reader.align()
-    assert reader.text() == "layer.é"
-    assert len(reader.rest()) == 0
 
 
 def test_what_nncodec_writes_is_read(tmp_path: Path) -> None:
@@ -334,6 +321,29 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
             load_nnc(path)
     with pytest.raises(ecqx.errors.InputError, match="no such file"):
         load_nnc(tmp_path / "none.nnc")
+
+
+def test_what_few_bytes_announce_is_refused_at_once(tmp_path: Path) -> None:
+    """Elements without end, a shape, a codebook, a name or a number of any size."""
+    path = tmp_path / "model.nnc"
+    unit = nnc_units.Unit("w", (4, 4), b"\xff" * 16_000, 256)
+    forged = [
+        nnc_units.pack(nnc_tensors.PARAMETERS, [replace(unit, shape=shape)])
+        for shape in [(1, 1 << 24), (1 << 31, 2), (0, 1 << 60), ()]
+    ]
+    valid = nnc_units.pack(nnc_tensors.PARAMETERS, [replace(unit, codebook=(-1, 0, 1), zero=1)])
+    at = valid.index(b"w\0") + 2
+    # Numbers without end where a shape and a codebook begin.
+    forged += [
+        valid[:at] + bits + bytes(15_000) + valid[at + 15_001 :] for bits in (b"\x18", b"\x40")
+    ]
+    forged.append(valid.replace(b"w\0", b"w" * 2))
+    for data in forged:
+        path.write_bytes(data)
+        started = time.process_time()
+        with pytest.raises(ecqx.errors.InputError, match=r"^[^\n]*model.nnc[^\n]*$"):
+            load_nnc(path)
+        assert time.process_time() - started < 1
 
 
 def test_no_damage_ends_the_process(tmp_path: Path) -> None:

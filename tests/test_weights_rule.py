@@ -20,8 +20,8 @@ from torchvision.models.swin_transformer import (
 )
 
 import ecqx
+from ecqx.coding.bitstream import EcqxFile
 from ecqx.coding.coded_state import write_coded_state
-from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.coding.inspection import inspect
 from ecqx.coding.plain_files import Integer8File
 from ecqx.data.tensors import Preparation, Split, TensorData

@@ -85,19 +85,35 @@ def export(
         raise InputError(
             "--model, --num_classes, --input and --no-four_bits are options of --format onnx"
         )
+    if kind == "safetensors":
+        return write_decoded(file, output)
     with announced("loading torch"):
-        from ecqx.coding.bitstream import check_replaceable, load, load_coded
-        from ecqx.coding.container import metadata_of
+        from ecqx.coding.bitstream import check_replaceable, load_coded
         from ecqx.coding.nnc_bitstream import export_nnc
-        from ecqx.coding.tensor_files import hub_metadata, write_tensors
 
     check_replaceable(output)
     if kind == "nnc":
         export_nnc(output, load_coded(file), float_bits, progress=True)
-    elif kind == "safetensors":
-        write_tensors(output, load(file, progress=True), hub_metadata(metadata_of(file)))
     else:
         _export_onnx(file, output, model, num_classes, shape, four_bits)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def write_decoded(file: Path, output: Path) -> None:
+    """Write the tensors of a .ecqx or .nnc file as .safetensors."""
+    with announced("loading torch"):
+        from ecqx.coding.bitstream import check_replaceable, load
+        from ecqx.coding.container import metadata_of
+        from ecqx.coding.nnc_bitstream import load_nnc
+        from ecqx.coding.nnc_inspection import is_nnc
+        from ecqx.coding.tensor_files import hub_metadata, write_tensors
+
+    check_replaceable(output)
+    if is_nnc(file):
+        state, metadata = load_nnc(file, progress=True), {}
+    else:
+        state, metadata = load(file, progress=True), metadata_of(file)
+    write_tensors(output, state, hub_metadata(metadata))
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 

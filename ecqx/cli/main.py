@@ -17,7 +17,7 @@ from click.shell_completion import get_completion_class
 
 from ecqx.cli.contents import about, as_json, summary, table
 from ecqx.cli.evaluate import evaluate
-from ecqx.cli.export import export
+from ecqx.cli.export import export, write_decoded
 from ecqx.cli.run import run
 from ecqx.cli.search import search
 from ecqx.errors import InputError, warnings_to
@@ -215,22 +215,9 @@ def decode(file: Path, output: Path) -> None:
     Example:
       ecqx decode resnet20.ecqx -o resnet20.safetensors
     """
-    with announced("loading torch"):
-        from ecqx.coding import bitstream
-        from ecqx.coding.container import metadata_of
-        from ecqx.coding.nnc_bitstream import load_nnc
-        from ecqx.coding.nnc_inspection import is_nnc
-        from ecqx.coding.tensor_files import hub_metadata, write_tensors
-
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: the name of the output must end in .safetensors")
-    bitstream.check_replaceable(output)
-    if is_nnc(file):
-        state, metadata = load_nnc(file, progress=True), {}
-    else:
-        state, metadata = bitstream.load(file, progress=True), metadata_of(file)
-    write_tensors(output, state, hub_metadata(metadata))
-    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+    write_decoded(file, output)
 
 
 @cli.command()

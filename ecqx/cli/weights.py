@@ -45,7 +45,7 @@ def coded_weights(
     remarks = []
     if is_quantized:
         remarks.append(
-            f"{len(known)} tensors have few values, {max(counts)} at most: stored without loss"
+            f"tensors with few values ({max(counts)} at most), stored without loss: {len(known)}"
         )
         if others and not all_wanted:
             remarks.append(f"others are not quantized (--bitwidth): {', '.join(others)}")

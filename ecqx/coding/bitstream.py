@@ -5,14 +5,17 @@ The layout is specified in docs/bitstream.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.container import name_of, pack, read_contents
+from ecqx.coding.forms import Form
 from ecqx.coding.inspection import FileSize, errors_name, file_size
 from ecqx.coding.quantized import CodedState, CodedStateSource, Quantized
 from ecqx.coding.tensor_coding import Floats, code_tensor, decode_quantized, decode_tensor
@@ -109,44 +112,41 @@ def load(
     --------
     >>> state = load(urllib.request.urlopen(address), device="cuda")  # doctest: +SKIP
     """
-    _check_device(device)
-    source = _source(path)
-    state = {}
-    entries = read_contents(source).entries
-    for name, entry in counted(entries.items(), "decoding", "tensor", progress):
-        with errors_name(name_of(source), name):
-            state[name] = decode_tensor(entry).to(device)
-    return state
-
-
-def _source(file: str | Path | bytes | IO[bytes]) -> Path | bytes:
-    if isinstance(file, str | Path):
-        return expanded(file)
-    content = file if isinstance(file, bytes) else file.read()
-    if not isinstance(content, bytes):
-        raise InputError("a file object must be opened in binary mode")
-    return content
-
-
-def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"torch cannot use the device {str(device)!r}: {reason}") from error
+    return {name: t.to(device) for name, t, _ in _decoded(_source(path), progress)}
 
 
 def load_coded(path: str | Path) -> CodedState:
     """Read a file that `save` wrote as integers and centroids; errors as of `load`."""
-    state, quantized = {}, {}
-    for name, entry in read_contents(expanded(path)).entries.items():
-        with errors_name(path, name):
-            if entry.code in WEIGHTS:
-                quantized[name] = decode_quantized(entry)
-                state[name] = quantized[name].values()
-            else:
-                state[name] = decode_tensor(entry)
-    return CodedState(state, quantized)
+    decoded = list(_decoded(expanded(path)))
+    quantized = {name: coded for name, _, coded in decoded if coded is not None}
+    return CodedState({name: tensor for name, tensor, _ in decoded}, quantized)
+
+
+def _decoded(
+    source: Path | bytes, progress: bool = False
+) -> Iterator[tuple[str, Tensor, Quantized | None]]:
+    """Name and values of each tensor, and the integers and centroids of weights."""
+    entries = read_contents(source).entries
+    for name, entry in counted(entries.items(), "decoding", "tensor", progress):
+        with errors_name(name_of(source), name):
+            quantized = decode_quantized(entry) if entry.code in WEIGHTS else None
+            tensor = decode_tensor(entry) if quantized is None else quantized.values()
+        yield name, tensor, quantized
+
+
+def _source(file: str | Path | bytes | IO[bytes]) -> Path | bytes:
+    if isinstance(file, str | Path):
+        return expanded(file)
+    content = file.read() if hasattr(file, "read") else file
+    if not isinstance(content, bytes | bytearray | memoryview):
+        kind = type(file).__name__
+        raise InputError(f"needs a path, bytes, or a file opened in binary mode, not a {kind}")
+    return bytes(content)
 
 
 def check_replaceable(path: str | Path) -> None:
@@ -176,3 +176,24 @@ def coded_state_of(
         if name not in state:
             raise InputError(f"quantized tensor {name} is not in the state_dict")
     return state, quantized
+
+
+@dataclass(frozen=True)
+class EcqxFile(Form):
+    """The file as a form of a suite; `save` says how ``floats`` are stored."""
+
+    floats: Floats = "raw"
+    suffix: ClassVar[str] = "ecqx"
+
+    def write(self, trained: Path, path: Path) -> None:
+        """Write the file, read it back, and compare what is coded without loss."""
+        coded = read_coded_state(trained)
+        save(path, coded, self.floats)
+        decoded = load(path)
+        lossless = coded.state if self.floats == "raw" else coded.quantized
+        changed = [name for name in lossless if not torch.equal(coded.state[name], decoded[name])]
+        if changed or list(coded.state) != list(decoded):
+            raise RuntimeError(f"{path}: decodes to another {changed or 'list of tensors'}")
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        return load(path)

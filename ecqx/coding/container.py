@@ -6,6 +6,7 @@ The layout is specified in docs/bitstream.md.
 from __future__ import annotations
 
 import hashlib
+import json
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ecqx.coding.entries import Entry, Reader, read_header, varint
-from ecqx.coding.metadata import code_metadata, read_metadata
 from ecqx.coding.type_codes import CODEBOOKS, MAX_NAME, check_name
 from ecqx.errors import InputError, input_errors
 from ecqx.files import expanded
@@ -24,6 +24,8 @@ from ecqx.files import expanded
 MAGIC, DIGEST_BYTES = b"ECQX", 16
 # Version 2 added codebooks, version 3 metadata; a file has the first version that has its contents.
 VERSIONS = (1, 2, 3)
+# Bytes of metadata; to read JSON takes some thirty times its bytes.
+MAX_METADATA = 1 << 20
 # The number of shared tokens has four bits of a varint.
 _MAX_SHARED_TOKENS = 15
 
@@ -84,13 +86,9 @@ def _names_and_headers(names: Sequence[str], entries: Sequence[Entry]) -> bytes:
     return varint(len(token_ids)) + table + varint(len(entries)) + b"".join(headers)
 
 
-# How messages name a file that was given as bytes.
-_UNNAMED = "the file given as bytes"
-
-
 def name_of(file: Path | bytes) -> str:
     """How messages name a file."""
-    return _UNNAMED if isinstance(file, bytes) else str(file)
+    return "the file given as bytes" if isinstance(file, bytes) else str(file)
 
 
 def read_contents(file: Path | bytes) -> Contents:
@@ -180,3 +178,38 @@ def _read_name(reader: Reader, tokens: Sequence[str], previous: Sequence[str]) -
     if sum(map(len, parts)) + len(parts) - 1 > MAX_NAME:
         raise ValueError(f"a name is longer than {MAX_NAME} characters")
     return parts
+
+
+def code_metadata(metadata: Mapping[str, Any]) -> bytes:
+    """UTF-8 of JSON: keys sorted, no spaces, no NaN; ``InputError`` if that cannot be stored."""
+    try:
+        # Read back: keys that are numbers are sorted as the strings that JSON makes of them.
+        data = _canonical(json.loads(json.dumps(dict(metadata), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"metadata must be a dict of what JSON can hold: strings, finite numbers, booleans, "
+            f"None, lists and dicts ({' '.join(str(error).split())})"
+        ) from error
+    if len(data) > MAX_METADATA:
+        raise InputError(f"metadata take {len(data):,} bytes as JSON; at most {MAX_METADATA:,}")
+    return data
+
+
+def read_metadata(data: memoryview) -> dict[str, Any]:
+    """What `code_metadata` coded; ``ValueError`` for anything else."""
+    try:
+        if len(data) > MAX_METADATA:
+            raise ValueError
+        metadata = json.loads(bytes(data))
+        if not metadata or not isinstance(metadata, dict) or _canonical(metadata) != data:
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise ValueError("its metadata are not JSON in the form of the format") from None
+    return metadata
+
+
+def _canonical(value: dict[Any, Any]) -> bytes:
+    text = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    )
+    return text.encode()

@@ -50,9 +50,20 @@ def distinct_values(tensor: Quantized) -> int:
 
 def has_scaled_rows(tensor: Tensor) -> bool:
     """Whether the first rows have few values each: a scale for each channel, and no codebook."""
-    rows = tensor.detach().cpu().flatten(1)[:_ROWS]
+    rows = tensor.detach().cpu().flatten(1)[:_ROWS].double()
     most = min(MOST_DISTINCT, rows.shape[1] // _REPEATED)
     return all(1 < len(torch.unique(row)) <= most for row in rows)
+
+
+def as_grid(tensor: Quantized) -> Quantized:
+    """A codebook of equidistant centroids as a grid, which other formats hold in fewer bytes."""
+    if isinstance(tensor, QuantizedTensor) or not tensor.codebook.values.any():
+        return tensor
+    values, zero = tensor.codebook.values.cpu(), tensor.codebook.zero
+    if (grid := equidistant(values)) is None:
+        return tensor
+    step, places = grid
+    return QuantizedTensor(places[tensor.integers.cpu().long() + zero], step, tensor.bits)
 
 
 def equidistant(values: Tensor) -> tuple[float, Tensor] | None:
@@ -95,6 +106,8 @@ def _as_quantized(tensor: Tensor) -> Quantized | None:
     """A tensor with few values, or None if it has too many or some that float32 does not hold."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
+    if tensor.itemsize == 1:
+        tensor = tensor.float()  # torch sorts no 8-bit floats
     if torch.unique(tensor.flatten()[:_SAMPLE]).numel() > MOST_DISTINCT:
         return None
     values, position = torch.unique(tensor, return_inverse=True)

@@ -27,7 +27,7 @@ class Form(ABC):
 
 # Module and class of each form; imported when used.
 FORMS: dict[str, str] = {
-    "ecqx": "ecqx.coding.ecqx_file:EcqxFile",
+    "ecqx": "ecqx.coding.bitstream:EcqxFile",
     "nnc": "ecqx.coding.nnc_file:NncFile",
     "float16": "ecqx.coding.plain_files:Float16File",
     "integer8": "ecqx.coding.plain_files:Integer8File",

@@ -142,7 +142,7 @@ def errors_name(path: str | Path, name: str) -> Iterator[None]:
     try:
         with input_errors(f"{path} is no valid bitstream: tensor {name!r}: "):
             yield
-    except MemoryError as error:
+    except (MemoryError, OSError) as error:  # an OSError by the system's mmap
         raise InputError(f"{path}: tensor {name!r} needs more memory than is available") from error
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from ecqx.coding import nnc_tensors
 from ecqx.coding.bitstream import check_replaceable, coded_state_of
-from ecqx.coding.few_values import few_valued
+from ecqx.coding.few_values import as_grid, few_valued
 from ecqx.coding.inspection import FileSize
 from ecqx.coding.nnc_inspection import decoded_units
 from ecqx.coding.nnc_tensors import Levels
@@ -38,25 +36,8 @@ _COUNTER = "num_batches_tracked"
 _FACTORS = ("_G", "_H")
 
 
-@dataclass
-class _Changes:
-    """What the standard's syntax cannot hold as it is: names of tensors by what became of them."""
-
-    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, what: str, name: str) -> None:
-        self.names[what].append(name)
-
-    def report(self, path: str | Path) -> None:
-        """One line for the user."""
-        if self.names:
-            parts = [f"{_listed(names)} {what}" for what, names in sorted(self.names.items())]
-            line = f"{path}: NNC cannot hold as they are: {'; '.join(parts)}"
-            warnings.warn(line, InputWarning, stacklevel=3)
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+# Names of tensors by what became of them, as the standard cannot hold them as they are.
+_Changes = defaultdict[str, list[str]]
 
 
 def export_nnc(
@@ -83,7 +64,7 @@ def export_nnc(
         (`ecqx.coding.few_values`) count as quantized.
     float_bits : int
         Bits of the largest value in each tensor of other floats, 16 to 31: the error is at most
-        2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -12 of each value.
+        2 ** -``float_bits`` of that value and, where 31 bits allow it, 2 ** -11 of each value.
         Tensors that need no more bits are exact. 31 makes ResNet20's file 2 % larger than 24.
     progress : bool
         Show a progress bar if stderr is a terminal.
@@ -110,7 +91,7 @@ def export_nnc(
     state, known = coded_state_of(model)
     others = {name: t for name, t in state.items() if name not in known and is_quantizable(t)}
     quantized = few_valued(others) | dict(known)
-    changes, units = _Changes(), list[Unit]()
+    changes, units = _Changes(list), list[Unit]()
     for name, tensor in counted(state.items(), "encoding", "tensor", progress):
         _check_name(name)
         with input_errors(f"tensor {name}: "):
@@ -120,7 +101,10 @@ def export_nnc(
             units.append(nnc_tensors.encode(name, coded, name in quantized))
     data = pack(nnc_tensors.PARAMETERS, units)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
-    changes.report(path)
+    if changes:
+        parts = [f"{_listed(names)} {what}" for what, names in sorted(changes.items())]
+        line = f"{path}: NNC cannot hold as they are: {'; '.join(parts)}"
+        warnings.warn(line, InputWarning, stacklevel=2)
     return FileSize(len(data), sum(len(u.payload) for u in units if u.name in quantized))
 
 
@@ -141,6 +125,10 @@ def load_nnc(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     }
 
 
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 def _check_name(name: object) -> None:
     if "\0" in check_name(name) or str(name).endswith(_FACTORS):
         raise InputError(
@@ -154,21 +142,25 @@ def _coded(
 ) -> Levels | None:
     """A tensor as levels, or None if it is left out."""
     if (reason := _reason_to_leave_out(name, tensor)) is not None:
-        changes.add(f"left out ({reason})", name)
+        changes[f"left out ({reason})"].append(name)
         return None
     if tensor.dim() == 0:
-        changes.add("as a tensor of one dimension", name)
+        changes["as a tensor of one dimension"].append(name)
+    tensor = tensor.detach().cpu()
     if quantized is not None:
         coded, is_exact = _quantized_levels(quantized)
     elif tensor.is_floating_point():
-        values = _as_float32(name, tensor, changes)
-        coded, is_exact = nnc_tensors.fixed_point(values, float_bits)
+        stored = tensor.to(torch.float32)
+        if tensor.dtype != torch.float32:
+            is_same = torch.equal(stored.to(tensor.dtype), tensor)
+            changes["as float32" if is_same else "rounded to float32"].append(name)
+        coded, is_exact = nnc_tensors.fixed_point(stored.numpy(), float_bits)
     else:
         if tensor.dtype != torch.int32:
-            changes.add("as int32", name)
-        return Levels(tensor.detach().cpu().numpy().astype(np.int32))
+            changes["as int32"].append(name)
+        return Levels(tensor.numpy().astype(np.int32))
     if not is_exact:
-        changes.add(f"rounded to {float_bits} bits", name)
+        changes[f"rounded to {float_bits} bits"].append(name)
     return coded
 
 
@@ -190,17 +182,8 @@ def _quantized_levels(quantized: Quantized) -> tuple[Levels, bool]:
         check_grid(quantized.bits, quantized.step)
         least, most = -(2 ** (quantized.bits - 1)), 2**quantized.bits - 1
         check_range(quantized.integers, least, most, f"{quantized.bits} bits allow")
-        integers = quantized.integers.detach().cpu().numpy().astype(np.int32)
-        step = float(np.float32(quantized.step))
-        if (coded := nnc_tensors.uniform(integers, step)) is not None:
+    if isinstance(grid := as_grid(quantized), QuantizedTensor):
+        integers = grid.integers.detach().cpu().numpy().astype(np.int32)
+        if (coded := nnc_tensors.on_grid(integers, float(np.float32(grid.step)))) is not None:
             return coded, True
     return nnc_tensors.with_codebook(quantized.values().cpu().numpy())
-
-
-def _as_float32(name: str, tensor: Tensor, changes: _Changes) -> np.ndarray[Any, Any]:
-    tensor = tensor.detach().cpu()
-    stored = tensor.to(torch.float32)
-    if tensor.dtype != torch.float32:
-        is_same = torch.equal(stored.to(tensor.dtype), tensor)
-        changes.add("as float32" if is_same else "rounded to float32", name)
-    return stored.numpy()

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from ecqx.coding import nnc_tensors
-from ecqx.coding.inspection import FileInfo, FileSize, TensorRecord, statistics_of
+from ecqx.coding.inspection import (
+    FileInfo,
+    FileSize,
+    TensorRecord,
+    errors_name,
+    statistics_of,
+)
 from ecqx.coding.nnc_tensors import Levels
-from ecqx.coding.nnc_units import START, ParameterSet, Unit, unpack
+from ecqx.coding.nnc_units import START, Unit, unpack
+from ecqx.coding.type_codes import Kind
 from ecqx.errors import InputError, input_errors
 from ecqx.files import expanded
 from ecqx.progress import counted
@@ -43,45 +50,39 @@ def decoded_units(
     path: str | Path, what: str, progress: bool = False
 ) -> Iterator[tuple[Unit, Levels]]:
     """The tensors of a file, one after the other; ``what`` is shown with the progress."""
-    parameters, units = _read(path)
-    seen = set()
-    for unit in counted(units, what, "tensor", progress):
-        with input_errors(f"{path}: tensor {unit.name!r}: "):
-            if unit.name in seen:
-                raise ValueError("is there twice")
-            seen.add(unit.name)
-            levels = _decoded(unit, parameters)
-        yield unit, levels
-
-
-def _decoded(unit: Unit, parameters: ParameterSet) -> Levels:
-    try:
-        return nnc_tensors.decode(unit, parameters)
-    except (MemoryError, OSError) as error:  # an OSError by the system's mmap
-        raise ValueError("needs more memory than is available") from error
-
-
-def _read(path: str | Path) -> tuple[ParameterSet, list[Unit]]:
     file = expanded(path)
     if not file.is_file():
         raise InputError(f"{path}: {'not a file' if file.exists() else 'no such file'}")
     with input_errors(f"{path} is no NNC bitstream that is read here: "):
-        return unpack(file.read_bytes())
+        parameters, units = unpack(file.read_bytes())
+    seen = set()
+    for unit in counted(units, what, "tensor", progress):
+        with errors_name(path, unit.name):
+            if unit.name in seen:
+                raise ValueError("is there twice")
+            seen.add(unit.name)
+            levels = nnc_tensors.decode(unit, parameters)
+        yield unit, levels
 
 
 def _record(unit: Unit, coded: Levels) -> TensorRecord:
     low, high = int(coded.levels.min()), int(coded.levels.max())
-    size = len(unit.payload)
-    if not unit.is_float:
-        return TensorRecord(unit.name, "integer", "int32", unit.shape, size)
-    if high - low >= _MOST_LEVELS:
-        return TensorRecord(unit.name, "float", "float32", unit.shape, size)
-    own: dict[str, Any] = {"step": coded.step}
-    if unit.codebook is not None:
-        book = np.array(unit.codebook) * coded.step
-        own = {"form": "values", "numbers": tuple(book[book != 0].tolist())}
-    bits = max(high, -low - 1, 1).bit_length() + (low < 0)
-    own |= statistics_of(coded.levels)
-    if unit.codebook is not None and unit.codebook[unit.zero]:
-        own["sparsity"] = 0.0
-    return TensorRecord(*(unit.name, "quantized", "float32", unit.shape, size), bits=bits, **own)
+    kind: Kind = "float" if unit.is_float else "integer"
+    own: dict[str, Any] = {}
+    if unit.is_float and high - low < _MOST_LEVELS:
+        kind = "quantized"
+        own = _centroids(unit, coded.step) if unit.codebook else {"step": coded.step}
+        own |= {"bits": max(high - low, 1).bit_length()} | statistics_of(coded.levels)
+        if unit.codebook and unit.codebook[unit.zero]:
+            own["sparsity"] = 0.0
+    dtype = "float32" if unit.is_float else "int32"
+    return TensorRecord(unit.name, kind, dtype, unit.shape, len(unit.payload), **own)
+
+
+def _centroids(unit: Unit, step: float) -> dict[str, Any]:
+    """The step of a grid that is stored as a codebook, or the codebook."""
+    book = np.array(unit.codebook)
+    divisor = int(np.gcd.reduce(book)) or 1
+    if np.ptp(book) < _MOST_LEVELS * divisor:
+        return {"step": divisor * step}
+    return {"form": "values", "numbers": tuple((book[book != 0] * step).tolist())}

@@ -2,7 +2,7 @@
 
 A quantized tensor is coded without loss: by its integers where the step has 8 significant bits,
 which is all that the standard's uniform reconstruction can hold, else by a codebook of multiples of
-a power of two. Other floats are rounded to multiples of a power of two.
+such a step. Other floats are rounded to multiples of a power of two.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ DENSITY = 7
 PARAMETERS = ParameterSet(DENSITY, -(1 << 12))
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -64, -1
 MOST_BITS = 31
-# Bits that even the smallest value of a tensor of plain floats keeps, where 31 allow that.
-_LEAST_BITS = 12
+# Bits that even the smallest value of a tensor of plain floats keeps, where 31 allow that: those of
+# half precision.
+_LEAST_BITS = 11
 # The magnitude that is too large for a level and such a step.
 TOO_LARGE = 2.0 ** (MOST_BITS + HIGHEST_EXPONENT)
 # Flags of a layer are counted in eight bits. Levels of plain floats hardly ever are small.
 _MAX_FLAGS, _FLAGS_OF_FLOATS = 256, 1
-_MAX_ELEMENTS = (1 << 31) - 1
+# A layer is decoded in one piece, and its end is noticed only then. So many bytes may its levels
+# take at most, whatever its payload, or for each byte of it: half a second, or 0.2 ms a byte.
+_ANY_LEVELS, _LEVELS_PER_BYTE = 1 << 25, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -42,37 +45,51 @@ class Levels:
         With a codebook positions relative to ``zero``.
     step : float
         Zero for a tensor of integers.
-    codebook : tuple of int, optional
+    codebook : tuple of int
+        Empty if there is none.
     zero : int
         Position of level 0 in the codebook.
     """
 
     levels: NDArray[np.int32]
     step: float = 0.0
-    codebook: tuple[int, ...] | None = None
+    codebook: tuple[int, ...] = ()
     zero: int = 0
 
     def values(self) -> NDArray[np.float32] | NDArray[np.int32]:
         """The tensor as NNCodec reconstructs it: float32, or int32 for integers."""
         if not self.step:
             return self.levels
-        if self.codebook is not None:
-            book, position = np.array(self.codebook, np.int32), self.levels + self.zero
-            if not 0 <= position.min() <= position.max() < len(book):
+        if self.codebook:
+            position = self.levels + self.zero
+            if not 0 <= position.min() <= position.max() < len(self.codebook):
                 raise ValueError("a level is outside the codebook")
             # NNCodec multiplies in float64; a model in float32 gets this.
-            values: NDArray[np.float32] = (book * self.step)[position].astype(np.float32)
+            table = (np.array(self.codebook) * self.step).astype(np.float32)
+            values: NDArray[np.float32] = table[position]
         else:
             values = np.float32(self.step) * self.levels.astype(np.float32)
         return values
 
 
-def uniform(levels: NDArray[np.int32], step: float) -> Levels | None:
-    """Multiples of a step, or None if the standard cannot hold this step exactly."""
+def on_grid(integers: NDArray[np.int32], step: float) -> Levels | None:
+    """Multiples of a step of float32, or None if it is out of the standard's range.
+
+    A step of more than 8 bits becomes an integer times one of 8 bits, whose products with the
+    integers round to the same float32. The smallest such integer makes the smallest codebook.
+    """
+    k = np.unique(integers)
+    expected = k.astype(np.float32) * np.float32(step)
     mantissa, exponent = math.frexp(step)
-    has_eight_bits = (mantissa * (2 << DENSITY)).is_integer()
-    if has_eight_bits and LOWEST_EXPONENT <= exponent - 1 <= HIGHEST_EXPONENT:
-        return Levels(levels, step)
+    eight_bits = np.arange(1 << DENSITY, 2 << DENSITY)
+    for scale in range(DENSITY, 33):
+        factors = np.rint(math.ldexp(mantissa, scale) / eight_bits)
+        near = np.abs(factors * eight_bits / math.ldexp(mantissa, scale) - 1) <= 2.0**-24
+        for index in np.flatnonzero(near):
+            factor, own = int(factors[index]), math.ldexp(eight_bits[index], exponent - scale)
+            is_held = LOWEST_EXPONENT < math.frexp(own)[1] <= HIGHEST_EXPONENT + 1
+            if is_held and np.array_equal((k * factor * own).astype(np.float32), expected):
+                return Levels(integers, own) if factor == 1 else _book(integers, own, factor)
     return None
 
 
@@ -83,7 +100,7 @@ def fixed_point(values: NDArray[np.float32], bits: int = MOST_BITS) -> tuple[Lev
     ----------
     values : array of float32
     bits : int
-        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 12.
+        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 11.
 
     Raises
     ------
@@ -126,10 +143,15 @@ def _trailing_zeros(integers: NDArray[np.int64]) -> int:
 def with_codebook(values: NDArray[np.float32]) -> tuple[Levels, bool]:
     """The same as `fixed_point`, each distinct value as an entry of a codebook."""
     fixed, is_exact = fixed_point(values)
-    entries, positions = np.unique(fixed.levels, return_inverse=True)
+    return _book(fixed.levels, fixed.step), is_exact
+
+
+def _book(multiples: NDArray[np.int32], step: float, factor: int = 1) -> Levels:
+    """Each distinct integer times ``factor`` as an entry of a codebook."""
+    entries, positions = np.unique(multiples, return_inverse=True)
     zero = int(np.abs(entries.astype(np.int64)).argmin())
-    levels = (positions.reshape(values.shape) - zero).astype(np.int32)
-    return replace(fixed, levels=levels, codebook=tuple(map(int, entries)), zero=zero), is_exact
+    levels = (positions.reshape(multiples.shape) - zero).astype(np.int32)
+    return Levels(levels, step, tuple(int(entry) * factor for entry in entries), zero)
 
 
 def encode(name: str, coded: Levels, is_weight: bool) -> Unit:
@@ -137,37 +159,33 @@ def encode(name: str, coded: Levels, is_weight: bool) -> Unit:
     levels = np.atleast_1d(coded.levels)
     highest = int(np.abs(levels.astype(np.int64)).max())
     flags = min(max(highest, 1), _MAX_FLAGS) if is_weight else _FLAGS_OF_FLOATS
-    coding = Coding(flags, len(coded.codebook or ()), coded.zero)
+    unit = Unit(name, levels.shape, b"", flags, coded.step > 0, False, coded.codebook, coded.zero)
     encoder = deepCABAC.Encoder()
     if coded.step:
-        encoder.iae_v(_qp_bits(PARAMETERS), _qp(coded.step) - PARAMETERS.qp)
-    coding.encode(encoder, np.ascontiguousarray(levels.reshape(len(levels), -1)))
-    return Unit(
-        *(name, levels.shape, bytes(encoder.finish()), flags),
-        is_float=bool(coded.step),
-        codebook=coded.codebook,
-        zero=coded.zero,
-    )
+        encoder.iae_v(6 + DENSITY, _qp(coded.step) - PARAMETERS.qp)
+    _coding(unit).encode(encoder, np.ascontiguousarray(levels.reshape(len(levels), -1)))
+    return replace(unit, payload=bytes(encoder.finish()))
 
 
 def decode(unit: Unit, parameters: ParameterSet) -> Levels:
     """Inverse of `encode`; ``ValueError`` if the payload is not that of the unit."""
-    elements = math.prod(unit.shape)
-    if not 0 < elements <= _MAX_ELEMENTS:
+    if not unit.shape or 0 in unit.shape:
         raise ValueError(f"has the impossible shape {unit.shape}")
-    coding = Coding(unit.flags, len(unit.codebook or ()), unit.zero, int(unit.dependent))
-    levels = np.zeros((unit.shape[0], elements // unit.shape[0]), np.int32)
-    decoder = deepCABAC.Decoder()
-    decoder.setStream(before_zeros(unit.payload, coding.max_bytes(*levels.shape)))
-    qp = decoder.iae_v(_qp_bits(parameters)) + parameters.qp if unit.is_float else None
+    coding, shape = _coding(unit), (unit.shape[0], math.prod(unit.shape[1:]))
+    most = coding.max_bytes(*shape)
+    if most > max(_ANY_LEVELS, _LEVELS_PER_BYTE * len(unit.payload)):
+        raise ValueError(f"announces shape {unit.shape} in {len(unit.payload)} bytes")
+    decoder, levels = deepCABAC.Decoder(), np.zeros(shape, np.int32)
+    decoder.setStream(before_zeros(unit.payload, most))
+    qp = decoder.iae_v(6 + parameters.density) + parameters.qp if unit.is_float else None
     if coding.decode(decoder, levels) != len(unit.payload):
         raise ValueError("its payload does not end where its levels end")
     step = 0.0 if qp is None else _step(qp, parameters.density)
     return Levels(levels.reshape(unit.shape), step, unit.codebook, unit.zero)
 
 
-def _qp_bits(parameters: ParameterSet) -> int:
-    return 6 + parameters.density
+def _coding(unit: Unit) -> Coding:
+    return Coding(unit.flags, len(unit.codebook), unit.zero, int(unit.dependent))
 
 
 def _qp(step: float) -> int:

@@ -22,14 +22,13 @@ from torch import Tensor, nn
 
 from ecqx.coding.bitstream import check_replaceable, load_coded
 from ecqx.coding.container import metadata_of
-from ecqx.coding.few_values import equidistant
-from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized, QuantizedTensor
+from ecqx.coding.few_values import as_grid
+from ecqx.coding.quantized import CodebookTensor, CodedStateSource, Quantized
 from ecqx.coding.tensor_files import as_text
 from ecqx.errors import InputError
 from ecqx.files import write_atomically
 from ecqx.modules import (
     HALF,
-    Inputs,
     MainOutput,
     copied,
     load_state,
@@ -145,7 +144,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Forgetful(network),
+                MainOutput(network),
                 (x,),
                 input_names=["input"],
                 output_names=["logits"],
@@ -162,38 +161,6 @@ def _traced(network: nn.Module, example_input: Tensor) -> ModelProto:
     assert program is not None
     graph: ModelProto = program.model_proto
     return graph
-
-
-class _Forgetful(MainOutput):
-    """A network that keeps nothing of what it computed, which torch would refuse to export."""
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        kept = [(module.__dict__, _shallow(module.__dict__)) for module in self.model.modules()]
-        try:
-            return super().forward(inputs)
-        finally:
-            for attributes, before in kept:
-                _restore(attributes, before)
-
-
-def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of a module, and the contents of lists and dicts among them."""
-    return {
-        name: (value, value.copy() if isinstance(value, list | dict) else None)
-        for name, value in attributes.items()
-    }
-
-
-def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in attributes.keys() - before.keys():
-        del attributes[name]
-    for name, (value, contents) in before.items():
-        attributes[name] = value
-        if isinstance(value, list):
-            value[:] = contents
-        elif isinstance(value, dict):
-            value.clear()
-            value.update(contents)
 
 
 @contextmanager
@@ -223,11 +190,7 @@ def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bi
         values = quantized[name].values().cpu().numpy()
         if not np.array_equal(numpy_helper.to_array(weight), values):
             raise InputError(f"the export changed {name}, so that it is no longer quantized")
-        tensor = _on_grid(quantized[name])
-        if isinstance(tensor, QuantizedTensor):
-            parts, joining = _with_step(name, weight.name, tensor, four_bits)
-        else:
-            parts, joining = _with_table(name, weight.name, tensor, four_bits)
+        parts, joining = _parts(name, weight.name, as_grid(quantized[name]), four_bits)
         kept += parts
         nodes += joining
     if not nodes:
@@ -239,54 +202,40 @@ def _put_integers(model: ModelProto, quantized: Mapping[str, Quantized], four_bi
         field.extend(content)
 
 
-def _on_grid(tensor: Quantized) -> Quantized:
-    """A codebook of equidistant centroids as a grid."""
-    if isinstance(tensor, QuantizedTensor) or not tensor.codebook.values.any():
-        return tensor
-    values, zero = tensor.codebook.values.cpu(), tensor.codebook.zero
-    if (grid := equidistant(values)) is None:
-        return tensor
-    step, places = grid
-    return QuantizedTensor(places[tensor.integers.cpu().long() + zero], step, tensor.bits)
+def _parts(name: str, weight: str, tensor: Quantized, four_bits: bool) -> _Parts:
+    """Integers in the narrowest type, and a step or a table; the nodes that join them."""
+    import ml_dtypes
+    from onnx import TensorProto, helper, numpy_helper
 
+    def stored(value: np.ndarray[Any, Any], what: str) -> TensorProto:
+        return numpy_helper.from_array(value, f"{name}.{what}")
 
-def _with_step(name: str, weight: str, tensor: QuantizedTensor, four_bits: bool) -> _Parts:
-    from onnx import helper, numpy_helper
-
-    integers, *zero = _integers(name, tensor.integers.cpu().numpy(), four_bits)
-    step = numpy_helper.from_array(np.array(tensor.step, np.float32), f"{name}.step")
-    parts = [integers, step, *zero]
+    k = tensor.integers.cpu().numpy()
+    if isinstance(tensor, CodebookTensor):
+        k = k + tensor.codebook.zero
+    kind, zero = _narrowest(int(k.min()), int(k.max()), four_bits)
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    parts = [stored((k + zero).astype(dtype), "integers")]
+    if isinstance(tensor, CodebookTensor):
+        parts.append(stored(tensor.codebook.values.cpu().numpy(), "table"))
+        # Gather takes no narrow integers.
+        wide = f"{name}.positions"
+        cast = helper.make_node("Cast", [parts[0].name], [wide], wide, to=TensorProto.INT32)
+        return parts, [cast, helper.make_node("Gather", [parts[1].name, wide], [weight], name)]
+    parts.append(stored(np.array(tensor.step, np.float32), "step"))
+    if zero:
+        parts.append(stored(np.array(zero, dtype), "zero"))
     inputs = [part.name for part in parts]
     return parts, [helper.make_node("DequantizeLinear", inputs, [weight], name)]
 
 
-def _with_table(name: str, weight: str, tensor: CodebookTensor, four_bits: bool) -> _Parts:
-    """Positions in the table are cast for Gather, which takes no narrow integers."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    positions = tensor.integers.cpu().numpy() + tensor.codebook.zero
-    (integers,) = _integers(name, positions, four_bits)
-    table = numpy_helper.from_array(tensor.codebook.values.cpu().numpy(), f"{name}.table")
-    wide = f"{name}.positions"
-    cast = helper.make_node("Cast", [integers.name], [wide], wide, to=TensorProto.INT32)
-    return [integers, table], [cast, helper.make_node("Gather", [table.name, wide], [weight], name)]
-
-
-def _integers(name: str, k: np.ndarray[Any, Any], four_bits: bool) -> list[TensorProto]:
-    """The integers in the narrowest type that holds them, and their zero point unless it is 0."""
-    import ml_dtypes
-    from onnx import numpy_helper
-
-    low, high = int(k.min()), int(k.max())
+def _narrowest(low: int, high: int, four_bits: bool) -> tuple[str, int]:
+    """The narrowest type of integers from ``low`` to ``high``, and the zero point it needs."""
     for kind, lowest, highest in _TYPES:
         zero = -low if low < 0 <= lowest else 0
         if lowest <= low + zero and high + zero <= highest and (four_bits or "8" in kind):
             break
-    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
-    stored = [numpy_helper.from_array((k + zero).astype(dtype), f"{name}.integers")]
-    if zero:
-        stored.append(numpy_helper.from_array(np.array(zero, dtype), f"{name}.zero"))
-    return stored
+    return kind, zero
 
 
 def _tidy(model: ModelProto) -> None:

@@ -15,7 +15,7 @@ from ecqx.coding import entropy_coder
 from ecqx.coding.entries import Entry, Reader, varint
 from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor
 from ecqx.coding.storable import CODE_OF, FLOAT_DTYPES, INTEGER_DTYPES, check_tensor
-from ecqx.coding.type_codes import CODEBOOKS, INTEGERS, LOSSY, QUANTIZED, WEIGHTS
+from ecqx.coding.type_codes import CODEBOOKS, INTEGERS, LOSSY, QUANTIZED
 
 # How floats are stored that are not quantized: without loss, or float32 with loss by NNCodec.
 Floats = Literal["raw", "published"]
@@ -26,15 +26,13 @@ _BITS_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def decode_tensor(entry: Entry) -> Tensor:
-    """Decode; ``ValueError`` if the payload does not fit the header."""
+    """Decode what is not quantized; ``ValueError`` if the payload does not fit the header."""
     decoded = _decoded(entry)
     # NumPy's empty arrays have strides of 0, which torch cannot view as another dtype.
     return decoded if decoded.numel() else decoded.new_empty(entry.shape)
 
 
 def _decoded(entry: Entry) -> Tensor:
-    if entry.code in WEIGHTS:
-        return decode_quantized(entry).values()
     if entry.code == LOSSY:
         return torch.from_numpy(entropy_coder.decode_floats(entry.payload, entry.shape))
     if entry.code in INTEGERS:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ecqx.coding import bitstream
-from ecqx.coding.ecqx_file import EcqxFile
 from ecqx.experiment import tracking
 from ecqx.experiment.kept import Kept
 from ecqx.experiment.metadata import metadata_of
@@ -125,7 +124,7 @@ class _Experiment:
         wait_for_all()
         decoded, names = copied(self.prepared.model), (settings.exclude, settings.include)
         with announced("evaluating the decoded file"):
-            file = score_file(self.unnamed, EcqxFile(), decoded, data, *names)
+            file = score_file(self.unnamed, bitstream.EcqxFile(), decoded, data, *names)
         wait_for_all()
         return file
 
