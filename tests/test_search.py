@@ -28,7 +28,8 @@ from ecqx.errors import InputError
 from ecqx.experiment import search as searching
 from ecqx.experiment.search_result import Candidate, SearchResult
 from ecqx.experiment.search_settings import SearchSettings
-from ecqx.experiment.trial import drop_with_bound, is_hopeless
+from ecqx.experiment.study import Study, is_hopeless
+from ecqx.experiment.trial import drop_with_bound
 
 place = running.place
 SMALL: dict[str, Any] = {"pretrain_epochs": 8, "epochs": 2, "max_drop": 8.0, "max_batches": 8}
@@ -95,7 +96,7 @@ def test_hopeless_is_what_no_gain_of_others_would_save(
 def candidate(number: int, size: int, accuracy: float, bound: float) -> Candidate:
     setting = {"method": "ECQ", "bits": 4, "lam": 0.1, "lr": 1e-3}
     drop = 100 * (0.9 - accuracy)
-    return Candidate(number, setting, size, accuracy, drop, bound, 0.5, 3, Path("x"))
+    return Candidate(number, setting, size, accuracy, drop, bound, 0.5, 3)
 
 
 def result(*candidates: Candidate, max_drop: float = 1.0) -> SearchResult:
@@ -117,10 +118,10 @@ def test_the_smallest_within_the_allowed_loss_is_chosen() -> None:
     )
     assert found.chosen.number == 2
     assert [one.number for one in found.front] == [3, 2, 1]
-    assert "loses at most 1 points (95 % upper bound 1.00): 500 bytes" in found.summary
+    assert "loses at most 1 points: 500 bytes, loses 0.50 points, at most 1.00" in found.summary
     none = result(*found.candidates, max_drop=0.3)
     assert none.chosen.number == 1
-    assert "no file loses at most 0.3 points; the smallest upper bound" in none.summary
+    assert "no file loses at most 0.3 points; the one with the smallest bound: 900" in none.summary
     assert not none.record["within_max_drop"]
 
 
@@ -151,7 +152,7 @@ def test_a_search_ends_with_front_file_and_page(
     assert looked[-2:] == [True, True]
     front = found.front
     assert [one.bytes for one in front] == sorted(one.bytes for one in front)
-    assert all(a.accuracy < b.accuracy for a, b in pairwise(front))
+    assert all(a.accuracy_validation < b.accuracy_validation for a, b in pairwise(front))
     assert found.chosen.bound <= 8
     assert found.path.stat().st_size == found.chosen.bytes
     network = build()
@@ -179,18 +180,18 @@ def test_a_stopped_search_ends_like_an_uninterrupted_one(
     class StoppedError(KeyboardInterrupt):
         pass
 
-    after_epoch = searching._Attempt.after_epoch
+    report = Study.report
 
-    def interrupted(self: Any, history: Any) -> None:
+    def interrupted(self: Study, trial: Any, losses: Any) -> None:
         nonlocal calls
         calls += 1
-        after_epoch(self, history)
+        report(self, trial, losses)
         if stops and calls >= stops[0]:
             del stops[0]
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching._Attempt, "after_epoch", interrupted)
+        patch.setattr(Study, "report", interrupted)
         for _ in range(3):
             with pytest.raises(StoppedError):
                 search("stopped", trials=12)
@@ -230,14 +231,14 @@ def test_minutes_end_a_search_which_goes_on(search: Callable[..., SearchResult])
 def test_a_training_that_fails_is_one_trial(
     search: Callable[..., SearchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = searching.Trial.run
+    run = searching.run_trial
 
-    def failing(self: Any, *places: Path) -> Any:
-        if self.setting["method"] == "EC2T":
+    def failing(path: Path, network: nn.Module, data: Any, setting: Any, *more: Any) -> Any:
+        if setting["method"] == "EC2T":
             raise ValueError("1.weight: weight holds NaN or infinite values")
-        return run(self, *places)
+        return run(path, network, data, setting, *more)
 
-    monkeypatch.setattr(searching.Trial, "run", failing)
+    monkeypatch.setattr(searching, "run_trial", failing)
     found = search(trials=6, methods=("ECQ", "EC2T"))
     assert found.failures
     assert len(found.candidates) + len(found.pruned) + len(found.failures) == 6

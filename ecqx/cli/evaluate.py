@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS, say_warning
+from ecqx.cli.paths import PATH
+from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS
 from ecqx.experiment.settings import DATASETS, RunSettings
 from ecqx.progress import announced
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option(
     "--dataset",
     type=click.Choice(DATASETS),
@@ -56,7 +57,5 @@ def evaluate(
     with announced("loading torch"):
         from ecqx.experiment.file_accuracy import file_accuracy
 
-    found = file_accuracy(
-        file, settings, say_warning, model=model, dataset=dataset, image_size=image_size
-    )
+    found = file_accuracy(file, settings, model=model, dataset=dataset, image_size=image_size)
     click.echo(json.dumps(found.record, indent=2) if json_wanted else found.summary)

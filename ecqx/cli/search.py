@@ -61,7 +61,16 @@ def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
 )
 @_range("--bits", kind=click.IntRange(2, 8), help="Bits per weight of ECQ and ECQx.")
 @_range("--Lambda", "lam", kind=click.FloatRange(0, min_open=True), help="Λ.")
-@_range("--lr", kind=click.FloatRange(0, min_open=True), help="Learning rate of Adam.")
+@_range(
+    "--lr",
+    kind=click.FloatRange(0, min_open=True),
+    help="Learning rate of a trial's training.",
+)
+@_setting(
+    "--pretrain_lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of the training in full precision.",
+)
 @_setting(
     "--bits_of",
     multiple=True,
@@ -85,7 +94,7 @@ def search(verbose: bool, **options: Any) -> None:
       ecqx search --model resnet20 --model_path resnet20.pt --dataset cifar10 --max_drop 0.5
     Your own pictures, in an hour, the first layer with bits of its own:
       ecqx search --model resnet18 --dataset folder --data_path photos \\
-          --pretrain_epochs 5 --minutes 60 --bits_of conv1
+          --pretrain_epochs 5 --pretrain_lr 1e-4 --minutes 60 --bits_of conv1
     """
     start = RunSettings(**{name: options[name] for name in _START})
     own = {k: v for k, v in options.items() if k not in _START or k == "seed"}
@@ -96,9 +105,7 @@ def search(verbose: bool, **options: Any) -> None:
 
     build, data = start_of(start, is_trained)
     folder = start.results / f"{start.model}_{start.dataset}_search"
-    say = click.echo if verbose else _ignore
-    click.echo(run_search(build, data, folder, device=start.device, say=say, **own).summary)
-
-
-def _ignore(line: str) -> None:
-    pass
+    if verbose:
+        own["say"] = click.echo
+    found = run_search(build, data, folder, device=start.device, metadata=start.names, **own)
+    click.echo(found.summary)

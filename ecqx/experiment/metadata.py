@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from ecqx.data.tensors import Split, TensorData
 from ecqx.errors import InputError
 
 
-def metadata_of(model: str, dataset: str, data: TensorData) -> dict[str, Any]:
-    """The metadata of a network of this name that was trained on a data set."""
+def metadata_of(data: TensorData, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a network that was trained on a data set; ``names`` are other entries."""
     inputs, _ = next(data.test.batches(1))
     about: dict[str, Any] = {"shape": list(inputs.shape[1:])}
     preparation = data.test.preparation
@@ -21,7 +23,16 @@ def metadata_of(model: str, dataset: str, data: TensorData) -> dict[str, Any]:
         about |= {"mean": list(preparation.mean), "std": list(preparation.deviation)}
     elif any(data.standardized):
         about["features"] = [*map(list, data.standardized)]
-    return {"model": model, "dataset": dataset, "classes": list(data.classes), "input": about}
+    return {**names, "classes": list(data.classes), "input": about}
+
+
+def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata from texts, as safetensors files hold them; what is no JSON stays text."""
+    found: dict[str, Any] = dict(texts)
+    for name in ("classes", "input"):
+        with suppress(KeyError, ValueError):
+            found[name] = json.loads(texts[name])
+    return found
 
 
 @dataclass(frozen=True)

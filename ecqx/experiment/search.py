@@ -8,36 +8,41 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from torch import nn
 
 from ecqx.coding import bitstream
+from ecqx.coding.metadata import code_metadata
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
-from ecqx.experiment.jobs import checksum, key_of, read_record, run_all, run_job
+from ecqx.experiment.jobs import run_all
+from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import constrain, new_folders_removed
-from ecqx.experiment.search_result import Candidate, SearchResult, page_of
+from ecqx.experiment.remarks import (
+    interruption_explained,
+    remark,
+    remark_on_chance,
+    remarks_on_size,
+)
+from ecqx.experiment.search_result import Candidate, SearchResult, loss_in_words
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
 from ecqx.experiment.start import UNFIT, Build, as_if_trained
-from ecqx.experiment.study import Study, imported_optuna
+from ecqx.experiment.study import Study, imported_optuna, losses_by_epoch
 from ecqx.experiment.trial import (
-    FILE,
-    Trial,
+    PROGRESS,
     classified_correctly,
     drop_with_bound,
-    losses_by_epoch,
     method_of,
+    run_trial,
 )
 from ecqx.files import expanded, write_atomically, write_text
 from ecqx.modules import copied, load_state, main_output, state_of
@@ -51,15 +56,15 @@ from ecqx.version import __version__
 
 Say = Callable[[str], object]
 # Results, and what a search is continued from: its settings, the network in full precision,
-# Optuna's journal, and a folder for each trial.
+# Optuna's journal, and a folder for each trial with its file.
 SMALLEST, RECORD, PAGE = "smallest.ecqx", "search.json", "search.html"
 SETTINGS, START, JOURNAL = "settings.json", "full_precision.safetensors", "study.journal"
-TRIALS = "trials"
+TRIALS, FILE = "trials", "network.ecqx"
 # Packages of the extra that draw the page.
 PACKAGES = ("altair", "jinja2", "pikepdf", "scipy", "vl_convert")
 
 
-class _PrunedError(Exception):
+class _HopelessError(Exception):
     """Ends the training of a hopeless trial."""
 
 
@@ -78,6 +83,7 @@ def search(
     *,
     device: str = "auto",
     say: Say = _silent,
+    metadata: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search the smallest file whose loss of accuracy is within an allowed one.
@@ -86,7 +92,7 @@ def search(
     learning rate, in a training of its own. Of the files whose loss of validation accuracy has a
     95 % upper bound (paired bootstrap over the samples) of at most ``max_drop`` points the smallest
     is chosen; if there is none, the one with the smallest bound. Only the chosen one is evaluated
-    on the test data.
+    on the test data. What a person should look at again is a warning of one line.
 
     Parameters
     ----------
@@ -101,6 +107,8 @@ def search(
     device : {"auto", "cpu", "cuda"}
     say : callable
         Gets a line for each trial that has ended.
+    metadata : mapping, optional
+        Of the files, beside classes and normalization, such as ``{"model": "resnet20"}``.
     **settings
         See `ecqx.experiment.search_settings.SearchSettings`.
 
@@ -134,14 +142,19 @@ def search(
             f"{data.label}: a search compares files sample by sample, which needs data with one "
             "label a sample"
         )
-    searched = _Search(expanded(folder), known, build, data, place, say)
+    about = metadata_of(data, metadata or {})
+    code_metadata(about)  # to be refused before any training
+    searched = _Search(expanded(folder), known, build, data, place, about, say)
     network = searched.build_network()
     _check_fit(known, network, data)
-    with new_folders_removed(searched.folder), searched.locked():
+    how = (
+        "the same search goes on after the last finished epoch, or, with --minutes 0.01, ends with "
+        "the trials that have finished"
+    )
+    with new_folders_removed(searched.folder), searched.locked(), interruption_explained(how):
         searched.check_identity(network)
         searched.train_start(network)
-        searched.run_trials()
-        return searched.conclude()
+        return searched.run()
 
 
 def _check_packages() -> None:
@@ -188,6 +201,7 @@ class _Search:
     build: Build
     data: TensorData
     device: torch.device
+    metadata: Mapping[str, Any]
     say: Say
     # When no further trial is begun, in seconds since the epoch.
     until: float = math.inf
@@ -215,6 +229,7 @@ class _Search:
             "device": self.device.type,
             "data": self.data.checksum(),
             "network": _digest(network),
+            "metadata": self.metadata,
             "version": __version__,
         }
         path = self.folder / SETTINGS
@@ -228,7 +243,8 @@ class _Search:
             name = different[0]
             raise InputError(
                 f"{self.folder}: holds a search with another setting of {name} "
-                f"({earlier.get(name)}, not {identity[name]}); name another folder"
+                f"({earlier.get(name)}, not {identity[name]}); name another folder, where a search "
+                f"can start from {self.folder / START}"
             )
 
     def train_start(self, network: nn.Module) -> None:
@@ -252,55 +268,160 @@ class _Search:
         """Optuna's study of this search."""
         return Study(self.folder / JOURNAL, self.settings)
 
-    def run_trials(self) -> None:
-        """Run trials until as many as allowed have ended, or time is up."""
+    def file(self, number: int) -> Path:
+        """The file of a trial."""
+        return self.folder / TRIALS / str(number) / FILE
+
+    def run(self) -> SearchResult:
+        """Run trials until as many as allowed have ended, or time is up; then choose."""
+        network, data = self.load_start(), self.data.to(self.device)
+        accuracy = float(classified_correctly(network, data.validation).mean())
+        remarks = list(self._remarks(accuracy))
+        for line in remarks:
+            remark(line)
         self.study().begin()
         minutes, count = self.settings.minutes, self.settings.processes
         timed = replace(self, until=time.time() + 60 * minutes) if minutes else self
         if count == 1:
-            _take_part(timed)
+            timed.take_part()
         else:
-            run_all(_take_part, [timed] * count, "search")
+            run_all(_Search.take_part, [timed] * count, "search")
+        return self.conclude(network, accuracy, remarks)
 
-    def conclude(self) -> SearchResult:
+    def _remarks(self, accuracy: float) -> Iterator[str]:
+        """Remarks on data and network before the first trial."""
+        data, settings = self.data, self.settings
+        yield from remarks_on_size(data, settings.training(settings.lr[0]))
+        sample = 100 / len(data.validation)
+        if settings.max_drop < sample:
+            yield (
+                f"one validation sample is {sample:.2f} points, more than max_drop "
+                f"{settings.max_drop:g}: only a file that loses hardly any is within it"
+            )
+        advice = (
+            "there is nothing to keep: check labels and learning rate, or give more pretrain_epochs"
+        )
+        classes = len(data.classes)
+        chance = remark_on_chance(accuracy, data.validation, "validation", classes, advice)
+        if chance is not None:
+            yield f"full precision: {chance}"
+
+    def take_part(self) -> None:
+        """Run trials, one after the other."""
+        network, data = self.load_start(), self.data.to(self.device)
+        accuracy = float(classified_correctly(network, data.validation).mean())
+        study = self.study()
+        while time.time() < self.until:
+            with FileLock(self.folder / ".next.lock"):
+                found = study.next()
+            if found is None:
+                return
+            self._run_trial(study, *found, network, data, accuracy)
+
+    def _run_trial(
+        self,
+        study: Study,
+        trial: Any,
+        number: int,
+        setting: dict[str, Any],
+        network: nn.Module,
+        data: TensorData,
+        accuracy: float,
+    ) -> None:
+        """Train by a setting, and record the result or why there is none."""
+        losses: list[float] = []
+
+        def report(history: Sequence[Epoch]) -> None:
+            losses[:] = losses_by_epoch([epoch.accuracy for epoch in history], accuracy)
+            study.report(trial, losses)
+
+        def after_epoch(history: Sequence[Epoch]) -> None:
+            report(history)
+            if len(history) == self.settings.epochs:
+                return
+            if study.is_hopeless(losses):
+                raise _HopelessError
+            if time.time() >= self.until:
+                raise _TimeIsUpError
+
+        path = self.file(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with warnings.catch_warnings():
+                # `_check_fit` said it already.
+                warnings.simplefilter("ignore", RelevanceWarning)
+                result, history = run_trial(
+                    path, network, data, setting, self.settings, self.metadata, after_epoch
+                )
+        except _TimeIsUpError:
+            return
+        except _HopelessError:
+            shutil.rmtree(path.parent)
+            study.give_up(trial, losses[-1])
+            outcome = f": given up after epoch {len(losses)}: loses {losses[-1]:.2f} points"
+        except ValueError as error:
+            # A training that diverged, for example.
+            shutil.rmtree(path.parent)
+            study.fail(trial, str(error))
+            outcome = f": failed ({error})"
+        else:
+            report(history)
+            study.finish(trial, result)
+            one = Candidate(number, **result)
+            path.with_name(PROGRESS).unlink(missing_ok=True)
+            outcome = f", {one.words}: {one.bytes:,} bytes, {loss_in_words(one.drop, one.bound)}"
+        self.say(f"trial {number}{outcome}")
+
+    def conclude(self, network: nn.Module, accuracy: float, remarks: list[str]) -> SearchResult:
         """Choose a file, evaluate it on the test data, and write the results."""
-        study, network = self.study(), self.load_start()
-        candidates = []
-        for number, key in study.keys().items():
-            place = self.folder / TRIALS / key
-            candidates.append(Candidate.of(number, read_record(place), place))
+        # Imported late: it draws.
+        from ecqx.experiment.search_page import search_page
+
+        study = self.study()
+        candidates = [Candidate(number, **result) for number, result in study.results().items()]
         failures = study.failures()
+        if not candidates and failures:
+            raise InputError(f"{self.folder}: all trials failed: {failures[0]}")
         if not candidates:
-            if failures:
-                raise InputError(f"{self.folder}: all trials failed: {failures[0]}")
             raise InputError(
                 f"{self.folder}: no trial has ended yet; the same search goes on from there"
             )
-        data = self.data.to(self.device)
-        correct = classified_correctly(network, data.validation)
         state = network.state_dict().values()
         found = SearchResult(
             settings=self.settings,
             path=self.folder / SMALLEST,
-            data=data.label,
+            data=self.data.label,
             parameters=sum(t.numel() for t in state if t.is_floating_point()),
-            accuracy=float(correct.mean()),
+            accuracy=accuracy,
             candidates=candidates,
             pruned=study.pruned_epochs(),
             failures=failures,
         )
-        source = found.chosen.folder / FILE
+        if found.chosen.bound < 0:
+            line = (
+                "the chosen file is more accurate than full precision, which was not trained to "
+                "the end: more pretrain_epochs make a better start"
+            )
+            remark(line)
+            remarks = [*remarks, line]
+        source = self.file(found.chosen.number)
         write_atomically(found.path, lambda path: shutil.copyfile(source, path))
         with announced("evaluating on the test split"):
-            before = classified_correctly(network, data.test)
-            load_state(network, bitstream.load(found.path))
-            after = classified_correctly(network, data.test)
-        accuracies = {"accuracy": after.mean(), "accuracy_full_precision": before.mean()}
-        test = {name: float(value) for name, value in accuracies.items()}
-        found = replace(found, test=test | drop_with_bound(before, after))
+            test = self._accuracy_on_test(network, found.path)
+        found = replace(found, test=test, remarks=remarks)
         write_text(self.folder / RECORD, json.dumps(found.record, indent=1) + "\n")
-        write_text(self.folder / PAGE, page_of(found))
+        write_text(self.folder / PAGE, search_page(found))
         return found
+
+    def _accuracy_on_test(self, network: nn.Module, path: Path) -> dict[str, float]:
+        """Accuracy in full precision and with the weights of a file, and the loss."""
+        split = self.data.to(self.device).test
+        before = classified_correctly(network, split)
+        load_state(network, bitstream.load(path))
+        after = classified_correctly(network, split)
+        accuracies = {"accuracy": after.mean(), "accuracy_full_precision": before.mean()}
+        found = {name: float(value) for name, value in accuracies.items()}
+        return found | drop_with_bound(before, after)
 
 
 def _digest(network: nn.Module) -> str:
@@ -310,83 +431,3 @@ def _digest(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _take_part(searched: _Search) -> None:
-    """Run trials of a search, one after the other."""
-    network, data = searched.load_start(), searched.data.to(searched.device)
-    correct = classified_correctly(network, data.validation)
-    study = searched.study()
-    while time.time() < searched.until:
-        with FileLock(searched.folder / ".next.lock"):
-            trial = study.next()
-            if trial is None:
-                return
-            setting = study.suggest(trial)
-        _Attempt(searched, study, trial, network, data, correct).run(setting)
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One of Optuna's trials, from its setting to its result."""
-
-    searched: _Search
-    study: Study
-    trial: Any
-    network: nn.Module
-    data: TensorData
-    correct: NDArray[np.bool_]
-
-    def run(self, setting: dict[str, Any]) -> None:
-        """Train by a setting, and record the result or why there is none."""
-        searched, known = self.searched, self.searched.settings
-        # All else is the same for all trials in the folder.
-        key = key_of(start=checksum(searched.folder / START), setting=setting)
-        folder = searched.folder / TRIALS / key
-        folder.mkdir(parents=True, exist_ok=True)
-        job = Trial(
-            self.network, self.data, self.correct, setting, known, key, on_epoch=self.after_epoch
-        )
-        try:
-            with warnings.catch_warnings():
-                # `_check_fit` said it already.
-                warnings.simplefilter("ignore", RelevanceWarning)
-                run_job((job, folder))
-        except _TimeIsUpError:
-            return
-        except _PrunedError:
-            shutil.rmtree(folder)
-            epochs, loss = self.study.give_up(self.trial)
-            self.say(f"given up after epoch {epochs}: loses {loss:.2f} points")
-            return
-        except ValueError as error:
-            # A training that diverged, for example.
-            shutil.rmtree(folder)
-            self.study.fail(self.trial, str(error))
-            self.say(f"failed ({error})")
-            return
-        record = read_record(folder)
-        self._report([Epoch(**epoch) for epoch in record["history"]])
-        self.study.finish(self.trial, key, record)
-        one = Candidate.of(self.study.number(self.trial), record, folder)
-        self.say(f"{one.bytes:,} bytes, loses {one.drop:.2f}, at most {one.bound:.2f} points", one)
-
-    def say(self, outcome: str, one: Candidate | None = None) -> None:
-        """Say how the trial ended."""
-        words = f", {one.words}" if one else ""
-        self.searched.say(f"trial {self.study.number(self.trial)}{words}: {outcome}")
-
-    def after_epoch(self, history: Sequence[Epoch]) -> None:
-        """End the training if it is hopeless or time is up."""
-        losses = self._report(history)
-        if len(history) == self.searched.settings.epochs:
-            return
-        if self.study.is_hopeless(losses):
-            raise _PrunedError
-        if time.time() >= self.searched.until:
-            raise _TimeIsUpError
-
-    def _report(self, history: Sequence[Epoch]) -> list[float]:
-        losses = losses_by_epoch(history, float(self.correct.mean()))
-        self.study.report(self.trial, losses)
-        return losses

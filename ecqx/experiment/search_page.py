@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ecqx.experiment.search_result import HEADERS, Candidate, SearchResult
 from ecqx.report.charts import FRONTS, Axis, Row, curves, short
 from ecqx.report.page import inlined
 from ecqx.report.render import Figure, Panel
@@ -18,42 +16,8 @@ DEPTH = 5.0
 LABELS = {"setting": "setting", "bytes": "bytes", "drop": "loss (points)"}
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A file of the search.
-
-    ``drop`` is its loss of validation accuracy in points, ``bound`` the upper bound of that.
-    """
-
-    method: str
-    setting: str
-    bytes: int
-    drop: float
-    bound: float
-    is_front: bool
-    is_chosen: bool
-
-
-def search_page(
-    title: str,
-    marks: Sequence[Mark],
-    max_drop: float,
-    headers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    about: Sequence[tuple[str, str]],
-) -> str:
-    """The page as HTML.
-
-    Parameters
-    ----------
-    marks : sequence of Mark
-    max_drop : float
-        The allowed loss, in points.
-    headers, rows : sequence of str
-        The front as a table, cells as a reader sees them.
-    about : sequence of (str, str)
-        What stands under the table: names and sentences.
-    """
+def search_page(found: SearchResult) -> str:
+    """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("ecqx.report"),
         autoescape=True,
@@ -62,44 +26,44 @@ def search_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    figure = front_figure(title, marks, max_drop)
+    figure = front_figure(found)
     return environment.get_template("search.html.j2").render(
-        title=title,
+        title=figure.title,
         style=inlined("page.css"),
         figure=figure,
         picture=Markup(figure.svg()),
-        headers=headers,
-        rows=rows,
-        about=about,
+        headers=HEADERS,
+        rows=found.rows,
+        about=found.about,
     )
 
 
-def front_figure(title: str, marks: Sequence[Mark], max_drop: float) -> Figure:
+def front_figure(found: SearchResult) -> Figure:
     """Size and loss of all files, the front joined, the chosen file as a star."""
-    front = [mark for mark in marks if mark.is_front]
-    sizes = [mark.bytes / 1000 for mark in marks]
-    lowest = min(-DEPTH, *(-1.1 * mark.bound for mark in front), -1.5 * max_drop)
-    highest = max(0.5, *(-1.1 * mark.drop for mark in marks))
+    files, max_drop, chosen = found.candidates, found.settings.max_drop, found.chosen
+    sizes = [one.bytes / 1000 for one in files]
+    lowest = min(-DEPTH, *(-1.1 * one.bound for one in found.front), -1.5 * max_drop)
+    highest = max(0.5, *(-1.1 * one.drop for one in files))
     across = Axis("file size (kB)", (0.9 * min(sizes), 1.1 * max(sizes)), "log")
     up = Axis("change of validation accuracy (points)", (lowest, highest))
     allowed = {"kind": "reference", "series": FULL_PRECISION, "y": 0.0, "y0": -max_drop, "y1": 0.0}
     rows: list[Row] = [allowed]
-    for order, mark in enumerate(sorted(marks, key=lambda mark: mark.bytes)):
-        rows += [row | {"order": order} for row in _rows(mark)]
-    used = {mark.method for mark in marks}
+    for order, one in enumerate(sorted(files, key=lambda one: one.bytes)):
+        marks = _marks(one, is_front=one in found.front, is_chosen=one is chosen)
+        rows += [row | {"order": order} for row in marks]
+    used = {one.setting["method"] for one in files}
     series = [name for name in LOOKS if name in used or name in (FULL_PRECISION, FRONT)]
-    chosen = next(mark for mark in marks if mark.is_chosen)
     chart = curves(rows, across, up, series, LABELS, fronts=True)
     return Figure(
         name="front",
-        title=title,
+        title=f"the smallest file, {found.data}",
         caption=(
             "Each mark is a file. The front joins those that no other file beats in size and "
             "accuracy, with the upper bounds (95 %) of their losses below them; the star is the "
             f"chosen file. Grey: at most {max_drop:g} points below full precision."
         ),
         alt=(
-            f"{len(marks)} files by size and loss of accuracy; the chosen one has "
+            f"{len(files)} files by size and loss of accuracy; the chosen one has "
             f"{chosen.bytes:,} bytes."
         ),
         panels=[Panel("", chart, height=150)],
@@ -109,18 +73,18 @@ def front_figure(title: str, marks: Sequence[Mark], max_drop: float) -> Figure:
     )
 
 
-def _rows(mark: Mark) -> list[Row]:
+def _marks(one: Candidate, is_front: bool, is_chosen: bool) -> list[Row]:
     """What is drawn of a file, as rows of `ecqx.report.charts.curves`."""
-    x, y = short(mark.bytes / 1000), short(-mark.drop)
+    x, y = short(one.bytes / 1000), short(-one.drop)
     words = {
-        "setting": mark.setting,
-        "bytes": f"{mark.bytes:,}",
-        "drop": f"{mark.drop:.2f}, at most {mark.bound:.2f}",
+        "setting": one.words,
+        "bytes": f"{one.bytes:,}",
+        "drop": f"{one.drop:.2f}, at most {one.bound:.2f}",
     }
-    row: Row = {"series": mark.method, "x": x, "y": y, **words}
-    if not mark.is_front:
-        found = [row | {"kind": "run"}]
-    else:
-        ends = {"x0": x, "x1": x, "y0": short(-mark.bound), "y1": y}
+    row: Row = {"series": one.setting["method"], "x": x, "y": y, **words}
+    if is_front:
+        ends = {"x0": x, "x1": x, "y0": short(-one.bound), "y1": y}
         found = [row | ends | {"kind": "point"}, {"kind": "front", "series": FRONT, "x": x, "y": y}]
-    return [*found, row | {"kind": "published"}] if mark.is_chosen else found
+    else:
+        found = [row | {"kind": "run"}]
+    return [*found, row | {"kind": "published"}] if is_chosen else found
