@@ -157,7 +157,7 @@ def test_files_that_do_not_fit_the_data(tree: Path, place: Path, evaluate: Run) 
         ("ten.ecqx", "ten.ecqx is a network for another number of classes than the 3 of colours"),
         ("vgg.ecqx", "vgg.ecqx does not fit the model"),
         ("bad.ecqx", "bad.ecqx is cut off"),
-        ("other.txt", "other.txt is no ECQX bitstream"),
+        ("other.txt", "other.txt is no checkpoint that can be loaded safely"),
         ("absent.ecqx", "absent.ecqx: No such file"),
     ):
         code, _, error = evaluate(name, "--model", "resnet20", *own)

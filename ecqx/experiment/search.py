@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
 from ecqx.experiment.jobs import run_all
+from ecqx.experiment.kept import digest
 from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import constrain, new_folders_removed
 from ecqx.experiment.remarks import (
@@ -36,7 +36,7 @@ from ecqx.experiment.remarks import (
 from ecqx.experiment.search_result import Candidate, SearchResult, loss_in_words
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
 from ecqx.experiment.start import UNFIT, Build, as_if_trained
-from ecqx.experiment.study import Study, imported_optuna, losses_by_epoch
+from ecqx.experiment.study import NUMBER, SETTING, Study, losses_by_epoch
 from ecqx.experiment.trial import (
     PROGRESS,
     classified_correctly,
@@ -60,8 +60,13 @@ Say = Callable[[str], object]
 SMALLEST, RECORD, PAGE = "smallest.ecqx", "search.json", "search.html"
 SETTINGS, START, JOURNAL = "settings.json", "full_precision.safetensors", "study.journal"
 TRIALS, FILE = "trials", "network.ecqx"
-# Packages of the extra that draw the page.
-PACKAGES = ("altair", "jinja2", "pikepdf", "scipy", "vl_convert")
+# Packages of the extra, for the search and for its page.
+PACKAGES = ("optuna", "altair", "jinja2", "pikepdf", "scipy", "vl_convert")
+# What an interruption ends with.
+GOES_ON = (
+    "the same search goes on after the last finished epoch; with --minutes 0.01 it ends with the "
+    "trials that have finished"
+)
 
 
 class _HopelessError(Exception):
@@ -72,17 +77,13 @@ class _TimeIsUpError(Exception):
     """Ends a training that a later call continues."""
 
 
-def _silent(line: str) -> None:
-    """Say nothing."""
-
-
 def search(
     build: Build,
     data: TensorData,
     folder: str | Path = "search",
     *,
     device: str = "auto",
-    say: Say = _silent,
+    say: Say = lambda line: None,
     metadata: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -135,7 +136,11 @@ def search(
     >>> print(found.summary)  # doctest: +SKIP
     """
     known = SearchSettings(**settings)
-    _check_packages()
+    missing = next((name for name in PACKAGES if find_spec(name) is None), None)
+    if missing:
+        raise InputError(
+            f"a search needs {missing}, which is not installed: pip install 'ecqx[search]'"
+        )
     place = find_device(device)
     if objective_of(data.validation.targets) is not CLASSIFICATION:
         raise InputError(
@@ -147,23 +152,10 @@ def search(
     searched = _Search(expanded(folder), known, build, data, place, about, say)
     network = searched.build_network()
     _check_fit(known, network, data)
-    how = (
-        "the same search goes on after the last finished epoch, or, with --minutes 0.01, ends with "
-        "the trials that have finished"
-    )
-    with new_folders_removed(searched.folder), searched.locked(), interruption_explained(how):
+    with new_folders_removed(searched.folder), searched.locked(), interruption_explained(GOES_ON):
         searched.check_identity(network)
         searched.train_start(network)
         return searched.run()
-
-
-def _check_packages() -> None:
-    imported_optuna()
-    missing = next((name for name in PACKAGES if find_spec(name) is None), None)
-    if missing:
-        raise InputError(
-            f"a search needs {missing}, which is not installed: pip install 'ecqx[search]'"
-        )
 
 
 def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -> None:
@@ -203,6 +195,8 @@ class _Search:
     device: torch.device
     metadata: Mapping[str, Any]
     say: Say
+    # Validation accuracy in full precision.
+    accuracy: float = 0.0
     # When no further trial is begun, in seconds since the epoch.
     until: float = math.inf
 
@@ -228,7 +222,7 @@ class _Search:
             **self.settings.lasting,
             "device": self.device.type,
             "data": self.data.checksum(),
-            "network": _digest(network),
+            "network": digest(network),
             "metadata": self.metadata,
             "version": __version__,
         }
@@ -264,10 +258,6 @@ class _Search:
         load_state(network, read_tensors(self.folder / START)[0])
         return network
 
-    def study(self) -> Study:
-        """Optuna's study of this search."""
-        return Study(self.folder / JOURNAL, self.settings)
-
     def file(self, number: int) -> Path:
         """The file of a trial."""
         return self.folder / TRIALS / str(number) / FILE
@@ -279,14 +269,16 @@ class _Search:
         remarks = list(self._remarks(accuracy))
         for line in remarks:
             remark(line)
-        self.study().begin()
-        minutes, count = self.settings.minutes, self.settings.processes
-        timed = replace(self, until=time.time() + 60 * minutes) if minutes else self
-        if count == 1:
-            timed.take_part()
+        study = Study(self.folder / JOURNAL, self.settings)
+        study.begin()
+        minutes, processes = self.settings.minutes, self.settings.processes
+        until = time.time() + 60 * minutes if minutes else math.inf
+        searched = replace(self, accuracy=accuracy, until=until)
+        if processes == 1:
+            searched.run_trials()
         else:
-            run_all(_Search.take_part, [timed] * count, "search")
-        return self.conclude(network, accuracy, remarks)
+            run_all(_Search.run_trials, [searched] * processes, "search")
+        return searched.conclude(study, network, remarks)
 
     def _remarks(self, accuracy: float) -> Iterator[str]:
         """Remarks on data and network before the first trial."""
@@ -306,43 +298,35 @@ class _Search:
         if chance is not None:
             yield f"full precision: {chance}"
 
-    def take_part(self) -> None:
+    def run_trials(self) -> None:
         """Run trials, one after the other."""
         network, data = self.load_start(), self.data.to(self.device)
-        accuracy = float(classified_correctly(network, data.validation).mean())
-        study = self.study()
+        study = Study(self.folder / JOURNAL, self.settings)
         while time.time() < self.until:
             with FileLock(self.folder / ".next.lock"):
-                found = study.next()
-            if found is None:
+                trial = study.next()
+            if trial is None:
                 return
-            self._run_trial(study, *found, network, data, accuracy)
+            with suppress(_TimeIsUpError):
+                outcome = self._run_trial(study, trial, network, data)
+                self.say(f"trial {trial.user_attrs[NUMBER]}{outcome}")
 
-    def _run_trial(
-        self,
-        study: Study,
-        trial: Any,
-        number: int,
-        setting: dict[str, Any],
-        network: nn.Module,
-        data: TensorData,
-        accuracy: float,
-    ) -> None:
-        """Train by a setting, and record the result or why there is none."""
+    def _run_trial(self, study: Study, trial: Any, network: nn.Module, data: TensorData) -> str:
+        """Train by the trial's setting, and record the result; returns that in words."""
+        number, setting = (trial.user_attrs[name] for name in (NUMBER, SETTING))
         losses: list[float] = []
 
         def report(history: Sequence[Epoch]) -> None:
-            losses[:] = losses_by_epoch([epoch.accuracy for epoch in history], accuracy)
+            losses[:] = losses_by_epoch([epoch.accuracy for epoch in history], self.accuracy)
             study.report(trial, losses)
 
         def after_epoch(history: Sequence[Epoch]) -> None:
             report(history)
-            if len(history) == self.settings.epochs:
-                return
-            if study.is_hopeless(losses):
-                raise _HopelessError
-            if time.time() >= self.until:
-                raise _TimeIsUpError
+            if len(history) < self.settings.epochs:
+                if study.is_hopeless(losses):
+                    raise _HopelessError
+                if time.time() >= self.until:
+                    raise _TimeIsUpError
 
         path = self.file(number)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -353,46 +337,39 @@ class _Search:
                 result, history = run_trial(
                     path, network, data, setting, self.settings, self.metadata, after_epoch
                 )
-        except _TimeIsUpError:
-            return
         except _HopelessError:
             shutil.rmtree(path.parent)
             study.give_up(trial, losses[-1])
-            outcome = f": given up after epoch {len(losses)}: loses {losses[-1]:.2f} points"
+            return f": given up after epoch {len(losses)}: loses {losses[-1]:.2f} points"
         except ValueError as error:
             # A training that diverged, for example.
             shutil.rmtree(path.parent)
             study.fail(trial, str(error))
-            outcome = f": failed ({error})"
-        else:
-            report(history)
-            study.finish(trial, result)
-            one = Candidate(number, **result)
-            path.with_name(PROGRESS).unlink(missing_ok=True)
-            outcome = f", {one.words}: {one.bytes:,} bytes, {loss_in_words(one.drop, one.bound)}"
-        self.say(f"trial {number}{outcome}")
+            return f": failed ({error})"
+        report(history)
+        study.finish(trial, result)
+        path.with_name(PROGRESS).unlink(missing_ok=True)
+        one = Candidate(number, setting, **result)
+        return f", {one.words}: {one.bytes:,} bytes, {loss_in_words(one.drop, one.bound)}"
 
-    def conclude(self, network: nn.Module, accuracy: float, remarks: list[str]) -> SearchResult:
+    def conclude(self, study: Study, network: nn.Module, remarks: list[str]) -> SearchResult:
         """Choose a file, evaluate it on the test data, and write the results."""
         # Imported late: it draws.
         from ecqx.experiment.search_page import search_page
 
-        study = self.study()
-        candidates = [Candidate(number, **result) for number, result in study.results().items()]
-        failures = study.failures()
-        if not candidates and failures:
-            raise InputError(f"{self.folder}: all trials failed: {failures[0]}")
+        candidates, failures = study.candidates(), study.failures()
         if not candidates:
-            raise InputError(
-                f"{self.folder}: no trial has ended yet; the same search goes on from there"
-            )
+            reason = "no trial has ended yet; the same search goes on from there"
+            if failures:
+                reason = f"all trials failed: {failures[0]}"
+            raise InputError(f"{self.folder}: {reason}")
         state = network.state_dict().values()
         found = SearchResult(
             settings=self.settings,
             path=self.folder / SMALLEST,
             data=self.data.label,
             parameters=sum(t.numel() for t in state if t.is_floating_point()),
-            accuracy=accuracy,
+            accuracy=self.accuracy,
             candidates=candidates,
             pruned=study.pruned_epochs(),
             failures=failures,
@@ -407,27 +384,13 @@ class _Search:
         source = self.file(found.chosen.number)
         write_atomically(found.path, lambda path: shutil.copyfile(source, path))
         with announced("evaluating on the test split"):
-            test = self._accuracy_on_test(network, found.path)
+            split = self.data.test.to(self.device)
+            before = classified_correctly(network, split)
+            load_state(network, bitstream.load(found.path))
+            after = classified_correctly(network, split)
+        test = {"accuracy": after.mean(), "accuracy_full_precision": before.mean()}
+        test = {name: float(value) for name, value in test.items()} | drop_with_bound(before, after)
         found = replace(found, test=test, remarks=remarks)
         write_text(self.folder / RECORD, json.dumps(found.record, indent=1) + "\n")
         write_text(self.folder / PAGE, search_page(found))
         return found
-
-    def _accuracy_on_test(self, network: nn.Module, path: Path) -> dict[str, float]:
-        """Accuracy in full precision and with the weights of a file, and the loss."""
-        split = self.data.to(self.device).test
-        before = classified_correctly(network, split)
-        load_state(network, bitstream.load(path))
-        after = classified_correctly(network, split)
-        accuracies = {"accuracy": after.mean(), "accuracy_full_precision": before.mean()}
-        found = {name: float(value) for name, value in accuracies.items()}
-        return found | drop_with_bound(before, after)
-
-
-def _digest(network: nn.Module) -> str:
-    """Hash of a network's state."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(state_of(network).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

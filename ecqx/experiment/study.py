@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ecqx.errors import InputError
+from ecqx.experiment.search_result import Candidate
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
 
 # Trials that are drawn at random before the estimator has something to learn from.
@@ -24,9 +24,9 @@ ENOUGH = 5
 FIRST = {"bits": 4, "lam": 0.05, "lr": 1e-3}
 # Name of the constraint: a trial's bound minus the allowed loss, in points, must not be above 0.
 EXCESS = "excess"
-# What is kept with a trial: its number from 1, which it keeps when it is begun again; its result,
-# or why its training failed.
-NUMBER, RESULT, FAILURE = "number", "result", "failure"
+# Attributes of a trial: its number from 1, which it keeps when it is begun again, and its setting,
+# as `ecqx.methods.registry.build_method` takes it, with ``lr``; then its result, or why it failed.
+NUMBER, SETTING, RESULT, FAILURE = "number", "setting", "result", "failure"
 
 
 class Study:
@@ -40,12 +40,15 @@ class Study:
     """
 
     def __init__(self, path: Path, settings: SearchSettings) -> None:
-        self.optuna, self.settings = imported_optuna(), settings
-        journal = self.optuna.storages.journal.JournalFileBackend(str(path))
-        storage = self.optuna.storages.JournalStorage(journal)
-        self.study = self.optuna.create_study(
-            storage=storage, study_name="search", load_if_exists=True
-        )
+        # Imported late: it is an extra, whose absence is one line of `ecqx.search`.
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.optuna, self.settings = optuna, settings
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self.study = optuna.create_study(storage=storage, study_name="search", load_if_exists=True)
 
     def begin(self) -> None:
         """Suggest the first trial; put what an earlier call left unfinished in front."""
@@ -59,12 +62,8 @@ class Study:
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             self.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
 
-    def next(self) -> tuple[Any, int, dict[str, Any]] | None:
-        """Optuna's next trial, its number and its setting. Call it under a lock.
-
-        The setting is as `ecqx.methods.registry.build_method` takes it, and ``lr``. None if as many
-        trials as allowed were begun.
-        """
+    def next(self) -> Any | None:
+        """Optuna's next trial; None if as many as allowed were begun. Call it under a lock."""
         begun = len(self._in_state("COMPLETE", "PRUNED", "RUNNING"))
         if begun >= self.settings.trials:
             return None
@@ -76,9 +75,9 @@ class Study:
                 n_startup_trials=RANDOM_TRIALS, group=True, seed=int(seed[0])
             )
         trial = self.study.ask()
-        number = trial.user_attrs.get(NUMBER, begun + 1)
-        trial.set_user_attr(NUMBER, number)
-        return trial, number, self._suggested(trial)
+        trial.set_user_attr(NUMBER, trial.user_attrs.get(NUMBER, begun + 1))
+        trial.set_user_attr(SETTING, self._suggested(trial))
+        return trial
 
     def _suggested(self, trial: Any) -> dict[str, Any]:
         known = self.settings
@@ -121,10 +120,13 @@ class Study:
         trial.report(100.0, self.settings.epochs)
         self.give_up(trial, 100.0)
 
-    def results(self) -> dict[int, dict[str, Any]]:
-        """The results of the finished trials by number, in its order."""
+    def candidates(self) -> list[Candidate]:
+        """The finished trials by number."""
         found = [trial.user_attrs for trial in self._in_state("COMPLETE")]
-        return {own[NUMBER]: own[RESULT] for own in sorted(found, key=lambda own: own[NUMBER])}
+        return sorted(
+            (Candidate(own[NUMBER], own[SETTING], **own[RESULT]) for own in found),
+            key=lambda one: one.number,
+        )
 
     def pruned_epochs(self) -> list[int]:
         """Epochs of each trial that was given up."""
@@ -171,15 +173,3 @@ def is_hopeless(
     # A training may have ended before this epoch.
     gains = [one[min(last, max(one))] - one[max(one)] for one in finished]
     return losses[last] - max(gains) > max_drop
-
-
-def imported_optuna() -> Any:
-    """The package; ``InputError`` if it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"a search needs {error.name}, which is not installed: pip install 'ecqx[search]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna

@@ -58,8 +58,8 @@ def run_trial(
     Returns
     -------
     result : dict
-        ``setting``, ``bytes``, ``accuracy_validation`` (of the network decoded from the file),
-        ``drop`` and ``bound`` as of `drop_with_bound`, ``sparsity`` and ``epochs``.
+        ``bytes``, ``accuracy_validation`` (of the network decoded from the file), ``drop`` and
+        ``bound`` as of `drop_with_bound`, ``sparsity`` and ``epochs``.
     history : list of Epoch
     """
     model = copied(network)
@@ -77,7 +77,6 @@ def run_trial(
     decoded.load_state_dict(bitstream.load(path))
     before, after = (classified_correctly(one, data.validation) for one in (network, decoded))
     result = {
-        "setting": dict(setting),
         "bytes": size.total,
         "accuracy_validation": float(after.mean()),
         **drop_with_bound(before, after),
