@@ -23,9 +23,10 @@ from scipy import stats
 from torch import nn
 
 import ecqx
+from ecqx.coding.checkpoint import read_state
 from ecqx.coding.inspection import inspect
 from ecqx.data import TensorData, digits
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning
 from ecqx.experiment import search as searching
 from ecqx.experiment.search_result import Candidate, SearchResult
 from ecqx.experiment.search_settings import SearchSettings
@@ -223,6 +224,37 @@ def test_several_processes_share_a_search(
     assert "2 processes: another search may find other files" in found.summary
 
 
+def test_the_file_describes_itself(
+    search: Callable[..., SearchResult], data: TensorData, tmp_path: Path
+) -> None:
+    found = search(trials=1, metadata={"model": "tiny"})
+    about = inspect(found.path).metadata
+    assert about["model"] == "tiny"
+    assert about["classes"] == list(data.classes)
+    assert about["input"]["shape"] == [1, 8, 8]
+    # A network can start another search as it is.
+    network = build()
+    network.load_state_dict(read_state(tmp_path / "a" / "full_precision.safetensors"))
+    settings = {**SMALL, "pretrain_epochs": 0, "trials": 1, "metadata": {"model": "tiny"}}
+    again = ecqx.search(network, data, tmp_path / "b", **settings)
+    assert files(again)["smallest.ecqx"] == files(found)["smallest.ecqx"]
+
+
+def test_what_a_person_should_look_at_is_remarked(data: TensorData, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    tiny = data.map(lambda split: split.take(12))
+    with pytest.warns(InputWarning) as remarks:
+        found = ecqx.search(build, tiny, tmp_path / "a", trials=1, epochs=1)
+    for line in (
+        "only 12 samples validate",
+        "an epoch has only 1 training steps",
+        "one validation sample is 8.33 points, more than max_drop 0.5",
+        "full precision: top-1 accuracy .* on 12 validation samples is at chance",
+    ):
+        assert any(re.match(line, str(one.message)) for one in remarks), line
+        assert any(re.match(line, one) for one in found.remarks)
+
+
 def test_minutes_end_a_search_which_goes_on(search: Callable[..., SearchResult]) -> None:
     with pytest.raises(InputError, match="no trial has ended yet; the same search goes on"):
         search("timed", trials=3, minutes=1e-9)
@@ -285,6 +317,8 @@ def test_data_and_networks_that_do_not_fit(data: TensorData, tmp_path: Path) -> 
     )
     with pytest.raises(InputError, match="needs data with one label a sample"):
         ecqx.search(build, several, tmp_path / "a")
+    with pytest.raises(InputError, match="TensorData, not a Tensor"):
+        ecqx.search(build, data.train.inputs, tmp_path / "a")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the network does not take digits"):
         ecqx.search(lambda: nn.Linear(5, 10), data, tmp_path / "a")
     with pytest.raises(InputError, match="ECQx: LRP has no rule"):
@@ -307,8 +341,8 @@ def test_a_folder_holds_one_search(search: Callable[..., SearchResult], tmp_path
     search(trials=1)
     before = sorted(tmp_path.rglob("*"))
     for settings, message in (
-        ({"max_drop": 1.0}, r"another setting of max_drop \(8.0, not 1.0\)"),
-        ({"seed": 1}, r"another setting of seed \(808, not 1\)"),
+        ({"max_drop": 1.0}, r"with other max_drop \(8.0, not 1.0\)"),
+        ({"seed": 1}, r"with other seed \(808, not 1\)"),
     ):
         with pytest.raises(InputError, match=message):
             search(trials=2, **settings)

@@ -42,9 +42,9 @@ def evaluate(
     """Show accuracy and loss of a file on a data set.
 
     The network is built by its name, the weights are those of FILE, and images are normalized as
-    its metadata say: `ecqx run` writes network, data set, classes and normalization into its files.
-    Of a file without metadata --model and --dataset name the network and the data, whose own
-    normalization is used.
+    its metadata say: `ecqx run` and `ecqx search` write network, data set, classes and
+    normalization into their files. Of a file without metadata, such as a checkpoint, --model and
+    --dataset name the network and the data, whose own normalization is used.
 
     \b
     Example:

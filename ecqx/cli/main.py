@@ -72,8 +72,7 @@ Exit codes:
   0    done
   1    an error in ecqx itself, with a traceback
   2    bad input or a file that cannot be read or written: one line says which
-  130  interrupted (Ctrl-C); the same `ecqx run` or `ecqx search` goes on after the last finished
-       epoch""",
+  130  interrupted (Ctrl-C); the line says how to go on""",
 )
 @click.version_option(__version__, prog_name="ecqx")
 def cli() -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ecqx.experiment.remarks import (
 )
 from ecqx.experiment.search_result import Candidate, SearchResult, loss_in_words
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
-from ecqx.experiment.start import UNFIT, Build, as_if_trained
+from ecqx.experiment.start import Build, as_if_trained, taking
 from ecqx.experiment.study import NUMBER, SETTING, Study, losses_by_epoch
 from ecqx.experiment.trial import (
     PROGRESS,
@@ -78,7 +79,7 @@ class _TimeIsUpError(Exception):
 
 
 def search(
-    build: Build,
+    build: Build | nn.Module,
     data: TensorData,
     folder: str | Path = "search",
     *,
@@ -97,9 +98,9 @@ def search(
 
     Parameters
     ----------
-    build : callable
-        Returns the network in full precision, trained unless there are ``pretrain_epochs``. Called
-        once in each process, after torch's generators are seeded.
+    build : Module or callable
+        The network in full precision, trained unless there are ``pretrain_epochs``; or a callable
+        that returns it, called in each process after torch's generators are seeded.
     data : TensorData
         With one label a sample.
     folder : path
@@ -135,6 +136,8 @@ def search(
     >>> found = ecqx.search(build, digits(), pretrain_epochs=20, max_drop=2)  # doctest: +SKIP
     >>> print(found.summary)  # doctest: +SKIP
     """
+    if not isinstance(data, TensorData):
+        raise InputError(f"data must be an ecqx.data.TensorData, not a {type(data).__name__}")
     known = SearchSettings(**settings)
     missing = next((name for name in PACKAGES if find_spec(name) is None), None)
     if missing:
@@ -149,6 +152,8 @@ def search(
         )
     about = metadata_of(data, metadata or {})
     code_metadata(about)  # to be refused before any training
+    if isinstance(build, nn.Module):
+        build = partial(copied, build)
     searched = _Search(expanded(folder), known, build, data, place, about, say)
     network = searched.build_network()
     _check_fit(known, network, data)
@@ -166,14 +171,8 @@ def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -
     x, y = next(data.train.batches(2))
     start = as_if_trained(network, settings.pretrain_epochs).to(x.device).eval()
     splits = [split.targets for split in (data.train, data.validation, data.test)]
-    try:
-        with torch.no_grad():
-            check_fit(main_output(start(x)), y, splits)
-    except InputError:
-        raise
-    except UNFIT as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the network does not take {data.label} ({reason})") from error
+    with taking("the network", data), torch.no_grad():
+        check_fit(main_output(start(x)), y, splits)
     for name in settings.methods:
         setting: dict[str, Any] = {"method": name, "lam": settings.lam[0]}
         if name in WITH_BITS:
@@ -235,9 +234,11 @@ class _Search:
         different = [name for name in identity if earlier.get(name) != identity[name]]
         if different:
             name = different[0]
+            other = f"other {name}"
+            if name in self.settings.lasting:
+                other += f" ({earlier.get(name)}, not {identity[name]})"
             raise InputError(
-                f"{self.folder}: holds a search with another setting of {name} "
-                f"({earlier.get(name)}, not {identity[name]}); name another folder, where a search "
+                f"{self.folder}: holds a search with {other}; name another folder, where a search "
                 f"can start from {self.folder / START}"
             )
 

@@ -13,6 +13,8 @@ from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS
 
 # Points of loss that are in sight, beyond those of the front.
 DEPTH = 5.0
+# Of the names below the table.
+NAMES = Markup("dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }")
 LABELS = {"setting": "setting", "bytes": "bytes", "drop": "loss (points)"}
 
 
@@ -29,7 +31,7 @@ def search_page(found: SearchResult) -> str:
     figure = front_figure(found)
     return environment.get_template("search.html.j2").render(
         title=figure.title,
-        style=inlined("page.css"),
+        style=inlined("page.css") + NAMES,
         figure=figure,
         picture=Markup(figure.svg()),
         headers=HEADERS,
