@@ -16,7 +16,7 @@ from running import Run, in_this_process
 from safetensors.torch import save_file
 
 from ecqx.cli import main as cli
-from ecqx.cli.paths import PATH
+from ecqx.cli.options import PATH
 from ecqx.coding import bitstream, inspection
 from ecqx.errors import InputError
 from ecqx.progress import announced, counted

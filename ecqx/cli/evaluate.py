@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ecqx.cli.paths import PATH
+from ecqx.cli.options import PATH
 from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS
 from ecqx.experiment.settings import DATASETS, RunSettings
 from ecqx.progress import announced

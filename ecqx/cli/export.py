@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ecqx.cli.paths import PATH
+from ecqx.cli.options import PATH
 from ecqx.errors import InputError, input_errors
 from ecqx.progress import announced
 

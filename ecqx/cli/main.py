@@ -18,7 +18,7 @@ from click.shell_completion import get_completion_class
 from ecqx.cli.contents import about, as_json, summary, table
 from ecqx.cli.evaluate import evaluate
 from ecqx.cli.export import export
-from ecqx.cli.paths import PATH
+from ecqx.cli.options import PATH
 from ecqx.cli.run import run
 from ecqx.cli.search import search
 from ecqx.errors import InputError, warnings_to

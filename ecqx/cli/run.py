@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ecqx.cli.paths import PATH
+from ecqx.cli.options import PATH, options_of
 from ecqx.errors import InputWarning
 from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import announced
 from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
 
-_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option with the default of its setting in RunSettings, the last of ``names``."""
-    default = getattr(RunSettings, names[-1].removeprefix("--"))
-    if default is False:
-        return click.option(*names, is_flag=True, **attributes)
-    return click.option(*names, default=default, show_default=default not in ("", ()), **attributes)
-
+_setting = options_of(RunSettings)
 
 # Options that `ecqx evaluate` has, too.
 DATA_PATH = _setting(

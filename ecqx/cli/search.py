@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from ecqx.cli.options import Decorator, options_of
 from ecqx.cli.run import run
 from ecqx.experiment.search_settings import METHODS, SearchSettings
 from ecqx.experiment.settings import RunSettings
 from ecqx.progress import announced
 
-_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 # Options of `ecqx run`: the network, the data, where the results go; and the training.
 _START = (
     *("model", "model_path", "model_rand_int", "dataset", "data_path", "results", "workers"),
@@ -22,19 +21,14 @@ _TRAINING = ("batch_size", "epochs", "pretrain_epochs", "max_batches", "p", "exc
 _SHARED = [parameter for parameter in run.params if parameter.name in (*_START, *_TRAINING)]
 
 
-def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option with the default of its setting in SearchSettings, the last of ``names``."""
-    default = getattr(SearchSettings, names[-1].removeprefix("--"))
-    return click.option(
-        *names, default=default, show_default=default not in (None, ()), **attributes
-    )
+_setting = options_of(SearchSettings)
 
 
-def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
+def _range(*names: str, kind: Any, **attributes: Any) -> Decorator:
     return _setting(*names, type=kind, nargs=2, metavar="LOW HIGH", **attributes)
 
 
-@click.command(params=_SHARED)
+@click.command()
 @_setting(
     "--max_drop",
     type=click.FloatRange(0),
@@ -60,7 +54,12 @@ def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
     help="Method to try. May be repeated.",
 )
 @_range("--bits", kind=click.IntRange(2, 8), help="Bits per weight of ECQ and ECQx.")
-@_range("--Lambda", "lam", kind=click.FloatRange(0, min_open=True), help="Λ.")
+@_range(
+    "--Lambda",
+    "lam",
+    kind=click.FloatRange(0, min_open=True),
+    help="Strength of the entropy constraint, Λ.",
+)
 @_range(
     "--lr",
     kind=click.FloatRange(0, min_open=True),
@@ -109,3 +108,7 @@ def search(verbose: bool, **options: Any) -> None:
         own["say"] = click.echo
     found = run_search(build, data, folder, device=start.device, metadata=start.names, **own)
     click.echo(found.summary)
+
+
+# Its own options first.
+search.params += _SHARED
