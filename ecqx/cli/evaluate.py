@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +59,16 @@ def evaluate(
         from ecqx.experiment.file_accuracy import file_accuracy
 
     found = file_accuracy(file, settings, model=model, dataset=dataset, image_size=image_size)
-    click.echo(json.dumps(found.record, indent=2) if json_wanted else found.summary)
+    click.echo(json.dumps(found, indent=2) if json_wanted else _table(found))
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    """The accuracy of a file as a table of one row."""
+    from tabulate import tabulate
+
+    title = f"test split of {found['data']}, {found['samples']:,} samples"
+    header = (title, *found["scores"], "loss")
+    scores = [f"{score:.2%}" for score in found["scores"].values()]
+    row = (found["model"], *scores, f"{found['loss']:.4f}")
+    right = ("left", *["right"] * (len(row) - 1))
+    return tabulate([row], header, disable_numparse=True, colalign=right)

@@ -36,7 +36,7 @@ def search_page(found: SearchResult) -> str:
         picture=Markup(figure.svg()),
         headers=HEADERS,
         rows=found.rows,
-        about=found.about,
+        about=[*found.about, *(("remark", line) for line in found.remarks)],
     )
 
 

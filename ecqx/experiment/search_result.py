@@ -134,8 +134,9 @@ class SearchResult:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The front as a table with `HEADERS`, the chosen file marked; losses in points."""
-        return [self._row(one) for one in self.front]
+        """The front and the chosen file, which is marked, as a table with `HEADERS`."""
+        shown = [one for one in self.candidates if one in self.front or one is self.chosen]
+        return [self._row(one) for one in sorted(shown, key=lambda one: one.bytes)]
 
     def _row(self, one: Candidate) -> tuple[str, ...]:
         setting = one.setting
@@ -164,7 +165,7 @@ class SearchResult:
         if self.settings.processes > 1:
             processes = f"{self.settings.processes} processes: another search may find other files"
             rows.append(("not deterministic", processes))
-        return rows + [("remark", remark) for remark in self.remarks]
+        return rows
 
     def _choice(self) -> str:
         chosen, allowed = self.chosen, self.settings.max_drop
