@@ -121,6 +121,10 @@ def test_the_smallest_within_the_allowed_loss_is_chosen() -> None:
     assert found.chosen.number == 2
     assert [one.number for one in found.front] == [3, 2, 1]
     assert "loses at most 1 points: 500 bytes, loses 0.50 points, at most 1.00" in found.summary
+    # The second is smaller and as accurate, but its loss is less certain.
+    off_front = result(candidate(1, 900, 0.90, 0.4), candidate(2, 300, 0.90, 1.5))
+    assert [one.number for one in off_front.front] == [2]
+    assert [row[:2] for row in off_front.rows] == [("", "2"), ("→", "1")]
     none = result(*found.candidates, max_drop=0.3)
     assert none.chosen.number == 1
     assert "no file loses at most 0.3 points; the one with the smallest bound: 900" in none.summary
@@ -156,6 +160,7 @@ def test_a_search_ends_with_front_file_and_page(
     assert [one.bytes for one in front] == sorted(one.bytes for one in front)
     assert all(a.accuracy_validation < b.accuracy_validation for a, b in pairwise(front))
     assert found.chosen.bound <= 8
+    assert found.path.read_bytes() == found.file(found.chosen).read_bytes()
     assert found.path.stat().st_size == found.chosen.bytes
     network = build()
     network.load_state_dict(ecqx.load(found.path))

@@ -34,7 +34,12 @@ from ecqx.experiment.remarks import (
     remark_on_chance,
     remarks_on_size,
 )
-from ecqx.experiment.search_result import Candidate, SearchResult, loss_in_words
+from ecqx.experiment.search_result import (
+    Candidate,
+    SearchResult,
+    file_of_trial,
+    loss_in_words,
+)
 from ecqx.experiment.search_settings import WITH_BITS, SearchSettings
 from ecqx.experiment.start import Build, as_if_trained, taking
 from ecqx.experiment.study import NUMBER, SETTING, Study, losses_by_epoch
@@ -56,11 +61,10 @@ from ecqx.training.trainer import Epoch, Trainer
 from ecqx.version import __version__
 
 Say = Callable[[str], object]
-# Results, and what a search is continued from: its settings, the network in full precision,
-# Optuna's journal, and a folder for each trial with its file.
+# Results, and what a search is continued from: its settings, the network in full precision, and
+# Optuna's journal.
 SMALLEST, RECORD, PAGE = "smallest.ecqx", "search.json", "search.html"
 SETTINGS, START, JOURNAL = "settings.json", "full_precision.safetensors", "study.journal"
-TRIALS, FILE = "trials", "network.ecqx"
 # Packages of the extra, for the search and for its page.
 PACKAGES = ("optuna", "altair", "jinja2", "pikepdf", "scipy", "vl_convert")
 # What an interruption ends with.
@@ -259,10 +263,6 @@ class _Search:
         load_state(network, read_tensors(self.folder / START)[0])
         return network
 
-    def file(self, number: int) -> Path:
-        """The file of a trial."""
-        return self.folder / TRIALS / str(number) / FILE
-
     def run(self) -> SearchResult:
         """Run trials until as many as allowed have ended, or time is up; then choose."""
         network, data = self.load_start(), self.data.to(self.device)
@@ -329,7 +329,7 @@ class _Search:
                 if time.time() >= self.until:
                     raise _TimeIsUpError
 
-        path = self.file(number)
+        path = file_of_trial(self.folder, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with warnings.catch_warnings():
@@ -382,7 +382,7 @@ class _Search:
             )
             remark(line)
             remarks = [*remarks, line]
-        source = self.file(found.chosen.number)
+        source = found.file(found.chosen)
         write_atomically(found.path, lambda path: shutil.copyfile(source, path))
         with announced("evaluating on the test split"):
             split = self.data.test.to(self.device)

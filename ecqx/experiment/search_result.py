@@ -25,16 +25,13 @@ class Candidate:
     Attributes
     ----------
     number : int
-        Of the trial, from 1.
+        From 1.
     setting : mapping
         ``method``, ``lam``, ``lr`` and, where these are a setting, ``bits``.
-    bytes : int
-    accuracy_validation : float
-        A fraction of one.
+    bytes, accuracy_validation, sparsity, epochs
+        Fractions of one where they are no whole numbers.
     drop, bound : float
         Loss of validation accuracy against full precision, and its 95 % upper bound, in points.
-    sparsity : float
-    epochs : int
     """
 
     number: int
@@ -64,7 +61,6 @@ class SearchResult:
     path : Path
         The chosen file.
     data : str
-        Name of the data set.
     parameters : int
         Elements of all floating-point tensors of the network.
     accuracy : float
@@ -112,6 +108,10 @@ class SearchResult:
         """The candidates that no other one beats in size and accuracy, the smallest first."""
         points = [(float(one.bytes), one.accuracy_validation) for one in self.candidates]
         return [self.candidates[i] for i in pareto_front(points)]
+
+    def file(self, one: Candidate) -> Path:
+        """The file of a candidate."""
+        return file_of_trial(self.path.parent, one.number)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -195,6 +195,11 @@ class SearchResult:
         front = tabulate(self.rows, HEADERS, disable_numparse=True, colalign=aligned)
         about = [*self.about, ("file", str(self.path))]
         return f"{front}\n\n{tabulate(about, tablefmt='plain', disable_numparse=True)}"
+
+
+def file_of_trial(folder: Path, number: int) -> Path:
+    """The file of a trial, in the folder of a search."""
+    return folder / "trials" / str(number) / "network.ecqx"
 
 
 def loss_in_words(drop: float, bound: float) -> str:
