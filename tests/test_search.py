@@ -232,15 +232,17 @@ def test_several_processes_share_a_search(
 def test_the_file_describes_itself(
     search: Callable[..., SearchResult], data: TensorData, tmp_path: Path
 ) -> None:
-    found = search(trials=1, metadata={"model": "tiny"})
-    about = inspect(found.path).metadata
-    assert about["model"] == "tiny"
-    assert about["classes"] == list(data.classes)
-    assert about["input"]["shape"] == [1, 8, 8]
+    about = {"model": "tiny", "sizes": (24, 10)}
+    search(trials=1, metadata=about)
+    found = search(trials=1, metadata=about)
+    stored = inspect(found.path).metadata
+    assert (stored["model"], stored["sizes"]) == ("tiny", [24, 10])
+    assert stored["classes"] == list(data.classes)
+    assert stored["input"]["shape"] == [1, 8, 8]
     # A network can start another search as it is.
     network = build()
     network.load_state_dict(read_state(tmp_path / "a" / "full_precision.safetensors"))
-    settings = {**SMALL, "pretrain_epochs": 0, "trials": 1, "metadata": {"model": "tiny"}}
+    settings = {**SMALL, "pretrain_epochs": 0, "trials": 1, "metadata": about}
     again = ecqx.search(network, data, tmp_path / "b", **settings)
     assert files(again)["smallest.ecqx"] == files(found)["smallest.ecqx"]
 
@@ -258,6 +260,15 @@ def test_what_a_person_should_look_at_is_remarked(data: TensorData, tmp_path: Pa
     ):
         assert any(re.match(line, str(one.message)) for one in remarks), line
         assert any(re.match(line, one) for one in found.remarks)
+
+
+def test_what_lrp_has_no_rule_for_is_a_remark(data: TensorData, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.LogSoftmax(1), nn.Linear(24, 10))
+    settings = {"trials": 1, "epochs": 1, "max_batches": 2, "methods": ("ECQx",)}
+    with pytest.warns(InputWarning, match="LRP has no rule for LogSoftmax"):
+        found = ecqx.search(network, data, tmp_path / "a", **settings)
+    assert "LogSoftmax" in found.remarks[0]
 
 
 def test_minutes_end_a_search_which_goes_on(search: Callable[..., SearchResult]) -> None:

@@ -154,21 +154,24 @@ def search(
             f"{data.label}: a search compares files sample by sample, which needs data with one "
             "label a sample"
         )
-    about = metadata_of(data, metadata or {})
-    code_metadata(about)  # to be refused before any training
+    # As JSON has them; what JSON cannot hold is refused before any training.
+    about = json.loads(code_metadata(metadata_of(data, metadata or {})))
     if isinstance(build, nn.Module):
         build = partial(copied, build)
     searched = _Search(expanded(folder), known, build, data, place, about, say)
     network = searched.build_network()
-    _check_fit(known, network, data)
+    remarks = _check_fit(known, network, data)
     with new_folders_removed(searched.folder), searched.locked(), interruption_explained(GOES_ON):
         searched.check_identity(network)
         searched.train_start(network)
-        return searched.run()
+        return searched.run(remarks)
 
 
-def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -> None:
-    """Raise ``InputError`` if network and data, or one of the methods, do not fit."""
+def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -> list[str]:
+    """Remarks on relevance; ``InputError`` if network and data, or one of the methods, do not fit.
+
+    What else warns here does so again in training.
+    """
     with input_errors(""):
         for name in ("exclude", "include"):
             used_parts(network, name, getattr(settings, name))
@@ -177,14 +180,17 @@ def _check_fit(settings: SearchSettings, network: nn.Module, data: TensorData) -
     splits = [split.targets for split in (data.train, data.validation, data.test)]
     with taking("the network", data), torch.no_grad():
         check_fit(main_output(start(x)), y, splits)
-    for name in settings.methods:
-        setting: dict[str, Any] = {"method": name, "lam": settings.lam[0]}
-        if name in WITH_BITS:
-            setting["bits"] = settings.bits_by_part(settings.bits[0], {})
-        with input_errors(f"{name}: "):
-            quantizer = constrain(method_of(setting, settings), copied(start), steps=1)
-            # Measures relevance, where the method does.
-            quantizer.update(x, y)
+    with warnings.catch_warnings(record=True) as caught:
+        for name in settings.methods:
+            setting: dict[str, Any] = {"method": name, "lam": settings.lam[0]}
+            if name in WITH_BITS:
+                setting["bits"] = settings.bits_by_part(settings.bits[0], {})
+            with input_errors(f"{name}: "):
+                quantizer = constrain(method_of(setting, settings), copied(start), steps=1)
+                # Measures relevance, where the method does.
+                quantizer.update(x, y)
+    unruled = [str(one.message) for one in caught if one.category is RelevanceWarning]
+    return list(dict.fromkeys(unruled))
 
 
 @dataclass(frozen=True)
@@ -263,11 +269,11 @@ class _Search:
         load_state(network, read_tensors(self.folder / START)[0])
         return network
 
-    def run(self) -> SearchResult:
+    def run(self, remarks: Sequence[str]) -> SearchResult:
         """Run trials until as many as allowed have ended, or time is up; then choose."""
         network, data = self.load_start(), self.data.to(self.device)
         accuracy = float(classified_correctly(network, data.validation).mean())
-        remarks = list(self._remarks(accuracy))
+        remarks = [*remarks, *self._remarks(accuracy)]
         for line in remarks:
             remark(line)
         study = Study(self.folder / JOURNAL, self.settings)
@@ -333,7 +339,7 @@ class _Search:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with warnings.catch_warnings():
-                # `_check_fit` said it already.
+                # One of the remarks says it already.
                 warnings.simplefilter("ignore", RelevanceWarning)
                 result, history = run_trial(
                     path, network, data, setting, self.settings, self.metadata, after_epoch
@@ -353,7 +359,7 @@ class _Search:
         one = Candidate(number, setting, **result)
         return f", {one.words}: {one.bytes:,} bytes, {loss_in_words(one.drop, one.bound)}"
 
-    def conclude(self, study: Study, network: nn.Module, remarks: list[str]) -> SearchResult:
+    def conclude(self, study: Study, network: nn.Module, remarks: Sequence[str]) -> SearchResult:
         """Choose a file, evaluate it on the test data, and write the results."""
         # Imported late: it draws.
         from ecqx.experiment.search_page import search_page
