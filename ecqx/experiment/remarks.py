@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ecqx.data.tensors import Split, TensorData
 from ecqx.errors import InputWarning
+from ecqx.experiment.search_settings import SearchSettings
 from ecqx.experiment.settings import RunSettings
 from ecqx.labels import is_labelled
 from ecqx.models.networks import MODELS
@@ -65,10 +66,28 @@ def remarks_before(
 
         yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
     if settings.epochs or settings.pretrain_epochs:
-        yield from remarks_on_size(data, settings.training)
+        yield from _on_size(data, settings.training)
 
 
-def remarks_on_size(data: TensorData, fit: FitSettings) -> Iterator[str]:
+def remarks_before_search(
+    settings: SearchSettings, data: TensorData, accuracy: float
+) -> Iterator[str]:
+    """Remarks before the first trial; ``accuracy`` is that of full precision on validation data."""
+    yield from _on_size(data, settings.training(settings.lr[0]))
+    validation = data.validation
+    sample = 100 / len(validation)
+    if settings.max_drop < sample:
+        yield (
+            f"one validation sample is {sample:.2f} points, more than max_drop "
+            f"{settings.max_drop:g}: only a file that loses hardly any is within it"
+        )
+    advice = "there is nothing to keep: check labels and learning rate, or raise pretrain_epochs"
+    chance = remark_on_chance(accuracy, validation, "validation", len(data.classes), advice)
+    if chance is not None:
+        yield f"full precision: {chance}"
+
+
+def _on_size(data: TensorData, fit: FitSettings) -> Iterator[str]:
     """Remarks on few validation samples, and on few steps of a training."""
     samples = len(data.validation)
     if samples < FEW_SAMPLES:

@@ -28,12 +28,7 @@ from ecqx.experiment.jobs import run_all
 from ecqx.experiment.kept import digest
 from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import constrain, new_folders_removed
-from ecqx.experiment.remarks import (
-    interruption_explained,
-    remark,
-    remark_on_chance,
-    remarks_on_size,
-)
+from ecqx.experiment.remarks import interruption_explained, remark, remarks_before_search
 from ecqx.experiment.search_result import (
     Candidate,
     SearchResult,
@@ -273,7 +268,7 @@ class _Search:
         """Run trials until as many as allowed have ended, or time is up; then choose."""
         network, data = self.load_start(), self.data.to(self.device)
         accuracy = float(classified_correctly(network, data.validation).mean())
-        remarks = [*remarks, *self._remarks(accuracy)]
+        remarks = [*remarks, *remarks_before_search(self.settings, data, accuracy)]
         for line in remarks:
             remark(line)
         study = Study(self.folder / JOURNAL, self.settings)
@@ -286,24 +281,6 @@ class _Search:
         else:
             run_all(_Search.run_trials, [searched] * processes, "search")
         return searched.conclude(study, network, remarks)
-
-    def _remarks(self, accuracy: float) -> Iterator[str]:
-        """Remarks on data and network before the first trial."""
-        data, settings = self.data, self.settings
-        yield from remarks_on_size(data, settings.training(settings.lr[0]))
-        sample = 100 / len(data.validation)
-        if settings.max_drop < sample:
-            yield (
-                f"one validation sample is {sample:.2f} points, more than max_drop "
-                f"{settings.max_drop:g}: only a file that loses hardly any is within it"
-            )
-        advice = (
-            "there is nothing to keep: check labels and learning rate, or give more pretrain_epochs"
-        )
-        classes = len(data.classes)
-        chance = remark_on_chance(accuracy, data.validation, "validation", classes, advice)
-        if chance is not None:
-            yield f"full precision: {chance}"
 
     def run_trials(self) -> None:
         """Run trials, one after the other."""
