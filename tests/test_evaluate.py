@@ -103,6 +103,27 @@ def test_a_file_without_metadata(tree: Path, place: Path, evaluate: Run) -> None
     assert f"{accuracy:.2%}" in out
 
 
+def test_files_of_other_formats(
+    file: Path,
+    tree: Path,
+    evaluate: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ecqx_command = in_this_process(monkeypatch, capsys)
+    places = ("--data_path", tree)
+    expected = json.loads(evaluate(file, *places, "--json")[1])["scores"]
+    assert ecqx_command("decode", file, "-o", "m.safetensors")[0] == 0
+    assert ecqx_command("export", file, "-o", "m.nnc", "--float_bits", 31)[0] == 0
+    torch.save(ecqx.load(file), "m.pt")
+    # Only safetensors has a place for metadata.
+    own = ("--model", "resnet20", "--dataset", "folder", "--image_size", 8)
+    for name, options in (("m.safetensors", ()), ("m.pt", own), ("m.nnc", own)):
+        code, out, _ = evaluate(name, *places, "--json", *options)
+        assert code == 0
+        assert json.loads(out)["scores"] == expected
+
+
 def test_features_are_those_of_the_file(place: Path, run: Run, evaluate: Run) -> None:
     arguments = ("--dataset", "digits", "--model", "mlp_gsc", "--epochs", 0, "--model_rand_int")
     assert run(*arguments)[::2] == (0, "")
@@ -157,7 +178,7 @@ def test_files_that_do_not_fit_the_data(tree: Path, place: Path, evaluate: Run) 
         ("ten.ecqx", "ten.ecqx is a network for another number of classes than the 3 of colours"),
         ("vgg.ecqx", "vgg.ecqx does not fit the model"),
         ("bad.ecqx", "bad.ecqx is cut off"),
-        ("other.txt", "other.txt is no ECQX bitstream"),
+        ("other.txt", "other.txt is no checkpoint that can be loaded safely"),
         ("absent.ecqx", "absent.ecqx: No such file"),
     ):
         code, _, error = evaluate(name, "--model", "resnet20", *own)

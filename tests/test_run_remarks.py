@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import ecqx
 from ecqx.data.tensors import Split
 from ecqx.experiment import kept, remarks
-from ecqx.experiment.remarks import guessed, remark_after
+from ecqx.experiment.remarks import guessed, remark_on_chance
 from ecqx.labels import IGNORED_LABEL
 from ecqx.training.evaluation import scores
 from ecqx.training.trainer import Trainer
@@ -99,8 +99,8 @@ def test_chance_is_the_metric_of_a_constant_answer() -> None:
 
 def test_an_accuracy_well_above_chance_causes_no_remark() -> None:
     test = Split(torch.zeros(100, 1), torch.arange(100) % 10)
-    assert remark_after(0.15, test, 10) is not None
-    assert remark_after(0.2, test, 10) is None
+    assert remark_on_chance(0.15, test, "test", 10, "") is not None
+    assert remark_on_chance(0.2, test, "test", 10, "") is None
 
 
 def test_offline_the_advice_is_for_this_command(tree: Path, refused: Any) -> None:

@@ -13,6 +13,7 @@ from running import Run, on, write_tree
 import ecqx
 from ecqx import models
 from ecqx.coding import bitstream
+from ecqx.experiment.run import GOES_ON
 
 # The fixtures of these tests.
 place, run, tree = running.place, running.run, running.tree
@@ -39,7 +40,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         patched.setattr(ecqx.ECQx, "update", interrupted)
         code, out, error = run(*arguments)
     assert (code, out) == (130, "")
-    assert error.strip() == "ecqx: interrupted"
+    assert error.strip() == f"ecqx: interrupted; {GOES_ON}"
     assert not list((place / "results").glob("*.ecqx"))
     code, _, error = run(*arguments)
     assert code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,13 +23,15 @@ from scipy import stats
 from torch import nn
 
 import ecqx
+from ecqx.coding.checkpoint import read_state
 from ecqx.coding.inspection import inspect
 from ecqx.data import TensorData, digits
-from ecqx.errors import InputError
+from ecqx.errors import InputError, InputWarning
 from ecqx.experiment import search as searching
 from ecqx.experiment.search_result import Candidate, SearchResult
 from ecqx.experiment.search_settings import SearchSettings
-from ecqx.experiment.trial import drop_with_bound, is_hopeless
+from ecqx.experiment.study import Study, is_hopeless
+from ecqx.experiment.trial import drop_with_bound
 
 place = running.place
 SMALL: dict[str, Any] = {"pretrain_epochs": 8, "epochs": 2, "max_drop": 8.0, "max_batches": 8}
@@ -95,7 +98,7 @@ def test_hopeless_is_what_no_gain_of_others_would_save(
 def candidate(number: int, size: int, accuracy: float, bound: float) -> Candidate:
     setting = {"method": "ECQ", "bits": 4, "lam": 0.1, "lr": 1e-3}
     drop = 100 * (0.9 - accuracy)
-    return Candidate(number, setting, size, accuracy, drop, bound, 0.5, 3, Path("x"))
+    return Candidate(number, setting, size, accuracy, drop, bound, 0.5, 3)
 
 
 def result(*candidates: Candidate, max_drop: float = 1.0) -> SearchResult:
@@ -117,10 +120,14 @@ def test_the_smallest_within_the_allowed_loss_is_chosen() -> None:
     )
     assert found.chosen.number == 2
     assert [one.number for one in found.front] == [3, 2, 1]
-    assert "loses at most 1 points (95 % upper bound 1.00): 500 bytes" in found.summary
+    assert "loses at most 1 points: 500 bytes, loses 0.50 points, at most 1.00" in found.summary
+    # The second is smaller and as accurate, but its loss is less certain.
+    off_front = result(candidate(1, 900, 0.90, 0.4), candidate(2, 300, 0.90, 1.5))
+    assert [one.number for one in off_front.front] == [2]
+    assert [row[:2] for row in off_front.rows] == [("", "2"), ("→", "1")]
     none = result(*found.candidates, max_drop=0.3)
     assert none.chosen.number == 1
-    assert "no file loses at most 0.3 points; the smallest upper bound" in none.summary
+    assert "no file loses at most 0.3 points; the one with the smallest bound: 900" in none.summary
     assert not none.record["within_max_drop"]
 
 
@@ -151,8 +158,9 @@ def test_a_search_ends_with_front_file_and_page(
     assert looked[-2:] == [True, True]
     front = found.front
     assert [one.bytes for one in front] == sorted(one.bytes for one in front)
-    assert all(a.accuracy < b.accuracy for a, b in pairwise(front))
+    assert all(a.accuracy_validation < b.accuracy_validation for a, b in pairwise(front))
     assert found.chosen.bound <= 8
+    assert found.path.read_bytes() == found.file(found.chosen).read_bytes()
     assert found.path.stat().st_size == found.chosen.bytes
     network = build()
     network.load_state_dict(ecqx.load(found.path))
@@ -179,18 +187,18 @@ def test_a_stopped_search_ends_like_an_uninterrupted_one(
     class StoppedError(KeyboardInterrupt):
         pass
 
-    after_epoch = searching._Attempt.after_epoch
+    report = Study.report
 
-    def interrupted(self: Any, history: Any) -> None:
+    def interrupted(self: Study, trial: Any, losses: Any) -> None:
         nonlocal calls
         calls += 1
-        after_epoch(self, history)
+        report(self, trial, losses)
         if stops and calls >= stops[0]:
             del stops[0]
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching._Attempt, "after_epoch", interrupted)
+        patch.setattr(Study, "report", interrupted)
         for _ in range(3):
             with pytest.raises(StoppedError):
                 search("stopped", trials=12)
@@ -221,6 +229,48 @@ def test_several_processes_share_a_search(
     assert "2 processes: another search may find other files" in found.summary
 
 
+def test_the_file_describes_itself(
+    search: Callable[..., SearchResult], data: TensorData, tmp_path: Path
+) -> None:
+    about = {"model": "tiny", "sizes": (24, 10)}
+    search(trials=1, metadata=about)
+    found = search(trials=1, metadata=about)
+    stored = inspect(found.path).metadata
+    assert (stored["model"], stored["sizes"]) == ("tiny", [24, 10])
+    assert stored["classes"] == list(data.classes)
+    assert stored["input"]["shape"] == [1, 8, 8]
+    # A network can start another search as it is.
+    network = build()
+    network.load_state_dict(read_state(tmp_path / "a" / "full_precision.safetensors"))
+    settings = {**SMALL, "pretrain_epochs": 0, "trials": 1, "metadata": about}
+    again = ecqx.search(network, data, tmp_path / "b", **settings)
+    assert files(again)["smallest.ecqx"] == files(found)["smallest.ecqx"]
+
+
+def test_what_a_person_should_look_at_is_remarked(data: TensorData, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    tiny = data.map(lambda split: split.take(12))
+    with pytest.warns(InputWarning) as remarks:
+        found = ecqx.search(build, tiny, tmp_path / "a", trials=1, epochs=1)
+    for line in (
+        "only 12 samples validate",
+        "an epoch has only 1 training steps",
+        "one validation sample is 8.33 points, more than max_drop 0.5",
+        "full precision: top-1 accuracy .* on 12 validation samples is at chance",
+    ):
+        assert any(re.match(line, str(one.message)) for one in remarks), line
+        assert any(re.match(line, one) for one in found.remarks)
+
+
+def test_what_lrp_has_no_rule_for_is_a_remark(data: TensorData, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.LogSoftmax(1), nn.Linear(24, 10))
+    settings = {"trials": 1, "epochs": 1, "max_batches": 2, "methods": ("ECQx",)}
+    with pytest.warns(InputWarning, match="LRP has no rule for LogSoftmax"):
+        found = ecqx.search(network, data, tmp_path / "a", **settings)
+    assert "LogSoftmax" in found.remarks[0]
+
+
 def test_minutes_end_a_search_which_goes_on(search: Callable[..., SearchResult]) -> None:
     with pytest.raises(InputError, match="no trial has ended yet; the same search goes on"):
         search("timed", trials=3, minutes=1e-9)
@@ -230,14 +280,14 @@ def test_minutes_end_a_search_which_goes_on(search: Callable[..., SearchResult])
 def test_a_training_that_fails_is_one_trial(
     search: Callable[..., SearchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = searching.Trial.run
+    run = searching.run_trial
 
-    def failing(self: Any, *places: Path) -> Any:
-        if self.setting["method"] == "EC2T":
+    def failing(path: Path, network: nn.Module, data: Any, setting: Any, *more: Any) -> Any:
+        if setting["method"] == "EC2T":
             raise ValueError("1.weight: weight holds NaN or infinite values")
-        return run(self, *places)
+        return run(path, network, data, setting, *more)
 
-    monkeypatch.setattr(searching.Trial, "run", failing)
+    monkeypatch.setattr(searching, "run_trial", failing)
     found = search(trials=6, methods=("ECQ", "EC2T"))
     assert found.failures
     assert len(found.candidates) + len(found.pruned) + len(found.failures) == 6
@@ -283,6 +333,8 @@ def test_data_and_networks_that_do_not_fit(data: TensorData, tmp_path: Path) -> 
     )
     with pytest.raises(InputError, match="needs data with one label a sample"):
         ecqx.search(build, several, tmp_path / "a")
+    with pytest.raises(InputError, match="TensorData, not a Tensor"):
+        ecqx.search(build, data.train.inputs, tmp_path / "a")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the network does not take digits"):
         ecqx.search(lambda: nn.Linear(5, 10), data, tmp_path / "a")
     with pytest.raises(InputError, match="ECQx: LRP has no rule"):
@@ -305,8 +357,8 @@ def test_a_folder_holds_one_search(search: Callable[..., SearchResult], tmp_path
     search(trials=1)
     before = sorted(tmp_path.rglob("*"))
     for settings, message in (
-        ({"max_drop": 1.0}, r"another setting of max_drop \(8.0, not 1.0\)"),
-        ({"seed": 1}, r"another setting of seed \(808, not 1\)"),
+        ({"max_drop": 1.0}, r"with other max_drop \(8.0, not 1.0\)"),
+        ({"seed": 1}, r"with other seed \(808, not 1\)"),
     ):
         with pytest.raises(InputError, match=message):
             search(trials=2, **settings)
@@ -337,7 +389,10 @@ def test_the_command(command: Run, place: Path) -> None:
     code, out, error = command(
         *options, "--pretrain_epochs", 2, "--trials", 2, "--max_drop", 5, "--verbose"
     )
-    assert (code, error) == (0, "")
+    assert code == 0
+    assert re.fullmatch(
+        r"ecqx: the chosen file is more accurate than full precision[^\n]+\n", error
+    )
     assert out.count("trial ") >= 2
     assert "test data" in out
     folder = place / "results" / "mlp_gsc_digits_search"

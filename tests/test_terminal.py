@@ -16,6 +16,7 @@ from running import Run, in_this_process
 from safetensors.torch import save_file
 
 from ecqx.cli import main as cli
+from ecqx.cli.options import PATH
 from ecqx.coding import bitstream, inspection
 from ecqx.errors import InputError
 from ecqx.progress import announced, counted
@@ -139,6 +140,18 @@ def test_commands_show_progress_on_a_terminal_and_results_alone_on_stdout(
     assert run(*words) == (0, quiet, "")
     for doing in seen:
         assert doing in screen.getvalue()
+
+
+# -- paths -----------------------------------------------------------------------------------------
+
+
+def test_every_path_may_begin_with_the_home_folder() -> None:
+    commands = cli.cli.commands.values()
+    paths = [p.type for c in commands for p in c.params if isinstance(p.type, click.Path)]
+    assert len(paths) > 10
+    assert set(paths) == {PATH}
+    # Shells leave ~ alone in --results=~/x.
+    assert PATH.convert("~/x", None, None) == Path.home() / "x"
 
 
 # -- help ------------------------------------------------------------------------------------------

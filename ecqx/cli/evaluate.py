@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS, say_warning
+from ecqx.cli.options import PATH
+from ecqx.cli.run import DATA_PATH, DEVICE, IMAGE_SIZE, WORKERS
 from ecqx.experiment.settings import DATASETS, RunSettings
 from ecqx.progress import announced
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option(
     "--dataset",
     type=click.Choice(DATASETS),
@@ -41,9 +43,9 @@ def evaluate(
     """Show accuracy and loss of a file on a data set.
 
     The network is built by its name, the weights are those of FILE, and images are normalized as
-    its metadata say: `ecqx run` writes network, data set, classes and normalization into its files.
-    Of a file without metadata --model and --dataset name the network and the data, whose own
-    normalization is used.
+    its metadata say: `ecqx run` and `ecqx search` write network, data set, classes and
+    normalization into their files. Of a file without metadata, such as a checkpoint, --model and
+    --dataset name the network and the data, whose own normalization is used.
 
     \b
     Example:
@@ -56,7 +58,17 @@ def evaluate(
     with announced("loading torch"):
         from ecqx.experiment.file_accuracy import file_accuracy
 
-    found = file_accuracy(
-        file, settings, say_warning, model=model, dataset=dataset, image_size=image_size
-    )
-    click.echo(json.dumps(found.record, indent=2) if json_wanted else found.summary)
+    found = file_accuracy(file, settings, model=model, dataset=dataset, image_size=image_size)
+    click.echo(json.dumps(found, indent=2) if json_wanted else _table(found))
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    """The accuracy of a file as a table of one row."""
+    from tabulate import tabulate
+
+    title = f"test split of {found['data']}, {found['samples']:,} samples"
+    header = (title, *found["scores"], "loss")
+    scores = [f"{score:.2%}" for score in found["scores"].values()]
+    row = (found["model"], *scores, f"{found['loss']:.4f}")
+    right = ("left", *["right"] * (len(row) - 1))
+    return tabulate([row], header, disable_numparse=True, colalign=right)

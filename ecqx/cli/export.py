@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from ecqx.cli.options import PATH
 from ecqx.errors import InputError, input_errors
 from ecqx.progress import announced
 
-_PATH = click.Path(path_type=Path)
 FORMATS = ("nnc", "onnx", "safetensors")
 
 
@@ -23,8 +23,8 @@ def _shape(context: click.Context, option: click.Parameter, value: str | None) -
 
 
 @click.command()
-@click.argument("file", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option(
     "--format",
     "kind",

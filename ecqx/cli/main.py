@@ -18,6 +18,7 @@ from click.shell_completion import get_completion_class
 from ecqx.cli.contents import about, as_json, summary, table
 from ecqx.cli.evaluate import evaluate
 from ecqx.cli.export import export, write_decoded
+from ecqx.cli.options import PATH
 from ecqx.cli.run import run
 from ecqx.cli.search import search
 from ecqx.errors import InputError, warnings_to
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
-_PATH = click.Path(path_type=Path)
 # Raised by click 8.2 and later if no command is given; earlier versions print the help themselves.
 _NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -50,8 +50,9 @@ def main() -> None:
     except (click.ClickException, InputError, OSError) as error:
         click.echo(f"ecqx: {' '.join(_message(error).split())}", err=True)
         sys.exit(2)
-    except click.Abort:
-        click.echo("ecqx: interrupted", err=True)
+    except click.Abort as error:
+        notes = getattr(error.__cause__, "__notes__", ())
+        click.echo("; ".join(("ecqx: interrupted", *notes)), err=True)
         sys.exit(INTERRUPTED)
 
 
@@ -71,8 +72,7 @@ Exit codes:
   0    done
   1    an error in ecqx itself, with a traceback
   2    bad input or a file that cannot be read or written: one line says which
-  130  interrupted (Ctrl-C); the same `ecqx run` or `ecqx search` goes on after the last finished
-       epoch""",
+  130  interrupted (Ctrl-C); the line says how to go on""",
 )
 @click.version_option(__version__, prog_name="ecqx")
 def cli() -> None:
@@ -98,8 +98,8 @@ cli.add_command(search)
 
 
 @cli.command()
-@click.argument("checkpoint", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.argument("checkpoint", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
 @click.option(
     "--bitwidth", type=click.IntRange(2, 8), default=4, show_default=True, help="Bits per weight."
 )
@@ -204,8 +204,8 @@ def encode(
 
 
 @cli.command()
-@click.argument("file", type=_PATH)
-@click.option("-o", "--output", type=_PATH, required=True, help="The .safetensors file to write.")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The .safetensors file to write.")
 def decode(file: Path, output: Path) -> None:
     """Turn a .ecqx or .nnc file back into a state_dict.
 
@@ -221,7 +221,7 @@ def decode(file: Path, output: Path) -> None:
 
 
 @cli.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=PATH)
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of a table.")
 def info(file: Path, json_wanted: bool) -> None:
     """Show what is in a .ecqx or .nnc file: its tensors, their sizes, sparsity and entropy.

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import warnings
 from typing import Any
 
 import click
 
+from ecqx.cli.options import PATH, options_of
+from ecqx.errors import InputWarning
 from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import announced
 from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
 
-_PATH = click.Path(path_type=Path)
-_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option with the default of its setting in RunSettings, the last of ``names``."""
-    default = getattr(RunSettings, names[-1].removeprefix("--"))
-    if default is False:
-        return click.option(*names, is_flag=True, **attributes)
-    return click.option(*names, default=default, show_default=default not in ("", ()), **attributes)
-
+_setting = options_of(RunSettings)
 
 # Options that `ecqx evaluate` has, too.
 DATA_PATH = _setting(
     "--data_path",
     "--dataset_path",
     "data_path",
-    type=_PATH,
+    type=PATH,
     envvar="ECQX_DATA",
     show_envvar=True,
     metavar="FOLDER",
@@ -73,7 +64,7 @@ IMAGE_SIZE = _setting(
 )
 @_setting(
     "--model_path",
-    type=_PATH,
+    type=PATH,
     metavar="FILE",
     help="Checkpoint to start from: .pt, .pth, .safetensors or .ecqx. By default torchvision's "
     "networks start from their pre-trained weights, the others from random weights.",
@@ -86,7 +77,7 @@ IMAGE_SIZE = _setting(
     "classification for others; folder is a tree of train/CLASS/IMAGE and test/CLASS/IMAGE.",
 )
 @DATA_PATH
-@_setting("--results", type=_PATH, metavar="FOLDER", help="Folder for the results.")
+@_setting("--results", type=PATH, metavar="FOLDER", help="Folder for the results.")
 @WORKERS
 @_setting(
     "--tracker",
@@ -196,15 +187,12 @@ def run(**options: Any) -> None:
         from ecqx.experiment.run import run as run_experiment
         from ecqx.training.distributed import connected, is_first
 
-    with connected():
-        say, warn = (click.echo, say_warning) if is_first() else (_ignore, _ignore)
-        say(run_experiment(settings, say, warn).summary)
+    with connected(), warnings.catch_warnings():
+        say = click.echo if is_first() else _silent
+        if not is_first():
+            warnings.simplefilter("ignore", InputWarning)
+        say(run_experiment(settings, say).summary)
 
 
-def say_warning(line: str) -> None:
-    """Print a remark of one line."""
-    click.echo(f"ecqx: {line}", err=True)
-
-
-def _ignore(line: str) -> None:
+def _silent(line: str) -> None:
     pass

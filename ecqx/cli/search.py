@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from ecqx.cli.options import Decorator, options_of
 from ecqx.cli.run import run
 from ecqx.experiment.search_settings import METHODS, SearchSettings
 from ecqx.experiment.settings import RunSettings
 from ecqx.progress import announced
 
-_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 # Options of `ecqx run`: the network, the data, where the results go; and the training.
 _START = (
     *("model", "model_path", "model_rand_int", "dataset", "data_path", "results", "workers"),
@@ -22,19 +21,14 @@ _TRAINING = ("batch_size", "epochs", "pretrain_epochs", "max_batches", "p", "exc
 _SHARED = [parameter for parameter in run.params if parameter.name in (*_START, *_TRAINING)]
 
 
-def _setting(*names: str, **attributes: Any) -> _Decorator:
-    """An option with the default of its setting in SearchSettings, the last of ``names``."""
-    default = getattr(SearchSettings, names[-1].removeprefix("--"))
-    return click.option(
-        *names, default=default, show_default=default not in (None, ()), **attributes
-    )
+_setting = options_of(SearchSettings)
 
 
-def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
+def _range(*names: str, kind: Any, **attributes: Any) -> Decorator:
     return _setting(*names, type=kind, nargs=2, metavar="LOW HIGH", **attributes)
 
 
-@click.command(params=_SHARED)
+@click.command()
 @_setting(
     "--max_drop",
     type=click.FloatRange(0),
@@ -60,8 +54,22 @@ def _range(*names: str, kind: Any, **attributes: Any) -> _Decorator:
     help="Method to try. May be repeated.",
 )
 @_range("--bits", kind=click.IntRange(2, 8), help="Bits per weight of ECQ and ECQx.")
-@_range("--Lambda", "lam", kind=click.FloatRange(0, min_open=True), help="Λ.")
-@_range("--lr", kind=click.FloatRange(0, min_open=True), help="Learning rate of Adam.")
+@_range(
+    "--Lambda",
+    "lam",
+    kind=click.FloatRange(0, min_open=True),
+    help="Strength of the entropy constraint, Λ.",
+)
+@_range(
+    "--lr",
+    kind=click.FloatRange(0, min_open=True),
+    help="Learning rate of a trial's training.",
+)
+@_setting(
+    "--pretrain_lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of the training in full precision.",
+)
 @_setting(
     "--bits_of",
     multiple=True,
@@ -85,7 +93,7 @@ def search(verbose: bool, **options: Any) -> None:
       ecqx search --model resnet20 --model_path resnet20.pt --dataset cifar10 --max_drop 0.5
     Your own pictures, in an hour, the first layer with bits of its own:
       ecqx search --model resnet18 --dataset folder --data_path photos \\
-          --pretrain_epochs 5 --minutes 60 --bits_of conv1
+          --pretrain_epochs 5 --pretrain_lr 1e-4 --minutes 60 --bits_of conv1
     """
     start = RunSettings(**{name: options[name] for name in _START})
     own = {k: v for k, v in options.items() if k not in _START or k == "seed"}
@@ -96,9 +104,11 @@ def search(verbose: bool, **options: Any) -> None:
 
     build, data = start_of(start, is_trained)
     folder = start.results / f"{start.model}_{start.dataset}_search"
-    say = click.echo if verbose else _ignore
-    click.echo(run_search(build, data, folder, device=start.device, say=say, **own).summary)
+    if verbose:
+        own["say"] = click.echo
+    found = run_search(build, data, folder, device=start.device, metadata=start.names, **own)
+    click.echo(found.summary)
 
 
-def _ignore(line: str) -> None:
-    pass
+# Its own options first.
+search.params += _SHARED

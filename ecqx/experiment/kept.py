@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ecqx.coding.tensor_files import read_tensors, write_tensors
@@ -74,15 +75,20 @@ class Kept:
 
 def _keys(prepared: Prepared, *settings: Mapping[str, Any]) -> list[str]:
     """A hash of each of the settings with data, starting weights, device, packages and code."""
-    weights = hashlib.sha256()
-    for name, tensor in prepared.model.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().data)
     versions = {name: version(name) for name in PACKAGES}
     places = [prepared.device.type, versions, _code()]
-    common = [prepared.data.checksum(), weights.hexdigest(), *places]
+    common = [prepared.data.checksum(), digest(prepared.model), *places]
     parts = [json.dumps([own, *common]).encode() for own in settings]
     return [hashlib.sha256(part).hexdigest()[:16] for part in parts]
+
+
+def digest(model: nn.Module) -> str:
+    """A hash of a network's tensors."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @cache

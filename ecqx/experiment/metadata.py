@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ecqx.data.tensors import Split, TensorData
 from ecqx.errors import InputError
+from ecqx.experiment.remarks import remark
 
 
-def metadata_of(model: str, dataset: str, data: TensorData) -> dict[str, Any]:
-    """The metadata of a network of this name that was trained on a data set."""
+def metadata_of(data: TensorData, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a network that was trained on a data set; ``names`` are other entries."""
     inputs, _ = next(data.test.batches(1))
     about: dict[str, Any] = {"shape": list(inputs.shape[1:])}
     preparation = data.test.preparation
@@ -21,25 +24,27 @@ def metadata_of(model: str, dataset: str, data: TensorData) -> dict[str, Any]:
         about |= {"mean": list(preparation.mean), "std": list(preparation.deviation)}
     elif any(data.standardized):
         about["features"] = [*map(list, data.standardized)]
-    return {"model": model, "dataset": dataset, "classes": list(data.classes), "input": about}
+    return {**names, "classes": list(data.classes), "input": about}
+
+
+def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata from texts, as safetensors files hold them; what is no JSON stays text."""
+    found: dict[str, Any] = dict(texts)
+    for name in ("classes", "input"):
+        with suppress(KeyError, ValueError):
+            found[name] = json.loads(texts[name])
+    return found
 
 
 @dataclass(frozen=True)
 class Described:
     """The metadata of a file, as `metadata_of` writes them; what is missing is None or empty.
 
-    Attributes
-    ----------
-    model, dataset : str, optional
-    classes : tuple of str
-    side : int, optional
-        Height and width of the images.
-    mean, deviation : tuple of float
-        Of the pixels in [0, 1], for each channel.
-    features : list
-        `TensorData.standardized`.
+    ``side`` is that of square images; ``mean`` and ``deviation`` are those of their pixels in
+    [0, 1], by channel; ``features`` is `TensorData.standardized`.
     """
 
+    path: Path
     model: str | None
     dataset: str | None
     classes: tuple[str, ...]
@@ -51,11 +56,10 @@ class Described:
     @classmethod
     def of(cls, path: Path, metadata: Mapping[str, Any]) -> Described:
         """Check metadata that anyone may have written; ``InputError`` names the file."""
-        about = metadata.get("input", {})
-        found = about if isinstance(about, dict) else {}
-        shape, mean, std = (found.get(name, []) for name in ("shape", "mean", "std"))
-        classes = metadata.get("classes", [])
         model, dataset = metadata.get("model"), metadata.get("dataset")
+        classes, about = metadata.get("classes", []), metadata.get("input", {})
+        found: dict[str, Any] = about if isinstance(about, dict) else {}
+        shape, mean, std = (found.get(name, []) for name in ("shape", "mean", "std"))
         fits = (
             isinstance(about, dict)
             and all(name is None or isinstance(name, str) for name in (model, dataset))
@@ -64,8 +68,8 @@ class Described:
             and _all_of(mean, int, float)
             and _all_of(std, int, float)
             and len(mean) == len(std)
-            and all(deviation > 0 for deviation in std)
             and all(math.isfinite(number) for number in (*mean, *std))
+            and all(deviation > 0 for deviation in std)
         )
         if not fits:
             raise InputError(
@@ -73,33 +77,33 @@ class Described:
                 'classes a list of names, input {"shape": […], "mean": […], "std": […]}'
             )
         side = shape[-1] if len(shape) == 3 and shape[-1] == shape[-2] else None
-        return cls(
-            model, dataset, tuple(classes), side, tuple(mean), tuple(std), found.get("features")
-        )
+        numbers = (tuple(mean), tuple(std), found.get("features"))
+        return cls(path, model, dataset, tuple(classes), side, *numbers)
 
-    def check_classes(self, path: Path, data: TensorData) -> None:
-        """Raise ``InputError`` if the classes are not those of the data, in their order."""
-        if self.classes and self.classes != data.classes:
-            raise InputError(
-                f"{path} has the classes {_listed(self.classes)}, and {data.label} has "
-                f"{_listed(data.classes)}"
-            )
-
-    def normalized(self, path: Path, data: TensorData) -> TensorData:
+    def prepared(self, data: TensorData) -> TensorData:
         """The data with the normalization of the file, if it has one.
 
-        ``InputError`` if the data cannot be normalized so.
+        ``InputError`` if the data have other classes, or cannot be normalized so.
         """
+        if self.classes and self.classes != data.classes:
+            raise InputError(
+                f"{self.path} has the classes {_listed(self.classes)}, and {data.label} has "
+                f"{_listed(data.classes)}"
+            )
         if self.features is not None and self.features != [*map(list, data.standardized)]:
             raise InputError(
-                f"{path} was trained on features that were standardized by other numbers than "
+                f"{self.path} was trained on features that were standardized by other numbers than "
                 f"those of {data.label}"
             )
+        preparation = data.test.preparation
         if not self.mean:
+            if preparation.mean:
+                remark(f"{self.path} has no input normalization; that of {data.label} is used")
             return data
-        if len(data.test.preparation.mean) != len(self.mean):
+        if len(preparation.mean) != len(self.mean):
             raise InputError(
-                f"{path} normalizes {len(self.mean)} channels of pixels, which {data.label} has not"
+                f"{self.path} normalizes {len(self.mean)} channels of pixels, which {data.label} "
+                "has not"
             )
 
         def prepared(split: Split) -> Split:

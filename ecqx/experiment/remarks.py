@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ecqx.data.tensors import Split, TensorData
+from ecqx.errors import InputWarning
+from ecqx.experiment.search_settings import SearchSettings
 from ecqx.experiment.settings import RunSettings
 from ecqx.labels import is_labelled
 from ecqx.models.networks import MODELS
 from ecqx.training.objectives import SEGMENTATION, objective_of
-from ecqx.training.settings import steps_per_epoch
+from ecqx.training.settings import FitSettings, steps_per_epoch
 
 # Fewer validation samples, or training steps an epoch, are worth a remark.
 FEW_SAMPLES, FEW_STEPS = 100, 10
@@ -21,6 +25,21 @@ FEW_SAMPLES, FEW_STEPS = 100, 10
 DEVIATIONS = 2.0
 # Samples whose labels are counted together.
 _PART = 512
+
+
+def remark(line: str) -> None:
+    """Make a remark, which commands print as one line."""
+    warnings.warn(line, InputWarning, stacklevel=2)
+
+
+@contextmanager
+def interruption_explained(how: str) -> Iterator[None]:
+    """Add to a ``KeyboardInterrupt`` of the block how its work goes on; commands print it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(how)
+        raise
 
 
 def remarks_before(
@@ -47,10 +66,29 @@ def remarks_before(
 
         yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
     if settings.epochs or settings.pretrain_epochs:
-        yield from _few(settings, data)
+        yield from _on_size(data, settings.training)
 
 
-def _few(settings: RunSettings, data: TensorData) -> Iterator[str]:
+def remarks_before_search(
+    settings: SearchSettings, data: TensorData, accuracy: float
+) -> Iterator[str]:
+    """Remarks before the first trial; ``accuracy`` is that of full precision on validation data."""
+    yield from _on_size(data, settings.training(settings.lr[0]))
+    validation = data.validation
+    sample = 100 / len(validation)
+    if settings.max_drop < sample:
+        yield (
+            f"one validation sample is {sample:.2f} points, more than max_drop "
+            f"{settings.max_drop:g}: only a file that loses hardly any is within it"
+        )
+    advice = "there is nothing to keep: check labels and learning rate, or raise pretrain_epochs"
+    chance = remark_on_chance(accuracy, validation, "validation", len(data.classes), advice)
+    if chance is not None:
+        yield f"full precision: {chance}"
+
+
+def _on_size(data: TensorData, fit: FitSettings) -> Iterator[str]:
+    """Remarks on few validation samples, and on few steps of a training."""
     samples = len(data.validation)
     if samples < FEW_SAMPLES:
         # Half of a 95 % interval of a share, at most.
@@ -59,10 +97,10 @@ def _few(settings: RunSettings, data: TensorData) -> Iterator[str]:
             f"only {samples} samples validate, so the accuracy that chooses the epoch is uncertain "
             f"by up to {points:.0f} points; {FEW_SAMPLES} or more are better"
         )
-    steps = steps_per_epoch(len(data.train), settings.training)
+    steps = steps_per_epoch(len(data.train), fit)
     if steps < FEW_STEPS:
         more = "smaller --batch_size"
-        if steps == settings.max_batches:
+        if steps == fit.max_batches:
             more = "larger --max_batches"
         yield (
             f"an epoch has only {steps} training steps, too few for BatchNorm to follow the "
@@ -70,19 +108,21 @@ def _few(settings: RunSettings, data: TensorData) -> Iterator[str]:
         )
 
 
-def remark_after(accuracy: float, test: Split, classes: int) -> str | None:
-    """A remark if the accuracy on the test split is that of a guess.
+def remark_on_chance(
+    accuracy: float, split: Split, name: str, classes: int, advice: str
+) -> str | None:
+    """A remark if an accuracy on a split of this name is that of a guess; it ends with the advice.
 
     ``accuracy`` is the task's first metric (`ecqx.training.objectives.Objective.metric`).
     """
-    metric = objective_of(test.targets).metric
-    guess = guessed(test.targets, classes)
-    error = math.sqrt(guess * (1 - guess) / len(test))
+    metric = objective_of(split.targets).metric
+    guess = guessed(split.targets, classes)
+    error = math.sqrt(guess * (1 - guess) / len(split))
     if accuracy > guess + DEVIATIONS * error:
         return None
     return (
-        f"{metric} {accuracy:.2%} on {len(test):,} test samples is at chance: the most frequent "
-        f"class alone gives {guess:.2%}; check labels, learning rate and start, or lower --Lambda"
+        f"{metric} {accuracy:.2%} on {len(split):,} {name} samples is at chance: the most frequent "
+        f"class alone gives {guess:.2%}; {advice}"
     )
 
 

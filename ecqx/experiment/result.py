@@ -58,7 +58,7 @@ class Result:
             "not_quantized": list(self.not_quantized),
             **self._measures,
             "file": settings.model_file.name,
-            "metadata": metadata_of(settings.model, settings.dataset, self.prepared.data),
+            "metadata": metadata_of(self.prepared.data, settings.names),
             "remarks": list(self.remarks),
         }
 

@@ -16,7 +16,7 @@ from ecqx.experiment import tracking
 from ecqx.experiment.kept import Kept
 from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import Prepared, constrain, new_folders_removed, prepare
-from ecqx.experiment.remarks import remark_after
+from ecqx.experiment.remarks import interruption_explained, remark, remark_on_chance
 from ecqx.experiment.result import Result
 from ecqx.experiment.score import score_file
 from ecqx.experiment.settings import RunSettings
@@ -32,9 +32,11 @@ from ecqx.training.settings import FitSettings, steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
 
 Say = Callable[[str], None]
+# What an interruption ends with.
+GOES_ON = "the same command goes on after the last finished epoch"
 
 
-def run(settings: RunSettings, say: Say, warn: Say) -> Result:
+def run(settings: RunSettings, say: Say) -> Result:
     """Run one experiment and write its model and its record to the folder of results.
 
     An interrupted experiment resumes after its last finished epoch when it is run again with the
@@ -48,11 +50,12 @@ def run(settings: RunSettings, say: Say, warn: Say) -> Result:
         prepared = prepare(settings)
         kept = Kept.of(prepared)
         logs = [stack.enter_context(tracker) for tracker in _trackers(prepared, kept)]
-        for remark in prepared.remarks:
-            warn(remark)
-        experiment = _Experiment(prepared, kept, logs, say, warn)
+        for line in prepared.remarks:
+            remark(line)
+        experiment = _Experiment(prepared, kept, logs, say)
         if is_first():
             stack.callback(experiment.unnamed.unlink, missing_ok=True)
+        stack.enter_context(interruption_explained(GOES_ON))
         return experiment.measure()
 
 
@@ -80,7 +83,6 @@ class _Experiment:
     kept: Kept
     logs: Sequence[tracking.Log]
     say: Say
-    warn: Say
 
     def measure(self) -> Result:
         """Train, encode, decode, evaluate, and write the result."""
@@ -100,9 +102,11 @@ class _Experiment:
         # ``kept``: why a parameter is not quantized. One dimension is no exclusion.
         excluded = [p.name for p in quantizer.survey if p.kept and p.tensor.ndim > 1]
         remarks = self.prepared.remarks
-        if (remark := remark_after(file["accuracy"], data.test, len(data.classes))) is not None:
-            self.warn(remark)
-            remarks += (remark,)
+        advice = "check labels, learning rate and start, or lower --Lambda"
+        chance = remark_on_chance(file["accuracy"], data.test, "test", len(data.classes), advice)
+        if chance is not None:
+            remark(chance)
+            remarks += (chance,)
         result = Result(self.prepared, scored, history, excluded, file, remarks)
         self._write(result)
         for log in self.logs:
@@ -119,7 +123,7 @@ class _Experiment:
         """Write the model to a file, and measure the network that is decoded from it."""
         settings, data = self.prepared.settings, self.prepared.data
         if is_first():
-            metadata = metadata_of(settings.model, settings.dataset, data)
+            metadata = metadata_of(data, settings.names)
             bitstream.save(self.unnamed, quantizer, progress=True, metadata=metadata)
         wait_for_all()
         decoded, names = copied(self.prepared.model), (settings.exclude, settings.include)
@@ -140,7 +144,7 @@ class _Experiment:
         """Pre-train, or load the network that another run would have to train again."""
         kept, model, phase = self.kept, self.prepared.model, "pre-training"
         if kept.pretrained.exists():
-            self.warn(f"{phase} is not repeated: {kept.pretrained} has its network")
+            remark(f"{phase} is not repeated: {kept.pretrained} has its network")
             history = kept.load_pretrained(model)
             # A run that goes on has sent them already.
             for number, epoch in enumerate([] if kept.is_progress else history, 1):
@@ -168,7 +172,7 @@ class _Experiment:
                 )
 
         if progress.exists():
-            self.warn(f"{phase} goes on after its last finished epoch")
+            remark(f"{phase} goes on after its last finished epoch")
         trainer = Trainer(
             self.prepared.model, data.train, data.validation, fit, settings.seed, quantizer
         )

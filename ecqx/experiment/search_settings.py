@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ecqx.errors import InputError, input_errors
-from ecqx.experiment.settings import MIN_DELTA, PATIENCE, WEIGHT_DECAY, parsed_bits
+from ecqx.experiment.settings import MIN_DELTA, parsed_bits, quantized
 from ecqx.training.settings import FitSettings
 
 # Methods to choose from (`ecqx.methods.registry`), and those whose bits are a setting.
@@ -16,6 +16,7 @@ METHODS = ("ECQ", "ECQx", "EC2T", "EC2Tx", "FantastIC4", "FantastIC4x")
 WITH_BITS = ("ECQ", "ECQx")
 # What a search may be continued with other values of.
 BUDGET = ("trials", "minutes", "processes")
+_LISTS = ("methods", "bits", "lam", "lr", "bits_of", "exclude", "include")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SearchSettings:
     methods : tuple of str
         Names of `ecqx.methods.registry`: entropy-constrained methods.
     bits, lam, lr : (low, high)
-        Bit width of ECQ and ECQx, Λ, and learning rate of Adam.
+        Bit width of ECQ and ECQx, Λ, and learning rate of Adam in quantized training.
     bits_of : tuple of str
         Mixed precision: ``PART`` for a bit width of its own to search, ``PART=BITS`` for a given
         one. `ecqx.assignment.mixed_precision` says what a part is.
@@ -48,8 +49,12 @@ class SearchSettings:
         Strength of the relevance, in [0, 1].
     exclude, include : tuple of str
         As in `ecqx.quantizers.settings.QuantizerSettings`.
-    epochs, pretrain_epochs, batch_size, max_batches
-        Of the quantized training, and of the one in full precision before the first trial.
+    pretrain_epochs, pretrain_lr
+        Of the training in full precision before the first trial.
+    epochs
+        Of each quantized training.
+    batch_size, max_batches
+        Of both.
     seed : int
         Of the search, of training and of random weights.
     """
@@ -68,12 +73,13 @@ class SearchSettings:
     include: tuple[str, ...] = ()
     epochs: int = 10
     pretrain_epochs: int = 0
+    pretrain_lr: float = 1e-3
     batch_size: int = 64
     max_batches: int | None = None
     seed: int = 808
 
     def __post_init__(self) -> None:
-        for name in ("methods", "bits", "lam", "lr", "bits_of", "exclude", "include"):
+        for name in _LISTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_numbers()
         unknown = [method for method in self.methods if method not in METHODS]
@@ -83,10 +89,10 @@ class SearchSettings:
         if self._parts and not set(self.methods) & set(WITH_BITS):
             raise InputError(f"bits_of is for {' and '.join(WITH_BITS)}, which are not searched")
         with input_errors(""):
-            _ = self.pretraining, self.training(self.lr[0])
+            _ = self.training(self.lr[0])
 
     def _check_numbers(self) -> None:
-        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+        if not 0 <= self.max_drop < math.inf:
             raise InputError(f"max_drop must be a number of points, at least 0: {self.max_drop}")
         for name in ("trials", "processes", "epochs"):
             value = getattr(self, name)
@@ -106,20 +112,26 @@ class SearchSettings:
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be a whole number from 0 to 2^32 - 1, not {self.seed!r}")
 
+    @property
+    def _parts(self) -> dict[str, int | None]:
+        return parsed_bits(self.bits_of)
+
+    @property
+    def searched_parts(self) -> list[str]:
+        """The parts of `bits_of` whose bit width is searched."""
+        return [part for part, width in self._parts.items() if width is None]
+
     def bits_by_part(self, bits: int, searched: Mapping[str, int]) -> int | dict[str, int]:
         """The bits of all weights, with those of the parts of `bits_of`, given or searched."""
         widths = {part: width or searched.get(part, bits) for part, width in self._parts.items()}
         return {"*": bits} | widths if widths else bits
 
     @property
-    def _parts(self) -> dict[str, int | None]:
-        return parsed_bits(self.bits_of)
-
-    @property
     def pretraining(self) -> FitSettings:
         """Settings of the training in full precision."""
         return FitSettings(
             epochs=self.pretrain_epochs,
+            lr=self.pretrain_lr,
             batch_size=self.batch_size,
             max_batches=self.max_batches,
             min_delta=MIN_DELTA,
@@ -127,15 +139,7 @@ class SearchSettings:
 
     def training(self, lr: float) -> FitSettings:
         """Settings of a trial's quantized training, those of `ecqx run`."""
-        return FitSettings(
-            epochs=self.epochs,
-            lr=lr,
-            batch_size=self.batch_size,
-            max_batches=self.max_batches,
-            weight_decay=WEIGHT_DECAY,
-            patience=PATIENCE,
-            min_delta=MIN_DELTA,
-        )
+        return quantized(replace(self.pretraining, lr=lr), self.epochs)
 
     @property
     def lasting(self) -> dict[str, Any]:

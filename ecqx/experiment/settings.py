@@ -86,9 +86,7 @@ class RunSettings:
     @property
     def training(self) -> FitSettings:
         """Settings of the quantized training."""
-        return replace(
-            self.pretraining, epochs=self.epochs, weight_decay=WEIGHT_DECAY, patience=PATIENCE
-        )
+        return quantized(self.pretraining, self.epochs)
 
     @property
     def pretraining(self) -> FitSettings:
@@ -126,6 +124,11 @@ class RunSettings:
         return f"{self.model}_{self.dataset}_{quantizer}_lam{self.lam:g}{relevance}"
 
     @property
+    def names(self) -> dict[str, str]:
+        """What a file's metadata say of its making."""
+        return {"model": self.model, "dataset": self.dataset}
+
+    @property
     def model_file(self) -> Path:
         """File for the quantized model."""
         return self.results / f"{self.name}.ecqx"
@@ -141,6 +144,11 @@ class RunSettings:
         found = {name: value for name, value in asdict(self).items() if name not in _LEFT_OUT}
         lists = {"exclude": list(self.exclude), "include": list(self.include)}
         return found | lists | {"bitwidth": self.bits}
+
+
+def quantized(fit: FitSettings, epochs: int) -> FitSettings:
+    """Settings of a quantized training, from those of the one in full precision."""
+    return replace(fit, epochs=epochs, weight_decay=WEIGHT_DECAY, patience=PATIENCE)
 
 
 def bits_by_part(bits: int, bits_of: Sequence[str]) -> int | dict[str, int]:

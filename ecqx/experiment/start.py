@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -41,17 +42,11 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     """Build a network for the data, with random weights; ``InputError`` if it does not fit them."""
     inputs, targets = next(loaded.train.batches(2))
     classes = len(loaded.classes)
-    shape = "×".join(map(str, inputs.shape[1:]))
     torch.manual_seed(seed)
-    try:
+    with taking(f"--model {name}", loaded):
         model = build(name, num_classes=classes, **input_settings(name, inputs.shape[1:]))
         with torch.no_grad(), evaluation_mode(model):
             logits = main_output(model(inputs))
-    except UNFIT as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"--model {name} does not take {loaded.label}, inputs of {shape} ({reason})"
-        ) from error
     # Some networks of torchvision are more than their state_dict.
     with input_errors(f"--model {name}: its tensors alone do not restore it: "):
         model.load_state_dict(dict(model.state_dict()))
@@ -68,6 +63,22 @@ def build_network(name: str, loaded: TensorData, seed: int) -> nn.Module:
     with input_errors(f"--model {name} does not fit {loaded.label}: "):
         check_fit(logits, targets, [getattr(loaded, split).targets for split in SPLITS])
     return model
+
+
+@contextmanager
+def taking(network: str, data: TensorData) -> Iterator[None]:
+    """Turn what a network raises for inputs that it does not support into an ``InputError``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except UNFIT as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        inputs, _ = next(data.train.batches(1))
+        shape = "×".join(map(str, inputs.shape[1:]))
+        raise InputError(
+            f"{network} does not take {data.label}, inputs of {shape} ({reason})"
+        ) from error
 
 
 def load_start(

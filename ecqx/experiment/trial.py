@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,60 +23,67 @@ from ecqx.training.evaluation import batches_to_evaluate
 from ecqx.training.settings import steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
 
-FILE = "network.ecqx"
+# The state after each epoch, until the file is written.
+PROGRESS = "epoch.pt"
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-# Finished trials that hopeless ones are known by, at least.
-ENOUGH = 5
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A job (`ecqx.experiment.jobs.Job`): quantize a full-precision network by one setting.
+def run_trial(
+    path: Path,
+    network: nn.Module,
+    data: TensorData,
+    setting: Mapping[str, Any],
+    settings: SearchSettings,
+    metadata: Mapping[str, Any],
+    on_epoch: Callable[[Sequence[Epoch]], object],
+) -> tuple[dict[str, Any], list[Epoch]]:
+    """Quantize a full-precision network by one setting, and write the file.
 
-    Attributes
+    An interrupted training is resumed from the file's folder.
+
+    Parameters
     ----------
+    path : Path
+        Of the file.
     network : Module
-        In full precision, on the device of the data; it is not changed.
-    correct : ndarray of bool
-        Which validation samples it classifies correctly.
+        On the device of the data; it is not changed.
     setting : mapping
         ``method``, ``lam``, ``lr`` and, where these are a setting, ``bits``.
+    metadata : mapping
+        Of the file.
     on_epoch : callable
         Called with all epochs so far after each; what it raises ends the training.
+
+    Returns
+    -------
+    result : dict
+        ``bytes``, ``accuracy_validation`` (of the network decoded from the file), ``drop`` and
+        ``bound`` as of `drop_with_bound`, ``sparsity`` and ``epochs``.
+    history : list of Epoch
     """
-
-    network: nn.Module
-    data: TensorData
-    correct: NDArray[np.bool_]
-    setting: Mapping[str, Any]
-    settings: SearchSettings
-    key: str
-    on_epoch: Callable[[Sequence[Epoch]], None]
-
-    def run(self, folder: Path, progress: Path) -> dict[str, Any]:
-        """Train, write the file, and compare the network decoded from it sample by sample."""
-        model, data = copied(self.network), self.data
-        fit = self.settings.training(self.setting["lr"])
-        steps = fit.epochs * steps_per_epoch(len(data.train), fit)
-        quantizer = constrain(method_of(self.setting, self.settings), model, steps)
-        seed = self.settings.seed
-        trainer = Trainer(model, data.train, data.validation, fit, seed, quantizer)
-        history = trainer.fit(
-            progress=True, resume=progress, on_epoch=lambda _: self.on_epoch(trainer.history)
-        )
-        bitstream.save(folder / FILE, quantizer)
-        decoded = copied(self.network)
-        decoded.load_state_dict(bitstream.load(folder / FILE))
-        correct = classified_correctly(decoded, self.data.validation)
-        return {
-            "setting": dict(self.setting),
-            "bytes": (folder / FILE).stat().st_size,
-            "accuracy_validation": float(correct.mean()),
-            **drop_with_bound(self.correct, correct),
-            "sparsity": quantizer.sparsity(),
-            "history": [asdict(epoch) for epoch in history],
-        }
+    model = copied(network)
+    fit = settings.training(setting["lr"])
+    steps = fit.epochs * steps_per_epoch(len(data.train), fit)
+    quantizer = constrain(method_of(setting, settings), model, steps)
+    trainer = Trainer(model, data.train, data.validation, fit, settings.seed, quantizer)
+    trainer.fit(
+        progress=True,
+        resume=path.with_name(PROGRESS),
+        on_epoch=lambda _: on_epoch(trainer.history),
+    )
+    size = bitstream.save(path, quantizer, metadata=metadata)
+    decoded = copied(network)
+    decoded.load_state_dict(bitstream.load(path))
+    before, after = (classified_correctly(one, data.validation) for one in (network, decoded))
+    result = {
+        "bytes": size.total,
+        "accuracy_validation": float(after.mean()),
+        **drop_with_bound(before, after),
+        "sparsity": quantizer.sparsity(),
+        "epochs": len(trainer.history),
+    }
+    return result, trainer.history
 
 
 def method_of(setting: Mapping[str, Any], settings: SearchSettings) -> EntropyConstrained:
@@ -122,34 +128,3 @@ def drop_with_bound(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict
     # The percentile is one of the losses that occur, not a number between two of them.
     bound = float(np.quantile(losses, CONFIDENCE, method="higher"))
     return {"drop": 100 * (lost - won) / n, "bound": bound}
-
-
-def losses_by_epoch(history: Sequence[Epoch], accuracy: float) -> list[float]:
-    """The smallest loss of validation accuracy up to each epoch, in points."""
-    losses, least = [], float("inf")
-    for epoch in history:
-        least = min(least, 100 * (accuracy - epoch.accuracy))
-        losses.append(least)
-    return losses
-
-
-def is_hopeless(
-    losses: Sequence[float], finished: Sequence[Mapping[int, float]], max_drop: float
-) -> bool:
-    """Whether a trial will lose more than allowed, even if it gains as much as others did.
-
-    That is the largest gain that any finished trial made from this epoch on, in points.
-
-    Parameters
-    ----------
-    losses : sequence of float
-        `losses_by_epoch` of the trial so far.
-    finished : sequence of mapping
-        Those of the finished trials, by epoch from 0.
-    """
-    if len(finished) < ENOUGH:
-        return False
-    last = len(losses) - 1
-    # A training may have ended before this epoch.
-    gains = [one[min(last, max(one))] - one[max(one)] for one in finished]
-    return losses[last] - max(gains) > max_drop
