@@ -759,7 +759,7 @@ REFUSED: list[tuple[str, Callable[[Any], object], str]] = [
     ("ECQ", with_two_calls_of_the_closure, "Twice calls its closure several times"),
     ("LSQ", with_an_explicit_call, "the attached optimizer's step does that"),
     ("EC2T", with_an_explicit_call, "the attached optimizer's step does that"),
-    ("stepped", in_eval_mode, "was not called in training mode"),
+    ("stepped", in_eval_mode, "was not called as a whole, by model"),
     ("EC2T", after_the_scheduler, "scheduler after attach"),
     ("stepped", lambda q: q.targets(Y), "call attach before"),
 ]
