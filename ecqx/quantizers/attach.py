@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ecqx.modules import HALF, Inputs, main_output, state_of
+from ecqx.modules import HALF, Inputs, main_output
 
 if TYPE_CHECKING:
     from ecqx.quantizers.latent import LatentWeights
@@ -328,9 +328,8 @@ class Attachment:
         self.quantizer.rewrite()
 
     def _after_saving(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Latent weights and the like go with the optimizer's state; the model has its own."""
-        own = self.quantizer.state_dict().items()
-        state["quantizer"] = {n: tensor for n, tensor in own if not n.startswith("model.")}
+        """Save the quantizer with its optimizer: a model's own state has no latent weights."""
+        state["quantizer"] = self.quantizer.state_dict()
 
     @torch.no_grad()
     def _before_loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -342,8 +341,7 @@ class Attachment:
     def _after_loading(self, optimizer: Optimizer) -> None:
         self._leave()
         if self._loaded:
-            model = {f"model.{n}": tensor for n, tensor in state_of(self.quantizer.model).items()}
-            self.quantizer.load_state_dict(model | self._loaded)
+            self.quantizer.load_state_dict(self._loaded)
         self._loaded = {}
 
 
