@@ -4,8 +4,8 @@
 
 trains a small ViT, built from its configuration, on scikit-learn's digits in full precision, then
 with quantized weights (ECQx), and writes it to a file. Nothing is downloaded. The Trainer is given
-the optimizer that the quantizer is attached to; accumulated batches, clipping, mixed precision and
-schedules are its own.
+the optimizer that the quantizer is attached to; accumulated batches, clipping, mixed precision,
+schedules, checkpoints and resuming from them are its own.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 trains a small network on scikit-learn's digits in full precision, then with quantized weights
 (ECQx), and writes it to a file. The lines that a module without a quantizer does not have are
-marked; `Trainer` needs none. Accumulated batches, clipping, mixed precision, several processes and
-checkpoints are Lightning's own.
+marked; `Trainer` needs none. Accumulated batches, clipping, mixed precision, several processes,
+checkpoints and resuming from them are Lightning's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -31,18 +30,17 @@ except ImportError:
 
 
 class Classifier(L.LightningModule):
-    """A network for digits; with ``quantizes`` its weights are quantized."""
+    """A network for digits; with ``output`` its weights are quantized, and written to that file."""
 
-    def __init__(self, quantizes: bool = False, lam: float = 0.05, lr: float = 3e-3) -> None:
+    def __init__(self, output: Path | None = None, lam: float = 0.05, lr: float = 3e-3) -> None:
         super().__init__()
-        self.quantizes, self.lam, self.lr = quantizes, lam, lr
+        self.output, self.lam, self.lr = output, lam, lr
         self.net = nn.Sequential(
             *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten()),
             nn.Linear(512, 10),
         )
         self.quantizer: ecqx.ECQx | None = None
-        self.resumed: dict[str, Tensor] | None = None
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, y = batch
@@ -52,28 +50,23 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
-        if self.quantizes:
+        if self.output is not None:
             # Here, and not in __init__: the model has reached its device, the processes are known.
             group = distributed.group.WORLD if distributed.is_available() else None
             self.quantizer = ecqx.ECQx(
                 self.net, lam=self.lam, relevance=ecqx.LRP(), process_group=group
             )
             self.quantizer.attach(optimizer)  # and this
-            if self.resumed is not None:
-                self.quantizer.load_state_dict(self.resumed)
         return optimizer
 
     def on_train_epoch_start(self) -> None:
         if self.quantizer is not None:
             self.quantizer.start_epoch()  # the average of relevance begins anew, as published
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Without the latent weights a resumed training would begin at the centroids."""
-        if self.quantizer is not None:
-            checkpoint["quantizer"] = self.quantizer.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed = checkpoint.get("quantizer")
+    def on_train_end(self) -> None:
+        """Here, because after the training Lightning moves the model to the CPU."""
+        if self.output is not None and self.trainer.is_global_zero:
+            ecqx.save(self.output, self.quantizer)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,14 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
     L.Trainer(max_epochs=options.epochs, **quiet).fit(plain, batches)
     print(f"full precision: {evaluate(plain.net.cpu(), data.test):.1%}")
 
-    module = Classifier(quantizes=True, lam=options.lam)
+    module = Classifier(options.output, lam=options.lam)
     module.load_state_dict(plain.state_dict())
     L.Trainer(max_epochs=options.epochs, gradient_clip_val=1.0, **quiet).fit(module, batches)
-    size = ecqx.save(options.output, module.quantizer)
     restored = Classifier().net
     restored.load_state_dict(ecqx.load(options.output))
     print(f"from the file: {evaluate(restored, data.test):.1%}")
-    print(f"{options.output}: {size.total:,} bytes")
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

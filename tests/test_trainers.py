@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, TensorDataset
@@ -56,11 +56,13 @@ def test_lightning(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     Classifier = example("lightning_module")["Classifier"]
     torch.manual_seed(0)
-    first = Classifier(quantizes=True)
+    first = Classifier(tmp_path / "one.ecqx")
     start = copy.deepcopy(first.net)
     lightning_fit(first, tmp_path, 1).save_checkpoint(tmp_path / "one.ckpt")
-    second = Classifier(quantizes=True)
+    second = Classifier(tmp_path / "two.ecqx")
     lightning_fit(second, tmp_path, 2, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    for name, tensor in ecqx.load(tmp_path / "two.ecqx").items():
+        assert torch.equal(tensor, second.net.state_dict()[name]), name
 
     q = ecqx.ECQx(start, lam=0.05, relevance=LRP())
     optimizer = torch.optim.Adam(q.parameter_groups(), lr=3e-3)
@@ -80,7 +82,7 @@ def test_lightning(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face(tmp_path: Path) -> None:
-    """With accumulated batches, clipping and a schedule; explicitly by callbacks."""
+    """With accumulated batches, clipping, bfloat16, a schedule, and resumed from a checkpoint."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     here = example("hf_trainer")
@@ -91,8 +93,9 @@ def test_hugging_face(tmp_path: Path) -> None:
         per_device_train_batch_size=8,
         gradient_accumulation_steps=2,
         use_cpu=True,
+        bf16=True,
         report_to="none",
-        save_strategy="no",
+        save_strategy="epoch",
         logging_strategy="no",
         disable_tqdm=True,
     )
@@ -112,7 +115,7 @@ def test_hugging_face(tmp_path: Path) -> None:
             self.quantizer.update(self.batch, self.batch["labels"])
 
     found = []
-    for attached in (True, False):
+    for attached, resumed in ((True, None), (True, str(tmp_path / "checkpoint-2")), (False, None)):
         torch.manual_seed(0)
         model = here["network"]()
         q = ecqx.ECQx(model, lam=0.05, relevance=LRP())
@@ -129,7 +132,23 @@ def test_hugging_face(tmp_path: Path) -> None:
             optimizers=(optimizer, None),
             callbacks=[calls],
             quantizer=q,
-        ).train()
+        ).train(resume_from_checkpoint=resumed)
         found.append(q)
-    assert_equal(*found)
-    assert found[0].relevance.steps == 2
+    for q in found[:2]:
+        assert_equal(q, found[2])
+        assert q.relevance.steps == 2
+
+
+def test_relevance_within_accelerates_autocast() -> None:
+    """Relevance is measured in float32, though the model's own calls are in bfloat16."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    expected = ecqx.weight_relevance(model, X, Y)
+    prepared = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    before = prepared(X)
+    for name, relevance in ecqx.weight_relevance(prepared, X, Y).items():
+        assert torch.equal(relevance, expected[name]), name
+    assert torch.equal(prepared(X), before)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,20 +29,8 @@ REFUSED = {
 SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 
-@dataclass(frozen=True, eq=False)
-class _Exchange:
-    """A weight that holds its latent values, and what it held before: values and gradient."""
-
-    weight: nn.Parameter
-    latent: nn.Parameter
-    values: Tensor
-    gradient: Tensor | None
-
-
 class ModelHooks:
-    """Hooks of a model's calls, which remember the last batch that it was trained on.
-
-    Those of a copied model do nothing.
+    """Hooks of a model's calls, which remember the last training batch. Copies do nothing.
 
     Attributes
     ----------
@@ -82,6 +69,30 @@ class ModelHooks:
         self.inputs = self.logits = None
 
 
+class _Exchange:
+    """A weight with the values and the gradient of its latent weight, and with its own again."""
+
+    def __init__(self, weight: nn.Parameter, latent: nn.Parameter, gradient: Tensor | None) -> None:
+        self.weight, self.latent, self.gradient = weight, latent, gradient
+        self.keeps_place = _is_captured()
+        self.values = weight.detach().clone() if self.keeps_place else weight.data
+        weight.grad = None
+        if self.keeps_place:
+            weight.copy_(latent)
+        else:
+            weight.data = latent.data
+        weight.grad = latent.grad
+
+    def undo(self) -> None:
+        self.weight.grad = self.latent.grad = None
+        if self.keeps_place:
+            self.latent.copy_(self.weight)
+            self.weight.copy_(self.values)
+        else:
+            self.weight.data = self.values
+        self.weight.grad = self.gradient
+
+
 class Attachment:
     """What `LatentWeights.attach` puts into an optimizer and a model. Copies are not attached.
 
@@ -96,45 +107,48 @@ class Attachment:
     def __init__(
         self, quantizer: LatentWeights, optimizer: Optimizer, several_labels: bool
     ) -> None:
-        optimizer = _unwrapped(optimizer)
-        self.quantizer, self.optimizer = quantizer, optimizer
+        self.quantizer, self.optimizer = quantizer, _unwrapped(optimizer)
         self.several_labels = several_labels
         self.targets: Tensor | None = None
         self.is_transferring = False
         self._exchanged: list[_Exchange] = []
+        # How many steps of base classes, by super().step(), run within the optimizer's own.
+        self._nested = 0
         # Of each quantized weight a copy that the optimizer steps, for relevance of ``stepped``.
         self._copies: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Any] = {}
         # What the quantizer trains beside weights: step sizes, centroids.
-        known = {id(p) for p in (*quantizer.latent.values(), *quantizer.model.parameters())}
+        known = {*quantizer.latent.values(), *quantizer.model.parameters()}
         explicit = (p for group in quantizer.parameter_groups() for p in group["params"])
-        self._numbers = [p for p in explicit if id(p) not in known]
+        self._numbers = [p for p in explicit if p not in known]
         self._check()
         if self._numbers:
             self._add_numbers()
-        if quantizer.steps_quantized:
-            self._add_copies()
-        for weight in quantizer.weights.values():
-            if weight.dtype in HALF:
-                for key, value in optimizer.state.get(weight, {}).items():
-                    if isinstance(value, Tensor) and value.dtype == weight.dtype:
-                        optimizer.state[weight][key] = value.float()
+        self._add_copies()
         self._batch = ModelHooks(self)
-        # A compiled step runs them as they are.
-        eager: Callable[[Any], Any] = torch.compiler.disable
-        self._handles: list[Any] = [
-            optimizer.register_step_pre_hook(eager(self._before_step)),
-            optimizer.register_step_post_hook(eager(self._after_step)),
-            optimizer.register_load_state_dict_pre_hook(self._before_loading),
-            optimizer.register_load_state_dict_post_hook(self._after_loading),
-            quantizer.model.register_forward_pre_hook(self._batch.before),
-        ]
-        if quantizer.needs_batch:
-            remember = quantizer.model.register_forward_hook(self._batch.after, with_kwargs=True)
-            self._handles.append(remember)
+        self._handles = self._hooks(self.optimizer)
+        if any(weight.dtype in HALF for weight in quantizer.weights.values()):
+            # The state of earlier steps in float32, as the latent weights are.
+            self.optimizer.load_state_dict(self.optimizer.state_dict())
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
+
+    def _hooks(self, optimizer: Optimizer) -> list[Any]:
+        # A compiled step runs them as they are.
+        eager: Callable[[Any], Any] = torch.compiler.disable
+        model = self.quantizer.model
+        handles: list[Any] = [
+            optimizer.register_step_pre_hook(eager(self._before_step)),
+            optimizer.register_step_post_hook(eager(self._after_step)),
+            optimizer.register_state_dict_post_hook(self._after_saving),
+            optimizer.register_load_state_dict_pre_hook(self._before_loading),
+            optimizer.register_load_state_dict_post_hook(self._after_loading),
+            model.register_forward_pre_hook(self._batch.before),
+        ]
+        if self.quantizer.needs_batch:
+            handles.append(model.register_forward_hook(self._batch.after, with_kwargs=True))
+        return handles
 
     def _check(self) -> None:
         """Raise ``ValueError`` if the optimizer cannot train the latent weights."""
@@ -147,14 +161,14 @@ class Attachment:
         kind = type(self.optimizer).__name__
         if kind in REFUSED:
             raise ValueError(f"attach: {kind} {REFUSED[kind]}; use another optimizer, such as Adam")
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        if any(id(latent) in held for latent in self.quantizer.latent.values()):
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        if not held.isdisjoint(self.quantizer.latent.values()):
             raise ValueError(
                 "attach: the optimizer was made from parameter_groups(); make it from "
                 "model.parameters(), or call transfer_gradients and update yourself"
             )
         for name, weight in self.quantizer.weights.items():
-            if weight.requires_grad and id(weight) not in held:
+            if weight.requires_grad and weight not in held:
                 raise ValueError(
                     f"attach: the optimizer does not hold {name}; make it from the parameters of "
                     "the model that is quantized (several optimizers: transfer_gradients, update)"
@@ -162,28 +176,26 @@ class Attachment:
 
     def _add_numbers(self) -> None:
         """Give the optimizer the trained numbers, as a group without weight decay."""
-        first = next(iter(self.quantizer.weights.values()))
-        found = [g for g in self.optimizer.param_groups if _holds(g["params"], first)]
-        group = {**(found or self.optimizer.param_groups)[0]}
+        groups, weights = self.optimizer.param_groups, {*self.quantizer.weights.values()}
+        group = {**next((g for g in groups if not weights.isdisjoint(g["params"])), groups[0])}
         if "initial_lr" in group:
             raise ValueError(
                 "attach: make the learning rate's scheduler after attach, which adds the trained "
                 "centroids to the optimizer"
             )
-        named = group.pop("param_names", None) is not None
-        group["params"] = self._numbers
-        if named:
+        group |= {"params": self._numbers, "weight_decay": 0.0}
+        if group.pop("param_names", None) is not None:
             group["params"] = [(f"numbers.{i}", p) for i, p in enumerate(self._numbers)]
-        if "weight_decay" in group:
-            group["weight_decay"] = 0.0
         self.optimizer.add_param_group(group)
 
     def _add_copies(self) -> None:
-        """Give the optimizer a copy of each quantized weight that it holds, in the same group."""
-        names = {id(weight): name for name, weight in self.quantizer.weights.items()}
+        """Give the optimizer a copy of each weight that it holds, for relevance of ``stepped``."""
+        if not self.quantizer.steps_quantized:
+            return
+        names = {weight: name for name, weight in self.quantizer.weights.items()}
         for group in self.optimizer.param_groups:
             for parameter in tuple(group["params"]):
-                name = names.get(id(parameter))
+                name = names.get(parameter)
                 if name is not None and name not in self._copies:
                     self._copies[name] = nn.Parameter(parameter.detach())
                     group["params"].append(self._copies[name])
@@ -195,15 +207,14 @@ class Attachment:
         self.abandon()
         for handle in self._handles:
             handle.remove()
-        added = {id(p) for p in (*self._copies.values(), *self._numbers)}
-        for group in self.optimizer.param_groups:
-            kept = [i for i, p in enumerate(group["params"]) if id(p) not in added]
+        added, groups = {*self._copies.values(), *self._numbers}, self.optimizer.param_groups
+        for group in groups:
+            kept = [i for i, p in enumerate(group["params"]) if p not in added]
             for key in {"params", "param_names"} & group.keys():
                 group[key][:] = [group[key][i] for i in kept]
         if self._numbers:
-            groups = self.optimizer.param_groups
             groups[:] = [group for group in groups if group["params"]]
-        for parameter in (*self._copies.values(), *self._numbers):
+        for parameter in added:
             self.optimizer.state.pop(parameter, None)
         # An explicit loop would add to them: its optimizer does not hold these weights.
         for weight in self.quantizer.weights.values():
@@ -213,11 +224,11 @@ class Attachment:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Let the optimizer find latent weights, if it has a closure, after that."""
-        self.abandon()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._enter()
             return None
+        self.abandon()
         entering = self._then_enter(closure)
         if len(args) > 1:
             return (args[0], entering, *args[2:]), kwargs
@@ -240,6 +251,9 @@ class Attachment:
     @torch.no_grad()
     def _enter(self) -> None:
         """Put latent weights and their gradients into the parameters."""
+        if self._exchanged:
+            self._nested += 1
+            return
         quantizer = self.quantizer
         gradients = {name: weight.grad for name, weight in quantizer.weights.items()}
         if quantizer.needs_batch and self._batch.inputs is None:
@@ -247,53 +261,42 @@ class Attachment:
                 return
             raise ValueError(
                 "attach: relevance needs the batch, but since the last step the model was not "
-                "called in training mode with gradients; call model.train(), or transfer_gradients "
-                "and update yourself"
+                "called as a whole, by model(x), in training mode with gradients; call "
+                "model.train(), or transfer_gradients and update yourself"
             )
-        if quantizer.steps_quantized:
-            # The optimizer may have been given more parameters.
-            self._add_copies()
+        # The optimizer may have been given more parameters.
+        self._add_copies()
         self.is_transferring = True
         try:
             quantizer.transfer_gradients()
         finally:
             self.is_transferring = False
-        copies = _is_captured()
-        for name, weight in quantizer.weights.items():
-            latent = quantizer.latent[name]
-            values = weight.detach().clone() if copies else weight.data
-            self._exchanged.append(_Exchange(weight, latent, values, gradients[name]))
-            stepped = self._copies.get(name)
-            if stepped is not None:
-                stepped.data, stepped.grad = values, weight.grad
-            weight.grad = None
-            if copies:
-                weight.copy_(latent)
-            else:
-                weight.data = latent.data
-            weight.grad = latent.grad
+        for name, copy in self._copies.items():
+            copy.grad = quantizer.weights[name].grad
+        self._exchange(gradients)
+
+    def _exchange(self, gradients: dict[str, Tensor | None]) -> None:
+        for name, weight in self.quantizer.weights.items():
+            exchange = _Exchange(weight, self.quantizer.latent[name], gradients[name])
+            self._exchanged.append(exchange)
+            if name in self._copies:
+                self._copies[name].data = exchange.values
 
     @torch.no_grad()
     def _leave(self) -> None:
         """Take the latent weights out of the parameters; gradients are as before."""
         for exchange in self._exchanged:
-            weight = exchange.weight
-            weight.grad = exchange.latent.grad = None
-            if weight.data_ptr() == exchange.latent.data_ptr():
-                weight.data = exchange.values
-            else:
-                exchange.latent.copy_(weight)
-                weight.copy_(exchange.values)
-            weight.grad = exchange.gradient
+            exchange.undo()
         for parameter in (*self._copies.values(), *self._numbers):
             parameter.grad = None
-        self._exchanged = []
+        self._exchanged, self._nested = [], 0
 
     def _after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Take the latent weights back, and compute the quantized ones."""
-        if not self._exchanged:
+        if self._nested or not self._exchanged:
+            self._nested = max(self._nested - 1, 0)
             return
         self._leave()
         nothing = torch.empty(0, device="cpu")
@@ -315,24 +318,30 @@ class Attachment:
 
     def abandon(self) -> None:
         """Undo a step that was begun and not finished, because the optimizer raised an error."""
-        if self._exchanged:
-            self._leave()
-            self.quantizer.rewrite()
+        if not self._exchanged:
+            return
+        for exchange in self._exchanged:
+            if exchange.weight.grad is None or not exchange.weight.grad.any():
+                # By ``zero_grad`` since then.
+                exchange.gradient = None
+        self._leave()
+        self.quantizer.rewrite()
 
+    def _after_saving(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Save the quantizer with its optimizer: a model's own state has no latent weights."""
+        state["quantizer"] = self.quantizer.state_dict()
+
+    @torch.no_grad()
     def _before_loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        self._loaded = state
+        """Exchange, because torch gives an optimizer's state the data type of its parameter."""
+        self.abandon()
+        self._loaded = state.get("quantizer", {})
+        self._exchange({name: weight.grad for name, weight in self.quantizer.weights.items()})
 
     def _after_loading(self, optimizer: Optimizer) -> None:
-        """Keep the state of half-precision weights in float32, as latent weights are."""
-        quantized = {id(weight) for weight in self.quantizer.weights.values()}
-        saved = (index for group in self._loaded["param_groups"] for index in group["params"])
-        held = (p for group in optimizer.param_groups for p in group["params"])
-        for index, parameter in zip(saved, held, strict=True):
-            if parameter.dtype in HALF and id(parameter) in quantized:
-                state = optimizer.state.get(parameter, {})
-                for key, value in self._loaded["state"].get(index, {}).items():
-                    if isinstance(value, Tensor) and state[key].dtype == parameter.dtype:
-                        state[key] = value.to(parameter.device, copy=True)
+        self._leave()
+        if self._loaded:
+            self.quantizer.load_state_dict(self._loaded)
         self._loaded = {}
 
 
@@ -344,10 +353,6 @@ def _unwrapped(optimizer: Any) -> Optimizer:
         kind = type(optimizer).__name__
         raise ValueError(f"attach: a {kind} is no torch.optim.Optimizer")
     return optimizer
-
-
-def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
-    return any(p is parameter for p in parameters)
 
 
 def _is_captured() -> bool:

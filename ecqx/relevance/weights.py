@@ -142,6 +142,7 @@ class Attributor:
             with (
                 _uncompiled(),
                 no_casts,
+                _own_forward(self.model),
                 _full_precision(self.model),
                 self._attached(),
                 torch.enable_grad(),
@@ -224,6 +225,20 @@ def _full_precision(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in halves:
             tensor.data = data
+
+
+@contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """The model without the ``autocast`` that accelerate puts around its ``forward``."""
+    given, own = (model.__dict__.get(name) for name in ("forward", "_original_forward"))
+    if given is None or own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = given
 
 
 def _without_history(tensor: Tensor) -> Tensor:
