@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ecqx.coding import bitstream
-from ecqx.coding.metadata import code_metadata
+from ecqx.coding.container import code_metadata
 from ecqx.coding.tensor_files import read_tensors, write_tensors
 from ecqx.data.tensors import TensorData
 from ecqx.errors import InputError, input_errors
