@@ -234,6 +234,12 @@ def test_relevance_settings_arrive(
     }
     assert run(*on(tree, *options))[0] == 130
     assert built[1]["relevance"] is None
+    assert run(*on(tree, "--lrp", "--preset", "published"))[0] == 130
+    published = QuantizerSettings(gradient="published", beta="published")
+    assert built[2] == asdict(published) | {
+        "relevance": LRP(additions="whole"),
+        "process_group": None,
+    }
 
 
 def test_the_start_is_the_checkpoint(tree: Path, place: Path, run: Run) -> None:

@@ -9,7 +9,7 @@ import click
 
 from ecqx.cli.options import PATH, options_of
 from ecqx.errors import InputWarning
-from ecqx.experiment.settings import DATASETS, DEVICES, QUANTIZERS, RunSettings
+from ecqx.experiment.settings import DATASETS, DEVICES, PRESETS, QUANTIZERS, RunSettings
 from ecqx.experiment.tracking import TRACKERS
 from ecqx.progress import announced
 from ecqx.relevance.settings import CANONIZERS, OUTPUTS, WEIGHT_RULES
@@ -100,6 +100,12 @@ IMAGE_SIZE = _setting(
     type=click.Choice(list(QUANTIZERS)),
     help="Centroids: an equidistant grid (ECQ), zero and two trained values (EC2T), or all sums of "
     "four trained values (FantastIC4).",
+)
+@_setting(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Settings without an option: the suite's, or those of the published code: signed gradient "
+    "scaling, its search of β, and additions that do not split relevance.",
 )
 @_setting(
     "--bitwidth",

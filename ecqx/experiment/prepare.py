@@ -20,7 +20,7 @@ from ecqx.errors import InputError, input_errors
 from ecqx.experiment.datasets import load_data
 from ecqx.experiment.remarks import remarks_before
 from ecqx.experiment.replacing import check_replaceable_results
-from ecqx.experiment.settings import RunSettings
+from ecqx.experiment.settings import PRESETS, RunSettings
 from ecqx.experiment.start import UNFIT, as_if_trained, build_network, check_model, load_start
 from ecqx.experiment.tracking import check_trackers
 from ecqx.methods.ecq import EntropyConstrained
@@ -109,17 +109,20 @@ def prepare(settings: RunSettings) -> Prepared:
 def method_of(settings: RunSettings) -> EntropyConstrained:
     """The method of the settings; ``ValueError`` for a setting out of range."""
     # All settings are checked, those of relevance even without --lrp.
+    of_quantizer, of_relevance = PRESETS[settings.preset]
     own = {
         **{"bits": settings.bits, "lam": settings.lam, "p": settings.p},
         **{"exclude": settings.exclude, "include": settings.include},
+        **of_quantizer,
     }
-    QuantizerSettings(**own)  # type: ignore[arg-type]
+    QuantizerSettings(**own)
     lrp = LRP(
         composite=settings.lrp_composite,
         canonizer=settings.canonizer,
         output=settings.lrp_output,  # type: ignore[arg-type]
         weight_rule=settings.lrp_w_rule,  # type: ignore[arg-type]
         alpha=settings.alpha,
+        **of_relevance,
     )
     takes = method_class(settings.method).takes()
     given = {name: value for name, value in (own | asdict(lrp)).items() if name in takes}

@@ -16,6 +16,12 @@ DATASETS = ("cifar10", "cifar100", "voc", "folder", "digits", "speech_commands")
 DEVICES = ("auto", "cpu", "cuda")
 # Names of `ecqx.methods.registry`, with the bit width where it is no setting.
 QUANTIZERS = {"ECQ": None, "EC2T": 2, "FantastIC4": 4}
+# Settings of the quantizer and of relevance without an option: this suite's defaults, or what the
+# published code has in place of them (docs/deviations.md).
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "suite": ({}, {}),
+    "published": ({"gradient": "published", "beta": "published"}, {"additions": "whole"}),
+}
 # Published, for the parameters that are not quantized.
 WEIGHT_DECAY = 5e-6
 # Published: stop when accuracy has not risen by this much for this many epochs. Here it is accuracy
@@ -55,6 +61,7 @@ class RunSettings:
     wandb_key: str = field(default="", repr=False)
     wandb_run_name: str = "ECQx_NNCodec"
     verbose: bool = False
+    preset: str = "suite"
     quantizer: str = "ECQ"
     bitwidth: int = 4
     bits_of: tuple[str, ...] = ()
@@ -121,7 +128,8 @@ class RunSettings:
         relevance = "_lrp" if self.lrp else ""
         quantizer = f"{self.bitwidth}bit" if self.quantizer == "ECQ" else self.quantizer
         quantizer = "_".join((quantizer, *self.bits_of))
-        return f"{self.model}_{self.dataset}_{quantizer}_lam{self.lam:g}{relevance}"
+        preset = "" if self.preset == "suite" else f"_{self.preset}"
+        return f"{self.model}_{self.dataset}_{quantizer}_lam{self.lam:g}{relevance}{preset}"
 
     @property
     def names(self) -> dict[str, str]:
