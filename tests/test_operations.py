@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+import ecqx
 from ecqx.layers import ResidualSum
 from ecqx.models import build
-from ecqx.relevance import weight_relevance
+from ecqx.relevance import LRP, weight_relevance
 from ecqx.relevance.composites import build_operation_rules
 from ecqx.relevance.operation_rules import attributed
 from ecqx.relevance.operations import Operations
@@ -479,6 +480,43 @@ def test_functions_have_the_rules_of_layers(composite: str, weight_rule: str) ->
         torch.testing.assert_close(by_functions[name], relevance, rtol=1e-4, atol=1e-7)
 
 
+class Functional(nn.Module):
+    """Linear layers by functions alone: even the first one, whose input carries no relevance."""
+
+    def __init__(self, by_functions: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first, last = nn.Linear(8, 6), nn.Linear(6, 3, bias=False)
+        if by_functions:
+            self.first, self.last = nn.Parameter(first.weight), nn.Parameter(last.weight)
+            self.bias = nn.Parameter(first.bias)
+        else:
+            self.first, self.last = first, last
+        self.by_functions = by_functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(0, 1)
+        if self.by_functions:
+            return torch.relu(F.linear(x, self.first, self.bias)) @ self.last.T
+        logits: Tensor = self.last(torch.relu(self.first(x)))
+        return logits
+
+
+@pytest.mark.parametrize("weight_rule", ["epsilon", "gamma"])
+def test_a_network_without_layers_has_the_relevance_of_layers(weight_rule: str) -> None:
+    labels = torch.arange(30) % 3
+    settings = {"composite": "attnlrp", "weight_rule": weight_rule}
+    expected, found = (
+        weight_relevance(Functional(way), INPUTS, labels, **settings)  # type: ignore[arg-type]
+        for way in (False, True)
+    )
+    for name in ("first", "last"):
+        torch.testing.assert_close(found[name], expected[f"{name}.weight"], rtol=1e-4, atol=1e-7)
+    q = ecqx.ECQx(Functional(True), include=["first", "last"], relevance=LRP("attnlrp"))
+    q.update(INPUTS, labels)
+    assert list(q.weights) == ["first", "last"]
+
+
 class Tied(nn.Module):
     """Words whose embedding is the matrix of the last layer, too."""
 
@@ -513,7 +551,7 @@ def test_the_suites_networks_call_no_operation_with_a_rule(name: str) -> None:
     y = torch.zeros(2, 32, 32).long() if "deeplab" in name else torch.tensor([0, 1])
     attributor = Attributor(model)
     attributor(x, y)
-    assert not attributor.placement.operations.is_used
+    assert not attributor.placement.operations.used
 
 
 class Checkpointed(nn.Module):
@@ -544,9 +582,9 @@ def test_checkpointing_changes_nothing() -> None:
 
 
 def test_every_batch_has_the_rules_of_the_first() -> None:
-    attributor = Attributor(Checkpointed(again=False))
+    attributor = Attributor(Checkpointed(again=False), LRP("attnlrp"))
     first, again = (attributor(INPUTS, LABELS) for _ in range(2))
-    assert attributor.placement.operations.is_used
-    assert attributor.unruled == ()
+    assert attributor.placement.operations.used
+    assert attributor.remarks == ()
     for name, relevance in first.items():
         assert torch.equal(again[name], relevance)

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.relevance.operations import ATTENTION, Operation, OperationRule
+from ecqx.relevance.operations import (
+    ADDED_PRODUCTS,
+    ATTENTION,
+    PRODUCTS,
+    Operation,
+    OperationRule,
+)
 from ecqx.relevance.passage import parameter_behind
 from ecqx.relevance.rules import raised, shares
 
@@ -93,14 +99,6 @@ def multiplied(operation: Operation) -> Any:
     return _proportional(operation, parts) if parts else operation.run()
 
 
-def added_and_multiplied(operation: Operation) -> Any:
-    """``addmm`` and its like, as an addition and a product."""
-    shift, *factors = (operation[place] for place in operation.places())
-    with operation.mode:
-        product = torch.matmul(*factors) * operation.kwargs.get("alpha", 1)
-        return shift * operation.kwargs.get("beta", 1) + product
-
-
 def expanded(operation: Operation) -> Any:
     """Softmax by its expansion of first order: x ⊙ (R - softmax(x)·ΣR).
 
@@ -127,15 +125,6 @@ def constant(operation: Operation) -> Any:
         return operation.run()
 
 
-def gated(operation: Operation) -> Any:
-    """GLU: the product of one half and the sigmoid of the other."""
-    (x,) = operation.operands()
-    dim = operation.argument(1, "dim", -1)
-    with torch.no_grad():
-        output = operation.run()
-    return attributed(output, lambda relevance: [torch.cat([relevance / 2] * 2, dim)], [x])
-
-
 def normalized(linear: Callable[..., Tensor]) -> OperationRule:
     """The epsilon rule of a norm whose deviation is constant; ``linear`` computes it so."""
 
@@ -148,15 +137,19 @@ def normalized(linear: Callable[..., Tensor]) -> OperationRule:
     return rule
 
 
-def attention(operation: Operation) -> Any:
-    """``scaled_dot_product_attention`` by its parts, each of which has a rule."""
-    with operation.mode:
-        return _attention(*operation.args, **operation.kwargs)
+def by_parts(function: Callable[..., Tensor]) -> OperationRule:
+    """What ``function`` computes instead, by operations that have rules."""
+
+    def rule(operation: Operation) -> Any:
+        with operation.mode:
+            return function(*operation.args, **operation.kwargs)
+
+    return rule
 
 
 def multi_head_attention(operation: Operation) -> Any:
     """torch's own code of multi-head attention; the operations in it have rules."""
-    return operation.mode.attend(operation.function, operation.args, operation.kwargs)
+    return operation.mode.by_own_code(operation.function, operation.args, operation.kwargs)
 
 
 def _proportional(
@@ -221,6 +214,15 @@ def _by_gamma(
 # -- functions that rules take in place of torch's -------------------------------------------------
 
 
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _addmm(input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return input * beta + torch.matmul(a, b) * alpha
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -255,8 +257,10 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Tensor:
-    normalized = _standardized(input, tuple(range(-len(normalized_shape), 0)), eps)
-    return _affine(normalized, weight, bias)
+    dims = tuple(range(-len(normalized_shape), 0))
+    centered = input - input.mean(dims, keepdim=True)
+    variance = centered.detach().pow(2).mean(dims, keepdim=True)
+    return _affine(centered * torch.rsqrt(variance + eps), weight, bias)
 
 
 def _group_norm(
@@ -268,11 +272,9 @@ def _group_norm(
     *_: Any,
 ) -> Tensor:
     groups = input.reshape(len(input), num_groups, -1)
-    normalized = _standardized(groups, (-1,), eps).reshape(input.shape)
-    weight, bias = (
-        None if t is None else t.reshape(-1, *[1] * (input.ndim - 2)) for t in (weight, bias)
-    )
-    return _affine(normalized, weight, bias)
+    normalized = _layer_norm(groups, groups.shape[-1:], eps=eps).reshape(input.shape)
+    by_channel = (-1, *[1] * (input.ndim - 2))
+    return _affine(normalized, *(t if t is None else t.reshape(by_channel) for t in (weight, bias)))
 
 
 def _instance_norm(
@@ -289,13 +291,6 @@ def _instance_norm(
     if use_input_stats:
         return _group_norm(input, input.shape[1], weight, bias, eps)
     return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-
-
-def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """Mean zero and deviation one, where the deviation is no function of x."""
-    centered = x - x.mean(dims, keepdim=True)
-    variance = centered.detach().pow(2).mean(dims, keepdim=True)
-    return centered * torch.rsqrt(variance + eps)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -318,14 +313,14 @@ _GROUPS: tuple[tuple[OperationRule, tuple[str, ...]], ...] = (
     (divided, ("div", "divide", "true_divide")),
     (shared, ("sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d")),
     (shared, ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")),
-    (multiplied, ("linear", "matmul", "mm", "bmm", "mv", "dot", "inner", "einsum")),
-    (added_and_multiplied, ("addmm", "baddbmm")),
+    (multiplied, PRODUCTS),
+    (by_parts(_addmm), ADDED_PRODUCTS),
     (constant, ("rsqrt", "sqrt", "var", "std", "norm", "vector_norm")),
-    (gated, ("glu",)),
+    (by_parts(_glu), ("glu",)),
     (normalized(_layer_norm), ("layer_norm",)),
     (normalized(_group_norm), ("group_norm",)),
     (normalized(_instance_norm), ("instance_norm",)),
-    (attention, ("scaled_dot_product_attention",)),
+    (by_parts(_attention), ("scaled_dot_product_attention",)),
     (multi_head_attention, (ATTENTION,)),
 )
 _ADDITIONS = ("add", "sub", "subtract", "__radd__", "__rsub__", "rsub")
