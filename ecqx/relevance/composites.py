@@ -20,13 +20,11 @@ from ecqx.relevance.operation_rules import (
 )
 from ecqx.relevance.operations import OperationRule
 from ecqx.relevance.rules import (
-    BranchProduct,
     Epsilon,
     GammaAdapt,
     GammaBnConv,
     GammaPlus,
     Norm,
-    Uniform,
     ZPlus,
 )
 from ecqx.relevance.settings import COMPOSITES, check_choice
@@ -77,7 +75,6 @@ def build_composite(name: str) -> Composite:
         ((Activation, nn.Mish), Pass()),
         (nn.Embedding, Epsilon()),
         ((Sum, ResidualSum, AvgPool, PaddedShortcut), Norm()),
-        (BranchProduct, Uniform()),
         (Convolution, convolution),
         (Linear, Epsilon()),
     ]
