@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -137,6 +139,24 @@ def test_a_matrix_product(kind: str) -> None:
     R, found = relevances(PRODUCTS[kind], a, b)
     for relevance, expected in zip(found, product_oracle(a.numpy(), b.numpy(), R), strict=True):
         np.testing.assert_allclose(relevance, expected)
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 6)] * 3),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    seed=st.integers(0, 99),
+)
+def test_products_and_softmax_of_any_size(
+    sizes: tuple[int, int, int], scale: float, seed: int
+) -> None:
+    rows, inner, columns = sizes
+    a, b = scale * random(rows, inner, seed=seed), random(inner, columns, seed=seed + 1)
+    R, found = relevances(torch.matmul, a, b)
+    for relevance, expected in zip(found, product_oracle(a.numpy(), b.numpy(), R), strict=True):
+        np.testing.assert_allclose(relevance, expected, rtol=1e-6, atol=1e-9)
+    R, (of_x,) = relevances(lambda x: x.softmax(-1), random(rows, inner, seed=seed))
+    expected = softmax_oracle(random(rows, inner, seed=seed).numpy(), R)
+    np.testing.assert_allclose(of_x, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_product_with_a_constant_matrix() -> None:
@@ -574,7 +594,7 @@ class Checkpointed(nn.Module):
 
 def test_checkpointing_changes_nothing() -> None:
     found, expected = (
-        weight_relevance(Checkpointed(again), INPUTS, LABELS) for again in (True, False)
+        weight_relevance(Checkpointed(again), INPUTS, LABELS, "attnlrp") for again in (True, False)
     )
     assert len(expected) == 6
     for name, relevance in expected.items():

@@ -1,7 +1,8 @@
 """Rules for functions: additions, products, softmax, attention, norms, activations.
 
 Each gives the call of a function a node of its own in the autograd graph, whose gradient is the
-relevance of the operands. Source: Achtibat et al., "AttnLRP" (2024).
+relevance of the operands. Source: Achtibat et al., "AttnLRP" (ICML 2024), whose equations are named
+below. A norm is a layer here, not an identity, so that its mean and shift have a share.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def attributed(output: Tensor, attribute: Attribute, operands: Sequence[Tensor])
 def passed(operation: Operation) -> Any:
     """Relevance passes unchanged; several factors have equal parts of it.
 
-    For functions of single elements, f(x) is x times f(x)/x, a constant.
+    For functions of single elements, f(x) is x times f(x)/x, a constant (AttnLRP, equations 9, 7).
     """
     operands = operation.operands()
     with torch.no_grad():
@@ -75,7 +76,7 @@ def divided(operation: Operation) -> Any:
 def shared(operation: Operation) -> Any:
     """The epsilon rule of what is linear in all operands together: each has its share of the sum.
 
-    Constants keep theirs, as biases do.
+    Constants keep theirs, as biases do (AttnLRP, equation 8).
     """
     return _proportional(operation, dict.fromkeys(operation.carriers, 1.0))
 
@@ -88,6 +89,7 @@ def shared_by_branches(operation: Operation) -> Any:
 def multiplied(operation: Operation) -> Any:
     """The epsilon rule of what is linear in each operand: activations have equal parts.
 
+    AttnLRP, section 3.3.2: R_A = A ⊙ (R / 2(O + ε)) Vᵀ for O = A V, and R_V likewise.
     A weight has all of the relevance, beside the activations, as the weight of a layer has.
     """
     parts = {place: 1 / len(operation.carriers) for place in operation.carriers}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from zennit.core import Composite
 
@@ -57,8 +56,7 @@ class RulePlacement:
         names = {module: name for name, module in model.named_modules()}
         handles = [module.register_forward_pre_hook(note) for module in names]
         try:
-            with torch.no_grad():
-                run()
+            run()
         finally:
             for handle in handles:
                 handle.remove()

@@ -139,10 +139,16 @@ class Attributor:
         inputs = each_tensor(inputs, _without_history)
         no_casts = torch.autocast(targets.device.type, enabled=False)
         try:
-            with _uncompiled(), no_casts, _full_precision(self.model), self._prepared():
+            with (
+                _uncompiled(),
+                no_casts,
+                _full_precision(self.model),
+                self._prepared(),
+                torch.enable_grad(),
+            ):
                 if not self.placement.is_complete:
                     self.placement.place(self.model, lambda: called(self.model, inputs))
-                with self.placement.attached(self.model), torch.enable_grad():
+                with self.placement.attached(self.model):
                     self._measure(inputs, targets)
             found = self.relevance
         finally:
