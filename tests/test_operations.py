@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+import ecqx
 from ecqx.layers import ResidualSum
 from ecqx.models import build
-from ecqx.relevance import weight_relevance
+from ecqx.relevance import LRP, weight_relevance
 from ecqx.relevance.composites import build_operation_rules
 from ecqx.relevance.operation_rules import attributed
 from ecqx.relevance.operations import Operations
@@ -136,6 +139,24 @@ def test_a_matrix_product(kind: str) -> None:
     R, found = relevances(PRODUCTS[kind], a, b)
     for relevance, expected in zip(found, product_oracle(a.numpy(), b.numpy(), R), strict=True):
         np.testing.assert_allclose(relevance, expected)
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 6)] * 3),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    seed=st.integers(0, 99),
+)
+def test_products_and_softmax_of_any_size(
+    sizes: tuple[int, int, int], scale: float, seed: int
+) -> None:
+    rows, inner, columns = sizes
+    a, b = scale * random(rows, inner, seed=seed), random(inner, columns, seed=seed + 1)
+    R, found = relevances(torch.matmul, a, b)
+    for relevance, expected in zip(found, product_oracle(a.numpy(), b.numpy(), R), strict=True):
+        np.testing.assert_allclose(relevance, expected, rtol=1e-6, atol=1e-9)
+    R, (of_x,) = relevances(lambda x: x.softmax(-1), random(rows, inner, seed=seed))
+    expected = softmax_oracle(random(rows, inner, seed=seed).numpy(), R)
+    np.testing.assert_allclose(of_x, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_product_with_a_constant_matrix() -> None:
@@ -479,6 +500,43 @@ def test_functions_have_the_rules_of_layers(composite: str, weight_rule: str) ->
         torch.testing.assert_close(by_functions[name], relevance, rtol=1e-4, atol=1e-7)
 
 
+class Functional(nn.Module):
+    """Linear layers by functions alone: even the first one, whose input carries no relevance."""
+
+    def __init__(self, by_functions: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first, last = nn.Linear(8, 6), nn.Linear(6, 3, bias=False)
+        if by_functions:
+            self.first, self.last = nn.Parameter(first.weight), nn.Parameter(last.weight)
+            self.bias = nn.Parameter(first.bias)
+        else:
+            self.first, self.last = first, last
+        self.by_functions = by_functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(0, 1)
+        if self.by_functions:
+            return torch.relu(F.linear(x, self.first, self.bias)) @ self.last.T
+        logits: Tensor = self.last(torch.relu(self.first(x)))
+        return logits
+
+
+@pytest.mark.parametrize("weight_rule", ["epsilon", "gamma"])
+def test_a_network_without_layers_has_the_relevance_of_layers(weight_rule: str) -> None:
+    labels = torch.arange(30) % 3
+    settings = {"composite": "attnlrp", "weight_rule": weight_rule}
+    expected, found = (
+        weight_relevance(Functional(way), INPUTS, labels, **settings)  # type: ignore[arg-type]
+        for way in (False, True)
+    )
+    for name in ("first", "last"):
+        torch.testing.assert_close(found[name], expected[f"{name}.weight"], rtol=1e-4, atol=1e-7)
+    q = ecqx.ECQx(Functional(True), include=["first", "last"], relevance=LRP("attnlrp"))
+    q.update(INPUTS, labels)
+    assert list(q.weights) == ["first", "last"]
+
+
 class Tied(nn.Module):
     """Words whose embedding is the matrix of the last layer, too."""
 
@@ -513,7 +571,7 @@ def test_the_suites_networks_call_no_operation_with_a_rule(name: str) -> None:
     y = torch.zeros(2, 32, 32).long() if "deeplab" in name else torch.tensor([0, 1])
     attributor = Attributor(model)
     attributor(x, y)
-    assert not attributor.placement.operations.is_used
+    assert not attributor.placement.operations.used
 
 
 class Checkpointed(nn.Module):
@@ -536,7 +594,7 @@ class Checkpointed(nn.Module):
 
 def test_checkpointing_changes_nothing() -> None:
     found, expected = (
-        weight_relevance(Checkpointed(again), INPUTS, LABELS) for again in (True, False)
+        weight_relevance(Checkpointed(again), INPUTS, LABELS, "attnlrp") for again in (True, False)
     )
     assert len(expected) == 6
     for name, relevance in expected.items():
@@ -544,9 +602,9 @@ def test_checkpointing_changes_nothing() -> None:
 
 
 def test_every_batch_has_the_rules_of_the_first() -> None:
-    attributor = Attributor(Checkpointed(again=False))
+    attributor = Attributor(Checkpointed(again=False), LRP("attnlrp"))
     first, again = (attributor(INPUTS, LABELS) for _ in range(2))
-    assert attributor.placement.operations.is_used
-    assert attributor.unruled == ()
+    assert attributor.placement.operations.used
+    assert attributor.remarks == ()
     for name, relevance in first.items():
         assert torch.equal(again[name], relevance)

@@ -117,6 +117,31 @@ def test_a_training_has_one_remark() -> None:
     assert [w.category for w in caught] == [RelevanceWarning]
 
 
+TRANSFORMERS: dict[str, tuple[nn.Module | Function, str]] = {
+    "LayerNorm": (nn.LayerNorm(6), "LayerNorm"),
+    "function": (
+        lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3),
+        "attention",
+    ),
+    "by hand": (
+        lambda x: (x.flatten(2).mT @ x.flatten(2)).softmax(-1) @ x.flatten(2).mT,
+        "attention",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_transformer_is_told_which_composite_is_for_it(kind: str) -> None:
+    between, named = TRANSFORMERS[kind]
+    (remark,) = measured(Through(between))[1]
+    assert remark.startswith(f"the network has {named}, for which the composite attnlrp is made")
+    assert measured(Through(between), composite="attnlrp")[1] == []
+
+
+def test_classes_by_softmax_are_no_attention() -> None:
+    assert measured(Through(nn.Softmax(1)))[1] == []
+
+
 # -- what is not named -----------------------------------------------------------------------------
 
 
@@ -177,7 +202,8 @@ KEEPING: dict[str, nn.Module | Function] = {
 def test_what_is_not_named_keeps_the_relevance(kind: str) -> None:
     """The outputs' relevance is one in all, and so is that of the first layer."""
     model = Through(KEEPING[kind]).double()
-    found, remarks = measured(model, X.double(), composite="epsilon_flat", output="ones")
+    composite = "attnlrp" if kind == "LayerNorm" else "epsilon_flat"
+    found, remarks = measured(model, X.double(), composite=composite, output="ones")
     assert remarks == []
     assert float(found["first.weight"].sum()) == pytest.approx(1, abs=1e-2)
 

@@ -192,9 +192,9 @@ def check_finite(names: Sequence[str], ends: Mapping[str, Tensor]) -> None:
     for kind, of_kind in ends.items():
         finite = of_kind.isfinite().all(-1)
         if not finite.all():
-            raise ValueError(
-                f"{names[finite.tolist().index(False)]}: {kind} holds NaN or infinite values"
-            )
+            name = names[finite.tolist().index(False)]
+            hint = "; try another composite" if kind == "relevance" else ""
+            raise ValueError(f"{name}: {kind} holds NaN or infinite values{hint}")
 
 
 def relevance_scale(ends: Tensor) -> Tensor:

@@ -88,11 +88,11 @@ def prepare(settings: RunSettings) -> Prepared:
     # pre-training. These methods do not use the number of steps.
     with input_errors(f"{settings.model_path or f'--model {settings.model}'}: "):
         quantizer = constrain(method, as_if_trained(model, settings.pretrain_epochs), steps=0)
-    unruled: tuple[str, ...] = ()
+    on_relevance: tuple[str, ...] = ()
     if method.relevance is not None:
         with announced("looking for rules of relevance"):
             batch = next(data.train.batches(2))
-            unruled = check_relevance(model, batch, method.relevance, list(quantizer.weights))
+            on_relevance = check_relevance(model, batch, method.relevance, list(quantizer.weights))
     prepared = Prepared(
         settings,
         method,
@@ -100,7 +100,7 @@ def prepare(settings: RunSettings) -> Prepared:
         data.map(lambda split: split.to(device)),
         model.to(device),
         start,
-        tuple(remarks_before(settings, data, still_random, unruled)),
+        tuple(remarks_before(settings, data, still_random, on_relevance)),
     )
     check_replaceable_results(settings, prepared.identity)
     return prepared
@@ -141,29 +141,23 @@ def constrain(method: EntropyConstrained, model: nn.Module, steps: int) -> Quant
 def check_relevance(
     model: nn.Module, batch: tuple[Tensor, Tensor], lrp: LRP, quantized: Sequence[str]
 ) -> tuple[str, ...]:
-    """Measure relevance once on a few samples; returns `Attributor.unruled`.
+    """Measure relevance once on a few samples; returns `Attributor.remarks`.
 
     ``InputError`` if LRP has no rule for a quantized parameter, or no relevance reaches it.
     """
-    # Imported late: both modules import zennit, which takes seconds.
-    from ecqx.relevance.weights import Attributor, layers_without_rule
+    # Imported late: the module imports zennit, which takes seconds.
+    from ecqx.relevance.weights import Attributor
 
-    missing = layers_without_rule(model, lrp.composite)
-    _refuse("LRP has no rule for", [name for name in quantized if name in missing])
     attributor = Attributor(model, lrp)
     try:
         found = attributor(*batch)
     except UNFIT as error:
         raise InputError(f"--lrp: {error}; leave out --lrp (ECQ)") from error
-    _refuse("no relevance reaches", [name for name in quantized if name not in found])
-    return attributor.unruled
-
-
-def _refuse(reason: str, names: Sequence[str]) -> None:
-    """Raise ``InputError`` if any parameter has this problem."""
-    if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise InputError(f"--lrp: {reason} {names[0]}{more} of this model; leave out --lrp (ECQ)")
+    missing = [name for name in quantized if name not in found]
+    if missing:
+        why = attributor.without_relevance(missing)
+        raise InputError(f"--lrp: {why}; leave out --lrp (ECQ)")
+    return attributor.remarks
 
 
 def _check_writable(*files: Path) -> None:

@@ -43,12 +43,15 @@ def interruption_explained(how: str) -> Iterator[None]:
 
 
 def remarks_before(
-    settings: RunSettings, data: TensorData, still_random: Sequence[str], unruled: Sequence[str]
+    settings: RunSettings,
+    data: TensorData,
+    still_random: Sequence[str],
+    on_relevance: Sequence[str],
 ) -> Iterator[str]:
     """Remarks before the training.
 
-    ``still_random`` are tensors that no weights were loaded into, ``unruled`` what has no rule of
-    relevance.
+    ``still_random`` are tensors that no weights were loaded into, ``on_relevance`` what
+    `ecqx.relevance.weights.Attributor` remarks.
     """
     if still_random:
         yield (
@@ -61,10 +64,8 @@ def remarks_before(
             f"{settings.model} starts from random weights; --model_path names a checkpoint, "
             "--pretrain_epochs trains one"
         )
-    if unruled:
-        from ecqx.relevance.weights import without_rule
-
-        yield f"{settings.model}: {without_rule(unruled)}; compare with ECQ (without --lrp)"
+    for remark in on_relevance:
+        yield f"{settings.model}: {remark}; compare with ECQ (without --lrp)"
     if settings.epochs or settings.pretrain_epochs:
         yield from _on_size(data, settings.training)
 

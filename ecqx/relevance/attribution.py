@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zennit.core import BasicHook, Composite, Hook, RemovableHandle, RemovableHandleList
 from zennit.rules import GammaMod, Pass
 
+from ecqx.relevance.operations import Arguments, Place
 from ecqx.relevance.rules import (
     WEIGHT_GAMMA,
     Proportional,
@@ -33,14 +34,15 @@ Sink = Callable[[nn.Parameter, Tensor], None]
 class _Call:
     """One call of a module: what its attribution needs later, in the backward pass.
 
-    ``arguments`` is None for a call with the input alone. ``version`` is autograd's count of
-    in-place changes of ``output`` at the end of the call.
+    ``place`` is that of the input among the arguments. ``version`` is autograd's count of in-place
+    changes of ``output`` at the end of the call.
     """
 
     hook: WeightRelevanceHook
     module: nn.Module
     input: Tensor
-    arguments: _Arguments | None
+    arguments: Arguments
+    place: Place
     output: Tensor
     version: int
 
@@ -53,39 +55,16 @@ class _Call:
         return again
 
 
-@dataclass(frozen=True)
-class _Arguments:
-    """The arguments of a module's call; ``place`` is that of the one tensor, its input."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    place: int | str
-
-    @classmethod
-    def of(cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
-        """``ValueError`` unless one argument is a tensor, and none holds any inside."""
-        given = dict(enumerate(args)) | kwargs
-        tensors = {place: _count_tensors(value) for place, value in given.items()}
-        places = [place for place, value in given.items() if isinstance(value, Tensor)]
-        if sum(tensors.values()) != 1 or not places:
-            raise ValueError(
-                f"LRP has no rule for a {type(module).__name__} with {sum(tensors.values())} "
-                "inputs; use ECQ (relevance=None) or exclude the layers around it"
-            )
-        return cls(args, kwargs, places[0])
-
-    @property
-    def input(self) -> Tensor:
-        value: Tensor = (
-            self.args[self.place] if isinstance(self.place, int) else self.kwargs[self.place]
+def _place_of_input(module: nn.Module, arguments: Arguments) -> Place:
+    """``ValueError`` unless one argument is a tensor, and none holds any inside."""
+    places = list(arguments.places())
+    count = _count_tensors((arguments.args, arguments.kwargs))
+    if len(places) != 1 or count != 1:
+        raise ValueError(
+            f"LRP has no rule for a {type(module).__name__} with {count} inputs; use ECQ "
+            "(relevance=None) or exclude the layers around it"
         )
-        return value
-
-    def with_input(self, input: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with another input."""
-        if isinstance(self.place, str):
-            return self.args, {**self.kwargs, self.place: input}
-        return (*self.args[: self.place], input, *self.args[self.place + 1 :]), self.kwargs
+    return places[0]
 
 
 def _count_tensors(value: Any) -> int:
@@ -141,10 +120,9 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self.rule = rule
         self.weight_rule = weight_rule
         self.sink = sink
-        # During a call: its input in the autograd graph, and the same detached from the graph.
+        # During a call: its input in the autograd graph; the same cut from it, its place, all else.
         self.uncut: Tensor | None = None
-        self.input: Tensor | None = None
-        self.arguments: _Arguments | None = None
+        self.running: tuple[Tensor, Place, Arguments] | None = None
         self.anchor = torch.zeros((), requires_grad=True)
 
     def copy(self) -> WeightRelevanceHook:
@@ -153,7 +131,7 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
 
     def remove(self) -> None:
         """Release the tensors that an interrupted pass left behind."""
-        self.uncut = self.input = self.arguments = None
+        self.uncut = self.running = None
         self.rule.stored_tensors.clear()
         super().remove()
 
@@ -171,28 +149,27 @@ class WeightRelevanceHook(Hook):  # type: ignore[misc]
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Cut the graph in front of the module."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            self.uncut = args[0]
-        else:
-            self.arguments = _Arguments.of(module, args, kwargs)
-            self.uncut = self.arguments.input
-        self.input = self.uncut.detach()
+        arguments = Arguments(args, kwargs)
+        place = _place_of_input(module, arguments)
+        self.uncut = arguments[place]
+        input = self.uncut.detach()
         if is_known_nonnegative(self.uncut):
-            mark_nonnegative(self.input)
+            mark_nonnegative(input)
         # `attribute` differentiates this call's output by it; other rules run the module again.
         if isinstance(self.rule, Proportional):
-            self.input.requires_grad_(self.uncut.requires_grad)
+            input.requires_grad_(self.uncut.requires_grad)
+        self.running = input, place, arguments
         # A module that works in place would change the output of the layer before it.
-        given = self.input.clone() if getattr(module, "inplace", False) else self.input
-        return ((given,), {}) if self.arguments is None else self.arguments.with_input(given)
+        given = input.clone() if getattr(module, "inplace", False) else input
+        return arguments.with_values({place: given})
 
-    def post_forward(self, module: nn.Module, input: Any, output: Tensor) -> Tensor:
+    def post_forward(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """Connect the output to the uncut input by `_Attribution`."""
-        assert self.uncut is not None
-        assert self.input is not None
-        call = _Call(self, module, self.input, self.arguments, output, output._version)
+        assert self.running is not None
+        input, place, arguments = self.running
+        call = _Call(self, module, input, arguments, place, output, output._version)
         attributed: Tensor = _Attribution.apply(self.uncut, self.anchor, call)
-        self.uncut = self.input = self.arguments = None
+        self.uncut = self.running = None
         if isinstance(module, nn.ReLU | nn.ReLU6):
             mark_nonnegative(attributed)
         return attributed
@@ -259,22 +236,21 @@ def _as_called(call: _Call) -> Iterator[None]:
 
     Afterwards the module has its own parameters: zennit 1.0 leaves new ones of the same values.
     """
-    module, arguments = call.module, call.arguments
-    parameters = dict(module._parameters)
+    module, parameters = call.module, dict(call.module._parameters)
     forward, own = module.forward, module.__dict__.get("forward")
+    has_more = len(call.arguments.args) + len(call.arguments.kwargs) > 1
 
     def repeated(input: Tensor) -> Any:
-        assert arguments is not None
-        args, kwargs = arguments.with_input(input)
+        args, kwargs = call.arguments.with_values({call.place: input})
         return forward(*args, **kwargs)
 
     try:
-        if arguments is not None:
+        if has_more or call.place != 0:
             module.forward = repeated
         yield
     finally:
         module._parameters.update(parameters)
-        if arguments is not None:
+        if module.__dict__.get("forward") is repeated:
             del module.forward
             if own is not None:
                 module.forward = own

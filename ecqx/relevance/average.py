@@ -49,29 +49,25 @@ class RelevanceAverage:
             inputs = each_tensor(inputs, lambda tensor: tensor[first] if tensor.ndim else tensor)
             self._add(model, inputs, targets[first], needed)
         self.steps += 1
-        for name in needed:
-            if name not in self.values:
-                raise ValueError(
-                    f"no relevance reaches {name}: it has no part in the output, is used without a "
-                    "call of its layer, or runs without gradients (no_grad, reentrant "
-                    "checkpointing); exclude it or use ECQ (relevance=None)"
-                )
         return self.values
 
     def _add(
         self, model: nn.Module, inputs: Inputs, targets: Tensor, needed: Collection[str]
     ) -> None:
         # Imported late: zennit takes seconds, and ECQ does not need it.
-        from ecqx.relevance.weights import Attributor, check_rules, warn_of_unruled
+        from ecqx.relevance.weights import Attributor, warn
 
         is_new = self.attributor is None or self.attributor.model is not model
         if is_new:
-            check_rules(model, self.lrp.composite, needed)
             self.attributor = Attributor(model, self.lrp)
         assert self.attributor is not None
         new = self.attributor(inputs, targets)
+        for name in needed:
+            if name not in new and name not in self.values:
+                why = self.attributor.without_relevance([name])
+                raise ValueError(f"{why}; exclude it or use ECQ (relevance=None)")
         if is_new:
-            warn_of_unruled(self.attributor)
+            warn(self.attributor)
         if self.processes is not None:
             new = self.processes.mean(new, len(targets))
         for name, relevance in new.items():

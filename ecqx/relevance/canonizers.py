@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, mobilenetv3, resnet
-from torchvision.ops import FrozenBatchNorm2d, SqueezeExcitation
+from torchvision.ops import FrozenBatchNorm2d
 from zennit.canonizers import AttributeCanonizer, Canonizer, CompositeCanonizer
 from zennit.layer import Sum
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 from zennit.types import BatchNorm
 
-from ecqx.relevance.rules import BranchProduct
 from ecqx.relevance.settings import CANONIZERS, check_choice
 
 # zennit 0.5 does not know the frozen one, and no version the one of several processes.
@@ -68,9 +67,10 @@ def _is_foldable(module: Any) -> bool:
 
 
 class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
-    """Split residual additions of torchvision's ResNets and MobileNets, and gates of MobileNetV3.
+    """Split residual additions of torchvision's ResNets and MobileNets.
 
-    A subclass of such a block that defines its own ``forward`` is not split.
+    Their rule would be the same as functions; as layers they cost less, since functions need not be
+    observed. A subclass of such a block that defines its own ``forward`` is not split.
     """
 
     def __init__(self) -> None:
@@ -78,17 +78,12 @@ class SplitTorchvisionBlocks(AttributeCanonizer):  # type: ignore[misc]
 
     @staticmethod
     def _attributes(name: str, module: nn.Module) -> dict[str, Any] | None:
-        own = next((kind for kind in _FORWARDS if isinstance(module, kind)), None)
-        if own is None or not getattr(module, "use_res_connect", True):
+        forward = next((f for kind, f in _FORWARDS.items() if isinstance(module, kind)), None)
+        if forward is None or not getattr(module, "use_res_connect", True):
             return None
         if type(module).forward.__module__.partition(".")[0] != "torchvision":
             return None
-        joint = (
-            {"canonizer_product": BranchProduct()}
-            if own is SqueezeExcitation
-            else {"canonizer_sum": Sum()}
-        )
-        return {"forward": _FORWARDS[own].__get__(module), **joint}
+        return {"forward": forward.__get__(module), "canonizer_sum": Sum()}
 
 
 def _residual_forward(self: Any, x: Tensor) -> Tensor:
@@ -97,19 +92,12 @@ def _residual_forward(self: Any, x: Tensor) -> Tensor:
     return total
 
 
-def _gated_forward(self: Any, x: Tensor) -> Tensor:
-    gate = self._scale(x).expand_as(x)
-    product: Tensor = self.canonizer_product(torch.stack([x, gate], dim=-1))
-    return product
-
-
 # The forward that each of torchvision's blocks gets.
 _FORWARDS: dict[type[nn.Module], Any] = {
     resnet.BasicBlock: ResNetBasicBlockCanonizer.forward,
     resnet.Bottleneck: ResNetBottleneckCanonizer.forward,
     mobilenetv2.InvertedResidual: _residual_forward,
     mobilenetv3.InvertedResidual: _residual_forward,
-    SqueezeExcitation: _gated_forward,
 }
 
 

@@ -20,13 +20,11 @@ from ecqx.relevance.operation_rules import (
 )
 from ecqx.relevance.operations import OperationRule
 from ecqx.relevance.rules import (
-    BranchProduct,
     Epsilon,
     GammaAdapt,
     GammaBnConv,
     GammaPlus,
     Norm,
-    Uniform,
     ZPlus,
 )
 from ecqx.relevance.settings import COMPOSITES, Additions, check_choice
@@ -81,7 +79,6 @@ def build_composite(name: str, additions: Additions = "split") -> Composite:
         # zennit's base class of rules leaves the gradient as it is.
         (ResidualSum, Norm() if additions == "split" else Hook()),
         ((Sum, AvgPool, PaddedShortcut), Norm()),
-        (BranchProduct, Uniform()),
         (Convolution, convolution),
         (Linear, Epsilon()),
     ]

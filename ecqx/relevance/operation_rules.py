@@ -1,7 +1,8 @@
 """Rules for functions: additions, products, softmax, attention, norms, activations.
 
 Each gives the call of a function a node of its own in the autograd graph, whose gradient is the
-relevance of the operands. Source: Achtibat et al., "AttnLRP" (2024).
+relevance of the operands. Source: Achtibat et al., "AttnLRP" (ICML 2024), whose equations are named
+below. A norm is a layer here, not an identity, so that its mean and shift have a share.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ecqx.relevance.operations import ATTENTION, Operation, OperationRule
+from ecqx.relevance.operations import (
+    ADDED_PRODUCTS,
+    ATTENTION,
+    PRODUCTS,
+    Operation,
+    OperationRule,
+)
 from ecqx.relevance.passage import parameter_behind
 from ecqx.relevance.rules import raised, shares
 
@@ -48,7 +55,7 @@ def attributed(output: Tensor, attribute: Attribute, operands: Sequence[Tensor])
 def passed(operation: Operation) -> Any:
     """Relevance passes unchanged; several factors have equal parts of it.
 
-    For functions of single elements, f(x) is x times f(x)/x, a constant.
+    For functions of single elements, f(x) is x times f(x)/x, a constant (AttnLRP, equations 9, 7).
     """
     operands = operation.operands()
     with torch.no_grad():
@@ -69,7 +76,7 @@ def divided(operation: Operation) -> Any:
 def shared(operation: Operation) -> Any:
     """The epsilon rule of what is linear in all operands together: each has its share of the sum.
 
-    Constants keep theirs, as biases do.
+    Constants keep theirs, as biases do (AttnLRP, equation 8).
     """
     return _proportional(operation, dict.fromkeys(operation.carriers, 1.0))
 
@@ -82,6 +89,7 @@ def shared_by_branches(operation: Operation) -> Any:
 def multiplied(operation: Operation) -> Any:
     """The epsilon rule of what is linear in each operand: activations have equal parts.
 
+    AttnLRP, section 3.3.2: R_A = A ⊙ (R / 2(O + ε)) Vᵀ for O = A V, and R_V likewise.
     A weight has all of the relevance, beside the activations, as the weight of a layer has.
     """
     parts = {place: 1 / len(operation.carriers) for place in operation.carriers}
@@ -91,14 +99,6 @@ def multiplied(operation: Operation) -> Any:
             operation.mode.weights[id(parameter)] = parameter
             parts[place] = 1.0
     return _proportional(operation, parts) if parts else operation.run()
-
-
-def added_and_multiplied(operation: Operation) -> Any:
-    """``addmm`` and its like, as an addition and a product."""
-    shift, *factors = (operation[place] for place in operation.places())
-    with operation.mode:
-        product = torch.matmul(*factors) * operation.kwargs.get("alpha", 1)
-        return shift * operation.kwargs.get("beta", 1) + product
 
 
 def expanded(operation: Operation) -> Any:
@@ -127,15 +127,6 @@ def constant(operation: Operation) -> Any:
         return operation.run()
 
 
-def gated(operation: Operation) -> Any:
-    """GLU: the product of one half and the sigmoid of the other."""
-    (x,) = operation.operands()
-    dim = operation.argument(1, "dim", -1)
-    with torch.no_grad():
-        output = operation.run()
-    return attributed(output, lambda relevance: [torch.cat([relevance / 2] * 2, dim)], [x])
-
-
 def normalized(linear: Callable[..., Tensor]) -> OperationRule:
     """The epsilon rule of a norm whose deviation is constant; ``linear`` computes it so."""
 
@@ -148,15 +139,19 @@ def normalized(linear: Callable[..., Tensor]) -> OperationRule:
     return rule
 
 
-def attention(operation: Operation) -> Any:
-    """``scaled_dot_product_attention`` by its parts, each of which has a rule."""
-    with operation.mode:
-        return _attention(*operation.args, **operation.kwargs)
+def by_parts(function: Callable[..., Tensor]) -> OperationRule:
+    """What ``function`` computes instead, by operations that have rules."""
+
+    def rule(operation: Operation) -> Any:
+        with operation.mode:
+            return function(*operation.args, **operation.kwargs)
+
+    return rule
 
 
 def multi_head_attention(operation: Operation) -> Any:
     """torch's own code of multi-head attention; the operations in it have rules."""
-    return operation.mode.attend(operation.function, operation.args, operation.kwargs)
+    return operation.mode.by_own_code(operation.function, operation.args, operation.kwargs)
 
 
 def _proportional(
@@ -221,6 +216,15 @@ def _by_gamma(
 # -- functions that rules take in place of torch's -------------------------------------------------
 
 
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _addmm(input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return input * beta + torch.matmul(a, b) * alpha
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -255,8 +259,10 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Tensor:
-    normalized = _standardized(input, tuple(range(-len(normalized_shape), 0)), eps)
-    return _affine(normalized, weight, bias)
+    dims = tuple(range(-len(normalized_shape), 0))
+    centered = input - input.mean(dims, keepdim=True)
+    variance = centered.detach().pow(2).mean(dims, keepdim=True)
+    return _affine(centered * torch.rsqrt(variance + eps), weight, bias)
 
 
 def _group_norm(
@@ -268,11 +274,9 @@ def _group_norm(
     *_: Any,
 ) -> Tensor:
     groups = input.reshape(len(input), num_groups, -1)
-    normalized = _standardized(groups, (-1,), eps).reshape(input.shape)
-    weight, bias = (
-        None if t is None else t.reshape(-1, *[1] * (input.ndim - 2)) for t in (weight, bias)
-    )
-    return _affine(normalized, weight, bias)
+    normalized = _layer_norm(groups, groups.shape[-1:], eps=eps).reshape(input.shape)
+    by_channel = (-1, *[1] * (input.ndim - 2))
+    return _affine(normalized, *(t if t is None else t.reshape(by_channel) for t in (weight, bias)))
 
 
 def _instance_norm(
@@ -289,13 +293,6 @@ def _instance_norm(
     if use_input_stats:
         return _group_norm(input, input.shape[1], weight, bias, eps)
     return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-
-
-def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """Mean zero and deviation one, where the deviation is no function of x."""
-    centered = x - x.mean(dims, keepdim=True)
-    variance = centered.detach().pow(2).mean(dims, keepdim=True)
-    return centered * torch.rsqrt(variance + eps)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -318,14 +315,14 @@ _GROUPS: tuple[tuple[OperationRule, tuple[str, ...]], ...] = (
     (divided, ("div", "divide", "true_divide")),
     (shared, ("sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d")),
     (shared, ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")),
-    (multiplied, ("linear", "matmul", "mm", "bmm", "mv", "dot", "inner", "einsum")),
-    (added_and_multiplied, ("addmm", "baddbmm")),
+    (multiplied, PRODUCTS),
+    (by_parts(_addmm), ADDED_PRODUCTS),
     (constant, ("rsqrt", "sqrt", "var", "std", "norm", "vector_norm")),
-    (gated, ("glu",)),
+    (by_parts(_glu), ("glu",)),
     (normalized(_layer_norm), ("layer_norm",)),
     (normalized(_group_norm), ("group_norm",)),
     (normalized(_instance_norm), ("instance_norm",)),
-    (attention, ("scaled_dot_product_attention",)),
+    (by_parts(_attention), ("scaled_dot_product_attention",)),
     (multi_head_attention, (ATTENTION,)),
 )
 _ADDITIONS = ("add", "sub", "subtract", "__radd__", "__rsub__", "rsub")

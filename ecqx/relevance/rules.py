@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import zennit.rules
 from torch import Tensor, nn
-from zennit.core import BasicHook, Hook, ParamMod
+from zennit.core import BasicHook, ParamMod
 from zennit.rules import ClampMod, GammaMod
 
 EPSILON = 1e-6
@@ -217,25 +217,3 @@ def _adaptive_quotients(
         return (alpha * share,) * half + (beta * share,) * half
 
     return mapper
-
-
-class BranchProduct(nn.Module):
-    """Product of two branches, as in the gates of a network, as a layer with a rule."""
-
-    def forward(self, branches: Tensor) -> Tensor:
-        """Shape (…, 2), the stacked branches, to (…)."""
-        return branches.prod(-1)
-
-
-class Uniform(Hook):  # type: ignore[misc]
-    """The rule of `BranchProduct`: each factor receives an equal share of the relevance.
-
-    Source: Achtibat et al., "AttnLRP" (2024).
-    """
-
-    def copy(self) -> Uniform:
-        return Uniform()
-
-    def backward(self, module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[Tensor]:
-        shares = grad_input[0].shape[-1]
-        return ((grad_output[0] / shares).unsqueeze(-1).expand_as(grad_input[0]),)

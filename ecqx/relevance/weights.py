@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zennit.canonizers import AttributeCanonizer, Canonizer
+from zennit.core import Composite
 
 from ecqx.modules import (
     HALF,
@@ -92,7 +93,7 @@ def weight_relevance(
     attributor = Attributor(model, lrp)
     relevance = attributor(inputs, targets)
     attributor.labels.finish()
-    warn_of_unruled(attributor)
+    warn(attributor)
     return relevance
 
 
@@ -106,27 +107,27 @@ class Attributor:
     ----------
     labels : LabelCheck
         What is known of the labels so far.
-    unruled : tuple of str
-        Types of modules, and operations, through which relevance passes as a plain gradient for
-        want of a rule (`ecqx.relevance.passage.Passage.names`); known after the first batch.
+    remarks : tuple of str
+        What a user should know of the rules; known after the first batch. One names the types of
+        modules, and operations, that have no rule (`ecqx.relevance.passage.Passage.names`).
     """
 
     def __init__(self, model: nn.Module, lrp: LRP | None = None) -> None:
-        lrp = lrp or LRP()
+        self.lrp = lrp or LRP()
         model = unwrapped(model)
         check_has_values(model)
-        self.model, self.output = model, lrp.output
+        self.model = model
         self.names = {id(p): plain_name(name) for name, p in model.named_parameters()}
         self.relevance: dict[str, Tensor] = {}
         self.labels = LabelCheck(waits=False)
-        self.unruled: tuple[str, ...] = ()
-        self._without_rule = types_without_rule(lrp.composite)
-        rules = with_weight_relevance(
-            build_composite(lrp.composite, lrp.additions), self._receive, lrp.weight_rule
-        )
-        operations = Operations(build_operation_rules(lrp.composite), lrp.weight_rule)
+        self.remarks: tuple[str, ...] = ()
+        composite = build_composite(self.lrp.composite, self.lrp.additions)
+        weight_rule = self.lrp.weight_rule
+        self._free = _without_layer(model, composite)
+        operations = Operations(build_operation_rules(self.lrp.composite), weight_rule, self._free)
+        rules = with_weight_relevance(composite, self._receive, weight_rule)
         self.placement = RulePlacement(rules, operations)
-        rewrites = build_canonizer(lrp.canonizer).apply(model)
+        rewrites = build_canonizer(self.lrp.canonizer).apply(model)
         try:
             self.rewrites = [(rewrite, _attributes(rewrite)) for rewrite in rewrites]
         finally:
@@ -137,27 +138,63 @@ class Attributor:
 
     def __call__(self, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         inputs = each_tensor(inputs, _without_history)
+        no_casts = torch.autocast(targets.device.type, enabled=False)
         try:
-            no_casts = torch.autocast(targets.device.type, enabled=False)
             with (
                 _uncompiled(),
                 no_casts,
                 _own_forward(self.model),
                 _full_precision(self.model),
-                self._attached(),
+                self._prepared(),
                 torch.enable_grad(),
             ):
-                logits = main_output(called(self.model, inputs))
                 if not self.placement.is_complete:
-                    self.placement.complete(self.model)
-                    self.unruled = self.placement.passage.names(logits, self._without_rule)
-                start = output_relevance(logits.detach(), targets, self.output, self.labels)
-                if logits.requires_grad:
-                    self._propagate(logits, start)
+                    self.placement.place(self.model, lambda: called(self.model, inputs))
+                with self.placement.attached(self.model):
+                    self._measure(inputs, targets)
             found = self.relevance
         finally:
             self.relevance = {}
         return {name: found[name] for name in self.names.values() if name in found}
+
+    def without_relevance(self, names: Sequence[str]) -> str:
+        """Why the named parameters have none; names the first one."""
+        free = {self.names[key] for key in self._free}
+        unruled = [name for name in names if name in free]
+        first, *others = unruled or names
+        more = f" and {len(others)} more" if others else ""
+        if unruled:
+            return f"LRP has no rule for {first}{more}"
+        return (
+            f"no relevance reaches {first}{more}: it has no part in the output, is used without a "
+            "call of its layer, or runs without gradients (no_grad, reentrant checkpointing)"
+        )
+
+    def _measure(self, inputs: Inputs, targets: Tensor) -> None:
+        logits = main_output(called(self.model, inputs))
+        if not self.placement.is_complete:
+            self.placement.complete()
+            self.remarks = tuple(self._remarks(logits))
+        start = output_relevance(logits.detach(), targets, self.lrp.output, self.labels)
+        if logits.requires_grad:
+            self._propagate(logits, start)
+
+    def _remarks(self, logits: Tensor) -> Iterator[str]:
+        composite, used = self.lrp.composite, self.placement.operations.used
+        unruled = self.placement.passage.names(logits, types_without_rule(composite))
+        if unruled:
+            yield (
+                f"LRP has no rule for {', '.join(unruled)}: relevance passes there as a plain "
+                "gradient, and may grow or vanish; use layers and functions that have rules "
+                "(docs/method.md)"
+            )
+        attends = "softmax" in used and used & {"matmul", "bmm", "baddbmm", "einsum"}
+        if (attends or "layer_norm" in used) and not composite.startswith("attnlrp"):
+            yield (
+                f"the network has {'attention' if attends else 'LayerNorm'}, for which the "
+                f"composite attnlrp is made; under {composite} a few weights may receive most of "
+                "the relevance (docs/method.md)"
+            )
 
     def _propagate(self, logits: Tensor, start: Tensor) -> None:
         """Run the backward pass, in which the hooks measure."""
@@ -183,8 +220,8 @@ class Attributor:
         self.relevance[name] = relevance if earlier is None else earlier + relevance
 
     @contextmanager
-    def _attached(self) -> Iterator[None]:
-        """The model rewritten, with hooks, in eval mode, with gradients for the weights alone."""
+    def _prepared(self) -> Iterator[None]:
+        """The model rewritten, in eval mode, with gradients for the weights alone."""
         flags = [(p, p.requires_grad) for p in self.model.parameters()]
         done: list[Canonizer] = []
         try:
@@ -195,7 +232,7 @@ class Attributor:
                 module.inplace = False  # type: ignore[assignment]
             for p, _ in flags:
                 p.requires_grad_(is_quantizable(p))
-            with self.placement.attached(self.model), evaluation_mode(self.model):
+            with evaluation_mode(self.model):
                 yield
         finally:
             for p, flag in flags:
@@ -258,39 +295,19 @@ def _attributes(rewrite: Canonizer) -> list[dict[str, Any]]:
     return [{key: getattr(rewrite.module, key) for key in rewrite.attribute_keys}]
 
 
-def warn_of_unruled(attributor: Attributor) -> None:
-    """Name what relevance passes without a rule, in one `RelevanceWarning`."""
-    if attributor.unruled:
-        warnings.warn(
-            f"{without_rule(attributor.unruled)}; compare with ECQ (relevance=None)",
-            RelevanceWarning,
-            stacklevel=3,
-        )
+def _without_layer(model: nn.Module, composite: Composite) -> set[int]:
+    """Identities of the parameters of more than one dimension whose module has no rule."""
+    context: dict[str, Any] = {}
+    free = set[int]()
+    for name, module in model.named_modules():
+        if composite.module_map(context, name, module) is None:
+            own = module.parameters(recurse=False)
+            free.update(id(parameter) for parameter in own if is_quantizable(parameter))
+    return free
 
 
-def without_rule(names: Sequence[str]) -> str:
-    """The remark on what has no rule, to be continued by what to do."""
-    return (
-        f"LRP has no rule for {', '.join(names)}: relevance passes there as a plain gradient, and "
-        "may grow or vanish; use layers and functions that have rules (docs/method.md)"
-    )
-
-
-def layers_without_rule(model: nn.Module, composite: str) -> list[str]:
-    """Names of the parameters of more than one dimension whose layer has no rule."""
-    built, context = build_composite(composite), dict[str, Any]()
-    missing = []
-    for prefix, module in model.named_modules():
-        # The matrices of torch's attention are used by functions.
-        is_ruled = built.module_map(context, prefix, module) is not None
-        if not is_ruled and not isinstance(module, nn.MultiheadAttention):
-            own = module.named_parameters(prefix, recurse=False)
-            missing += [plain_name(name) for name, parameter in own if is_quantizable(parameter)]
-    return missing
-
-
-def check_rules(model: nn.Module, composite: str, names: Container[str]) -> None:
-    """Raise ``ValueError`` for the first of the named parameters whose layer has no rule."""
-    for name in layers_without_rule(model, composite):
-        if name in names:
-            raise ValueError(f"LRP has no rule for {name}; exclude it or use ECQ (relevance=None)")
+def warn(attributor: Attributor) -> None:
+    """Give the remarks as `RelevanceWarning`."""
+    for remark in attributor.remarks:
+        text = f"{remark}; compare with ECQ (relevance=None)"
+        warnings.warn(text, RelevanceWarning, stacklevel=3)
