@@ -468,8 +468,13 @@ def test_averages_of_weights(kind: str) -> None:
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("kind", ["ECQ", "stepped", "EC2T", "LSQ"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("LSQ", torch.bfloat16),
+        *((k, d) for k in ("ECQ", "stepped", "EC2T") for d in (torch.bfloat16, torch.float64)),
+    ],
+)
 @pytest.mark.parametrize("model_first", [True, False])
 def test_other_precisions_and_a_resumed_training(
     kind: str, dtype: torch.dtype, model_first: bool

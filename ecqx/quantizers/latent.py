@@ -108,6 +108,8 @@ class LatentWeights(ABC):
     def attach(self, optimizer: Optimizer, several_labels: bool = False) -> None:
         """Train the latent weights within ``optimizer.step()``; the loop stays as it was.
 
+        The optimizer's state_dict holds that of the quantizer, too, and restores it.
+
         Parameters
         ----------
         optimizer : Optimizer
