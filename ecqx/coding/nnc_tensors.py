@@ -196,4 +196,8 @@ def _qp(step: float) -> int:
 
 def _step(qp: int, density: int) -> float:
     whole = 1 << density
-    return math.ldexp(whole + qp % whole, qp // whole - density)
+    exponent = qp // whole - density
+    # Levels of 31 bits are then finite in float32.
+    if not -149 <= exponent <= 80:
+        raise ValueError(f"has an impossible step, about 2^{exponent}")
+    return math.ldexp(whole + qp % whole, exponent)
