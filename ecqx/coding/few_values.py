@@ -39,7 +39,9 @@ def few_valued(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
     return {
         name: quantized
         for name, quantized in found.items()
-        if quantized is not None and _coded_bytes(quantized) < tensors[name].nbytes
+        if quantized is not None
+        # No file holds 8-bit floats in another way.
+        and (tensors[name].itemsize == 1 or _coded_bytes(quantized) < tensors[name].nbytes)
     }
 
 
