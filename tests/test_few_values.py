@@ -11,6 +11,7 @@ import torch
 from running import Run, in_this_process
 from torch import Tensor
 
+import ecqx
 from ecqx.coding import bitstream
 from ecqx.coding.checkpoint import read_state
 from ecqx.coding.few_values import equidistant, few_valued
@@ -127,6 +128,14 @@ def test_encode_keeps_what_is_quantized_and_says_so(tmp_path: Path, run: Run) ->
     kinds = {record.name: record.bits for record in inspect(output).tensors}
     assert (kinds["first.weight"], kinds["second.weight"]) == (3, 2)
     assert torch.equal(bitstream.load(output)["third.weight"], state["third.weight"])
+
+
+def test_encode_takes_a_standard_bitstream(tmp_path: Path, run: Run) -> None:
+    quantizer = ecqx.ECQx(torch.nn.Linear(40, 30, bias=False), bits=4)
+    ecqx.export_nnc(tmp_path / "a.nnc", quantizer)
+    assert run("encode", tmp_path / "a.nnc", "-o", tmp_path / "a.ecqx")[0] == 0
+    decoded = bitstream.load(tmp_path / "a.ecqx")["weight"]
+    assert torch.equal(decoded, quantizer.coded_state()[0]["weight"])
 
 
 def test_encode_says_that_it_quantizes_anew_what_has_a_scale_for_each_channel(

@@ -22,7 +22,6 @@ import ecqx.errors
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.codebooks import Codebook
 from ecqx.coding import nnc_tensors, nnc_units
-from ecqx.coding.checkpoint import read_state
 from ecqx.coding.entropy_coder import Coding
 from ecqx.coding.nnc_bitstream import load_nnc
 from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
@@ -162,7 +161,7 @@ def test_a_model_that_was_loaded_from_a_file_keeps_its_weights(tmp_path: Path) -
     model.load_state_dict(quantizer.model.state_dict())
     exported(tmp_path / "a.nnc", quantizer)
     exported(tmp_path / "b.nnc", model)
-    of_quantizer, of_model = load_nnc(tmp_path / "a.nnc"), read_state(tmp_path / "b.nnc")
+    of_quantizer, of_model = load_nnc(tmp_path / "a.nnc"), load_nnc(tmp_path / "b.nnc")
     for name in quantizer.weights:
         assert torch.equal(of_model[name], of_quantizer[name])
         assert torch.equal(of_model[name], model.state_dict()[name])
