@@ -59,8 +59,8 @@ class Unit:
 
     ``payload`` has the quantization parameter and the layer data, which `ecqx.coding.nnc_tensors`
     codes with so many ``flags`` ("magnitude is greater than …"). Without ``is_float`` there is no
-    step, and the tensor is of int32. ``codebook`` has ascending multiples of the step, that of level
-    0 at ``zero``; it is empty if there is none. ``dependent`` quantization is trellis-coded.
+    step, and the tensor is of int32. ``codebook`` has ascending multiples of the step, the one of
+    level 0 at ``zero``; it is empty if there is none. ``dependent`` quantization is trellis-coded.
     """
 
     name: str
