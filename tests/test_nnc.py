@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nncodec.extensions import deepCABAC
 from torch import Tensor, nn
 
 import ecqx
@@ -21,6 +22,7 @@ import ecqx.errors
 from ecqx.assignment.centroids import CentroidGrid
 from ecqx.assignment.codebooks import Codebook
 from ecqx.coding import nnc_tensors, nnc_units
+from ecqx.coding.entropy_coder import Coding
 from ecqx.coding.nnc_bitstream import load_nnc
 from ecqx.coding.nnc_inspection import inspect_nnc, is_nnc
 from ecqx.coding.quantized import CodebookTensor, CodedState, QuantizedTensor
@@ -344,6 +346,18 @@ def test_what_few_bytes_announce_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(ecqx.errors.InputError, match=r"^[^\n]*model.nnc[^\n]*$"):
             load_nnc(path)
         assert time.process_time() - started < 1
+
+
+def test_a_step_beyond_float32_is_refused() -> None:
+    encoder = deepCABAC.Encoder()
+    encoder.iae_v(6, 0)
+    Coding(1).encode(encoder, np.ones((3, 1), np.int32))
+    unit = nnc_units.Unit("x", (3,), bytes(encoder.finish()), 1)
+    one = nnc_tensors.decode(unit, nnc_units.ParameterSet(0, 0)).values()
+    assert one.tolist() == [1, 1, 1]
+    for qp in (-4096, 4095):
+        with pytest.raises(ValueError, match="impossible step"):
+            nnc_tensors.decode(unit, nnc_units.ParameterSet(0, qp))
 
 
 def test_no_damage_ends_the_process(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecqx.coding.inspection import FileInfo, TensorRecord
 
-# Of a line of metadata, in characters.
-WIDTH = 80
+# Of a line of metadata, in characters; of a codebook, in numbers.
+WIDTH, MOST_NUMBERS = 80, 8
 
 
 def summary(path: Path, contents: FileInfo) -> str:
@@ -115,6 +115,9 @@ def _centroids(record: TensorRecord) -> str:
     """The step; or a codebook: its centroids except zero, or the numbers whose sums they are."""
     if record.numbers is None:
         return _number(record.step, "g")
+    if len(record.numbers) > MOST_NUMBERS:
+        low, high = min(record.numbers), max(record.numbers)
+        return f"{len(record.numbers)} from {low:.4g} to {high:.4g}"
     return (" + " if record.form == "sums" else ", ").join(f"{n:.4g}" for n in record.numbers)
 
 

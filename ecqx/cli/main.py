@@ -161,10 +161,10 @@ def encode(
     """Write a model to one small file.
 
     CHECKPOINT is a quantizer checkpoint, whose integers are coded unchanged, or a state_dict
-    (.safetensors, .pt, .pth), whose weights are quantized by ECQ without training: tensors of more
-    than one dimension that are named `weight` or `..._weight`. Others are named and stored as they
-    are. Without training accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train by
-    `ecqx run`.
+    (.safetensors, .pt, .pth, .nnc), whose weights are quantized by ECQ without training: tensors of
+    more than one dimension that are named `weight` or `..._weight`. Others are named and stored as
+    they are. Without training accuracy drops quickly: try 4 or 5 bits and a small Lambda, or train
+    by `ecqx run`.
 
     Weights that have few values already, by any method of quantization, are stored without loss.
     In such a model the other weights are quantized only if you give --bitwidth or --Lambda.
@@ -179,6 +179,8 @@ def encode(
         from ecqx.coding.checkpoint import read_state
         from ecqx.coding.coded_state import is_coded_state, read_coded_state
         from ecqx.coding.inspection import inspect
+        from ecqx.coding.nnc_bitstream import load_nnc
+        from ecqx.coding.nnc_inspection import is_nnc
 
     bitstream.check_replaceable(output)
     with checkpoint.open("rb"):
@@ -191,9 +193,8 @@ def encode(
     else:
         wanted = bool(_given(context, ("bitwidth", "bits_of", "lam")))
         settings = {"bits": bits_by_part(bitwidth, bits_of), "lam": lam, "step": step}
-        coded, remarks = coded_weights(
-            checkpoint, read_state(checkpoint), exclude, include, settings, wanted
-        )
+        state = (load_nnc if is_nnc(checkpoint) else read_state)(checkpoint)
+        coded, remarks = coded_weights(checkpoint, state, exclude, include, settings, wanted)
     try:
         bitstream.save(output, coded, floats=floats, progress=True)
     except InputError as error:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ecqx.coding import bitstream
 from ecqx.coding.coded_state import is_coded_state, read_coded_state
-from ecqx.coding.nnc_bitstream import load_nnc
 from ecqx.coding.tensor_files import read_tensors
 from ecqx.errors import InputError
 from ecqx.files import expanded
@@ -26,8 +25,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     The file is one of ``torch.save`` with a state_dict, or with a training checkpoint that has one
     under one of `STATE_KEYS`; a ``.safetensors`` file of tensors or of `write_coded_state`; or a
-    ``.ecqx`` or ``.nnc`` file. DataParallel's prefix of the names is removed. A file that is
-    missing, damaged, not safe to read, or holds no state_dict is an `InputError`.
+    ``.ecqx`` file. DataParallel's prefix of the names is removed. A file that is missing, damaged,
+    not safe to read, or holds no state_dict is an `InputError`.
     """
     path = expanded(path)
     if not path.is_file():
@@ -43,8 +42,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def _read_any(path: Path) -> object:
     if path.suffix == ".ecqx":
         return bitstream.load(path)
-    if path.suffix == ".nnc":
-        return load_nnc(path)
     if is_coded_state(path):
         return read_coded_state(path).state
     if path.suffix == ".safetensors":

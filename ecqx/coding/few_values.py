@@ -39,7 +39,9 @@ def few_valued(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
     return {
         name: quantized
         for name, quantized in found.items()
-        if quantized is not None and _coded_bytes(quantized) < tensors[name].nbytes
+        if quantized is not None
+        # No file holds 8-bit floats in another way.
+        and (tensors[name].itemsize == 1 or _coded_bytes(quantized) < tensors[name].nbytes)
     }
 
 
@@ -69,17 +71,8 @@ def as_grid(tensor: Quantized) -> Quantized:
 def equidistant(values: Tensor) -> tuple[float, Tensor] | None:
     """A step and integers k, so that the values are ``float32(k) * float32(step)`` exactly.
 
-    Parameters
-    ----------
-    values : Tensor of float32, shape (n,)
-        At least one is not zero.
-
-    Returns
-    -------
-    step : float
-    integers : Tensor of int32, shape (n,)
-        From -128 to 255. None is returned if there is no such step, or the integers lie further
-        apart than a codebook's would.
+    ``values`` are float32, of one dimension, and not all zero; k are int32, from -128 to 255. None
+    if there is no such step, or the integers lie further apart than a codebook's would.
     """
     smallest = float(values[values != 0].abs().min())
     for divisor in range(1, _MOST_STEPS + 1):

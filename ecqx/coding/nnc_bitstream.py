@@ -69,10 +69,6 @@ def export_nnc(
     progress : bool
         Show a progress bar if stderr is a terminal.
 
-    Returns
-    -------
-    FileSize
-
     Raises
     ------
     ValueError
@@ -111,13 +107,8 @@ def export_nnc(
 def load_nnc(path: str | Path, progress: bool = False) -> dict[str, Tensor]:
     """Read an NNC bitstream to a state_dict of float32 and int32, as NNCodec itself decodes it.
 
-    Raises
-    ------
-    ValueError
-        If the file is no bitstream, is cut off, or uses a part of the standard that NNCodec does
-        not use by default (blocks, decomposition, updates of another model).
-    OSError
-        If the file cannot be read.
+    ``ValueError`` if the file is no bitstream, is cut off, or uses a part of the standard that
+    NNCodec does not use by default (blocks, decomposition, updates of another model).
     """
     return {
         unit.name: torch.from_numpy(levels.values())

@@ -39,16 +39,8 @@ _ANY_LEVELS, _LEVELS_PER_BYTE = 1 << 25, 1 << 14
 class Levels:
     """A tensor as integers: each value is its level, or the codebook's entry, times the step.
 
-    Attributes
-    ----------
-    levels : array of int32
-        With a codebook positions relative to ``zero``.
-    step : float
-        Zero for a tensor of integers.
-    codebook : tuple of int
-        Empty if there is none.
-    zero : int
-        Position of level 0 in the codebook.
+    With a codebook levels are positions relative to ``zero``, which is that of level 0. The step of
+    a tensor of integers is 0.
     """
 
     levels: NDArray[np.int32]
@@ -96,16 +88,8 @@ def on_grid(integers: NDArray[np.int32], step: float) -> Levels | None:
 def fixed_point(values: NDArray[np.float32], bits: int = MOST_BITS) -> tuple[Levels, bool]:
     """Floats as multiples of a power of two, and whether that is exact.
 
-    Parameters
-    ----------
-    values : array of float32
-    bits : int
-        Bits of the largest magnitude, at most 31. As many more as the smallest one needs for 11.
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite, or `TOO_LARGE`.
+    The largest magnitude has so many ``bits``, at most 31, or as many more as the smallest one
+    needs for 11. ``ValueError`` if a value is not finite, or `TOO_LARGE`.
     """
     wide = values.astype(np.float64)
     magnitude = np.abs(wide)
@@ -196,4 +180,8 @@ def _qp(step: float) -> int:
 
 def _step(qp: int, density: int) -> float:
     whole = 1 << density
-    return math.ldexp(whole + qp % whole, qp // whole - density)
+    exponent = qp // whole - density
+    # Levels of 31 bits are then finite in float32.
+    if not -149 <= exponent <= 80:
+        raise ValueError(f"has an impossible step, about 2^{exponent}")
+    return math.ldexp(whole + qp % whole, exponent)

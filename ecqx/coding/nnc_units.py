@@ -57,23 +57,10 @@ class ParameterSet(NamedTuple):
 class Unit:
     """One tensor: a compressed data unit.
 
-    Attributes
-    ----------
-    name : str
-    shape : tuple of int
-        At least one dimension, none of them 0.
-    payload : bytes
-        The quantization parameter and the layer data, which `ecqx.coding.nnc_tensors` codes.
-    flags : int
-        Number of "magnitude is greater than …" flags of the coder.
-    is_float : bool
-        Whether there is a step; else the tensor is of int32.
-    dependent : bool
-        Whether quantization is dependent (trellis-coded).
-    codebook : tuple of int
-        Ascending multiples of the step; empty if there is no codebook.
-    zero : int
-        Position in the codebook of level 0.
+    ``payload`` has the quantization parameter and the layer data, which `ecqx.coding.nnc_tensors`
+    codes with so many ``flags`` ("magnitude is greater than …"). Without ``is_float`` there is no
+    step, and the tensor is of int32. ``codebook`` has ascending multiples of the step, the one of
+    level 0 at ``zero``; it is empty if there is none. ``dependent`` quantization is trellis-coded.
     """
 
     name: str
