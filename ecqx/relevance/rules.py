@@ -7,6 +7,7 @@ published code (2024); Montavon et al. (2019) for the gamma rule, Bach et al. (2
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,14 +94,8 @@ class Norm(Proportional, zennit.rules.Norm):  # type: ignore[misc]
         super().__init__(EPSILON)
 
 
-def positive(input: Tensor) -> Tensor:
-    """The positive part x⁺."""
-    return input.clamp(min=0)
-
-
-def negative(input: Tensor) -> Tensor:
-    """The negative part x⁻."""
-    return input.clamp(max=0)
+# The parts x⁺ and x⁻ of an input.
+positive, negative = partial(torch.clamp, min=0), partial(torch.clamp, max=0)
 
 
 class ZPlus(BasicHook):  # type: ignore[misc]
