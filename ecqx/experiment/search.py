@@ -342,11 +342,12 @@ class _Search:
         from ecqx.experiment.search_page import search_page
 
         candidates, failures = study.candidates(), study.failures()
+        if not candidates and failures:
+            raise InputError(f"{self.folder}: all trials failed: {failures[0]}")
         if not candidates:
-            reason = "no trial has ended yet; the same search goes on from there"
-            if failures:
-                reason = f"all trials failed: {failures[0]}"
-            raise InputError(f"{self.folder}: {reason}")
+            raise InputError(
+                f"{self.folder}: no trial has ended yet; the same search goes on from there"
+            )
         state = network.state_dict().values()
         found = SearchResult(
             settings=self.settings,
