@@ -295,8 +295,10 @@ class Attachment:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Take the latent weights back, and compute the quantized ones."""
-        if self._nested or not self._exchanged:
-            self._nested = max(self._nested - 1, 0)
+        if self._nested:
+            self._nested -= 1
+            return
+        if not self._exchanged:
             return
         self._leave()
         nothing = torch.empty(0, device="cpu")
