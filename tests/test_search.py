@@ -285,7 +285,7 @@ def test_data_and_networks_that_do_not_fit(data: TensorData, tmp_path: Path) -> 
         ecqx.search(build, several, tmp_path / "a")
     with pytest.raises(InputError, match="the network does not take digits"):
         ecqx.search(lambda: nn.Linear(5, 10), data, tmp_path / "a")
-    with pytest.raises(InputError, match="ECQx: LRP has no rule"):
+    with pytest.raises(InputError, match="ECQx: no layer of the model has a rule"):
         ecqx.search(partial(nn.Sequential, nn.Flatten(), Unruled()), data, tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
