@@ -235,7 +235,10 @@ EVENTS: dict[str, Callable[[Recipe, Any], Any]] = {
     "DataParallel": parallel,
 }
 # Said in the first step: of a relevance, which a quantizer does not know before, or of overflow.
-IN_TRAINING = ("LRP has no rule for", "no relevance reaches", "NaN or infinite")
+IN_TRAINING = (
+    *("LRP has no rule for", "no layer of the model has a rule", "no relevance reaches"),
+    "NaN or infinite",
+)
 
 
 def attempt(call: Callable[[], Any]) -> tuple[Any, str]:

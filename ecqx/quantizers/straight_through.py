@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.coding.quantized import Quantized, QuantizedTensor
-from ecqx.modules import Inputs, state_of
+from ecqx.modules import HALF, Inputs, state_of
 from ecqx.quantizers.latent import LatentWeights
 
 
@@ -57,7 +57,8 @@ class StraightThrough(LatentWeights):
             self._graphs[name] = self.quantized(name)
 
     def _present(self, name: str) -> Tensor:
-        return self._written[name].float()
+        written = self._written[name]
+        return written.float() if written.dtype in HALF else written
 
     def _centroids(self, name: str) -> Tensor:
         values: Tensor = torch.unique(self._present(name))

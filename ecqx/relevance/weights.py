@@ -192,8 +192,8 @@ class Attributor:
         if (attends or "layer_norm" in used) and not composite.startswith("attnlrp"):
             yield (
                 f"the network has {'attention' if attends else 'LayerNorm'}, for which the "
-                f"composite attnlrp is made; under {composite} a few weights may receive most of "
-                "the relevance (docs/method.md)"
+                f"composite attnlrp is made; {composite} is made for convolutional networks "
+                "(docs/method.md)"
             )
 
     def _propagate(self, logits: Tensor, start: Tensor) -> None:
