@@ -215,9 +215,7 @@ def test_the_command_takes_logits_by_name_and_refuses_what_is_unclear(
     arguments = on(tree, "--model", "mlp_gsc", "--epochs", 1, "--lrp")
     arguments.remove("--model_rand_int")
     with_network(UNCLEAR["two"][0])
-    error = refused(*arguments)
-    assert "--model mlp_gsc does not take " in error
-    assert "(the network returns a tuple of 2, but must return its logits" in error
+    assert "the network returns a tuple of 2, but must return its logits" in refused(*arguments)
     with_network(UNCLEAR["other names"][0])
     assert "the network returns a dict of 'loss', 'pred'" in refused(*arguments)
     with_network(lambda logits: logits, classes=1)

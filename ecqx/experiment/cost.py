@@ -39,8 +39,10 @@ def step_cost(trainer: Trainer, inputs: Tensor, targets: Tensor) -> int:
 
     Two for each multiplication and addition, of forward and backward passes and of the relevance.
     What is done once a weight (quantizing, the optimizer) does not grow with the batch and is not
-    counted. The step changes the trainer's model.
+    counted. The steps change the trainer's model.
     """
+    # The first step with relevance also runs the model once to place the rules.
+    trainer.step(inputs, targets)
     with FlopCounterMode(display=False) as counter:
         trainer.step(inputs, targets)
     return int(counter.get_total_flops())

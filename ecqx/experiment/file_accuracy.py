@@ -67,13 +67,14 @@ def file_accuracy(path: Path, settings: RunSettings, **given: Any) -> dict[str, 
     device = find_device(settings.device)
     size = given["image_size"] or (about.side if dataset in ("folder", "voc") else None)
     own = replace(settings, model=model, dataset=dataset, image_size=size)
-    data = about.prepared(load_data(own))
+    data = load_data(own)
     network = build_network(model, data, seed=0)
     if load_weights(network, state, str(path)):
         raise InputError(
             f"{path} is a network for another number of classes than the {len(data.classes)} of "
             f"{data.label}"
         )
+    data = about.prepared(data)
     with announced("evaluating on the test split"):
         scores, loss = scores_and_loss(network.to(device), data.test.to(device))
     return {
