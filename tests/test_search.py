@@ -418,3 +418,13 @@ def test_what_the_command_refuses(
     assert error.count("\n") == 1
     assert message in error
     assert not list(place.iterdir())
+
+
+def test_the_first_trials_have_each_method_in_turn(tmp_path: Path) -> None:
+    study = Study(tmp_path / "journal", SearchSettings(trials=8))
+    study.begin()
+    tried = []
+    while (trial := study.next()) is not None:
+        tried.append(trial.user_attrs["setting"]["method"])
+        study.finish(trial, {"bytes": 1000, "bound": 1.0})
+    assert tried == ["ECQ", "ECQx", "EC2T", "FantastIC4"] * 2

@@ -74,6 +74,10 @@ class Study:
             self.study.sampler = self.optuna.samplers.TPESampler(
                 n_startup_trials=RANDOM_TRIALS, group=True, seed=int(seed[0])
             )
+        if begun < RANDOM_TRIALS and not self._in_state("WAITING"):
+            # The random ones have each method in turn.
+            methods = self.settings.methods
+            self.study.enqueue_trial({"method": methods[begun % len(methods)]})
         trial = self.study.ask()
         trial.set_user_attr(NUMBER, trial.user_attrs.get(NUMBER, begun + 1))
         trial.set_user_attr(SETTING, self._suggested(trial))
