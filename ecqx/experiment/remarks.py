@@ -104,8 +104,8 @@ def _on_size(data: TensorData, fit: FitSettings) -> Iterator[str]:
         if steps == fit.max_batches:
             more = "larger --max_batches"
         yield (
-            f"an epoch has only {steps} training steps, too few for BatchNorm to follow the "
-            f"quantized weights; a {more} gives more"
+            f"an epoch has only {steps} training steps, few for a network, and its BatchNorm, to "
+            f"follow the quantized weights; a {more} gives more"
         )
 
 
