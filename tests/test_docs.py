@@ -211,10 +211,10 @@ def test_python_samples_of_the_readme(here: Path) -> None:
     names = {"torch": torch, "torchvision": torchvision, "ecqx": ecqx, "batches": batches}
     blocks = fenced(ROOT / "README.md", "python")
     assert len(blocks) == 2
-    exec(blocks[0][1], names)
+    exec(blocks[1][1], names)
     restored = names["model"].state_dict()
     assert all(torch.equal(restored[name], t) for name, t in network.state_dict().items())
-    exec(blocks[1][1], names)
+    exec(blocks[0][1], names)
     whole = Path("results/resnet18_folder_4bit_lam0.05_lrp.ecqx").stat().st_size
     assert Path("model.ecqx").stat().st_size < whole / 7
 
