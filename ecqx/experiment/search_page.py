@@ -11,7 +11,7 @@ from ecqx.report.page import inlined
 from ecqx.report.render import Figure, Panel
 from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS
 
-# Points of loss that are in sight, beyond those of the front.
+# Points of loss that the picture shows at least.
 DEPTH = 5.0
 # Of the names below the table.
 NAMES = Markup("dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }")
@@ -41,17 +41,19 @@ def search_page(found: SearchResult) -> str:
 
 
 def front_figure(found: SearchResult) -> Figure:
-    """Size and loss of all files, the front joined, the chosen file as a star."""
-    files, max_drop, chosen = found.candidates, found.settings.max_drop, found.chosen
+    """Size and loss of the files near the chosen one, the front joined, that one as a star."""
+    max_drop, chosen = found.settings.max_drop, found.chosen
+    # A file that has lost its task would press all others together.
+    depth = max(DEPTH, 4 * max_drop, 1.5 * chosen.bound)
+    files = [one for one in found.candidates if one.drop <= depth]
     sizes = [one.bytes / 1000 for one in files]
-    lowest = min(-DEPTH, *(-1.1 * one.bound for one in found.front), -1.5 * max_drop)
-    highest = max(0.5, *(-1.1 * one.drop for one in files))
+    lowest, highest = -depth, max(0.1 * depth, *(-1.1 * one.drop for one in files))
     across = Axis("file size (kB)", (0.9 * min(sizes), 1.1 * max(sizes)), "log")
     up = Axis("change of validation accuracy (points)", (lowest, highest))
     allowed = {"kind": "reference", "series": FULL_PRECISION, "y": 0.0, "y0": -max_drop, "y1": 0.0}
     rows: list[Row] = [allowed]
     for order, one in enumerate(sorted(files, key=lambda one: one.bytes)):
-        marks = _marks(one, is_front=one in found.front, is_chosen=one is chosen)
+        marks = _marks(one, depth, is_front=one in found.front, is_chosen=one is chosen)
         rows += [row | {"order": order} for row in marks]
     used = {one.setting["method"] for one in files}
     series = [name for name in LOOKS if name in used or name in (FULL_PRECISION, FRONT)]
@@ -62,7 +64,8 @@ def front_figure(found: SearchResult) -> Figure:
         caption=(
             "Each mark is a file. The front joins those that no other file beats in size and "
             "accuracy, with the upper bounds (95 %) of their losses below them; the star is the "
-            f"chosen file. Grey: at most {max_drop:g} points below full precision."
+            f"chosen file. Grey: at most {max_drop:g} points below full precision. Files that lose "
+            f"more than {depth:g} points are left out here."
         ),
         alt=(
             f"{len(files)} files by size and loss of accuracy; the chosen one has "
@@ -75,8 +78,8 @@ def front_figure(found: SearchResult) -> Figure:
     )
 
 
-def _marks(one: Candidate, is_front: bool, is_chosen: bool) -> list[Row]:
-    """What is drawn of a file, as rows of `ecqx.report.charts.curves`."""
+def _marks(one: Candidate, depth: float, is_front: bool, is_chosen: bool) -> list[Row]:
+    """What is drawn of a file, as rows of `ecqx.report.charts.curves`, down to a loss of depth."""
     x, y = short(one.bytes / 1000), short(-one.drop)
     words = {
         "setting": one.words,
@@ -85,7 +88,7 @@ def _marks(one: Candidate, is_front: bool, is_chosen: bool) -> list[Row]:
     }
     row: Row = {"series": one.setting["method"], "x": x, "y": y, **words}
     if is_front:
-        ends = {"x0": x, "x1": x, "y0": short(-one.bound), "y1": y}
+        ends = {"x0": x, "x1": x, "y0": short(-min(one.bound, depth)), "y1": y}
         found = [row | ends | {"kind": "point"}, {"kind": "front", "series": FRONT, "x": x, "y": y}]
     else:
         found = [row | {"kind": "run"}]
