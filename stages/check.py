@@ -123,7 +123,7 @@ def _table(differences: Sequence[Difference], at_most: int) -> str:
     def shown(value: Any, form: str, otherwise: str = "") -> str:
         if value is None:
             return otherwise
-        return f"{value:{form}}" if isinstance(value, float) else str(value)
+        return format(value, form) if isinstance(value, float) else str(value)
 
     rows = [
         (
