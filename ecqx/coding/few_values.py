@@ -17,13 +17,13 @@ from ecqx.coding.quantized import CodebookTensor, Quantized, QuantizedTensor, fi
 
 # Zero and the numbers of the largest codebook.
 MOST_DISTINCT = MOST_VALUES + 1
-# So many weights tell that a tensor has too many values, before all are sorted.
+# Size of a first sample: if it has too many values, the whole tensor is not sorted.
 _SAMPLE = 1 << 13
 # Rows that are looked at, and how often each of their values occurs, if they are quantized.
 _ROWS, _REPEATED = 4, 4
 # The step is the smallest magnitude over one of these.
 _MOST_STEPS = 8
-# Integers of a grid may reach over so many times the distinct values.
+# Largest range of a grid's integers, as a multiple of the number of distinct values.
 _MOST_SPREAD = 2
 # Bytes of a tensor's name, shape and length, about.
 _HEADER = 16

@@ -88,8 +88,8 @@ def on_grid(integers: NDArray[np.int32], step: float) -> Levels | None:
 def fixed_point(values: NDArray[np.float32], bits: int = MOST_BITS) -> tuple[Levels, bool]:
     """Floats as multiples of a power of two, and whether that is exact.
 
-    The largest magnitude has so many ``bits``, at most 31, or as many more as the smallest one
-    needs for 11. ``ValueError`` if a value is not finite, or `TOO_LARGE`.
+    The largest magnitude has ``bits`` bits. It has more, up to 31, where the smallest magnitude
+    would have fewer than 11 otherwise. ``ValueError`` if a value is not finite, or `TOO_LARGE`.
     """
     wide = values.astype(np.float64)
     magnitude = np.abs(wide)

@@ -58,9 +58,10 @@ class Unit:
     """One tensor: a compressed data unit.
 
     ``payload`` has the quantization parameter and the layer data, which `ecqx.coding.nnc_tensors`
-    codes with so many ``flags`` ("magnitude is greater than …"). Without ``is_float`` there is no
-    step, and the tensor is of int32. ``codebook`` has ascending multiples of the step, the one of
-    level 0 at ``zero``; it is empty if there is none. ``dependent`` quantization is trellis-coded.
+    codes; ``flags`` is the number of its flags "magnitude is greater than …". Without ``is_float``
+    there is no step, and the tensor is of int32. ``codebook`` has ascending multiples of the step,
+    the one of level 0 at ``zero``; it is empty if there is none. ``dependent`` quantization is
+    trellis-coded.
     """
 
     name: str

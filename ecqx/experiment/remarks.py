@@ -21,7 +21,7 @@ from ecqx.training.settings import FitSettings, steps_per_epoch
 
 # Fewer validation samples, or training steps an epoch, are worth a remark.
 FEW_SAMPLES, FEW_STEPS = 100, 10
-# An accuracy is at chance if it is not above it by more than so many standard errors.
+# An accuracy is called at chance if it exceeds chance by at most this many standard errors.
 DEVIATIONS = 2.0
 # Samples whose labels are counted together.
 _PART = 512

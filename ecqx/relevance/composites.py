@@ -59,9 +59,8 @@ def build_composite(name: str, additions: Additions = "split") -> Composite:
     Linear layers and embeddings have the epsilon rule (1e-6), activations of single elements Pass;
     residual sums, average pooling and the parameter-free shortcut of ResNet20 have Norm. With
     ``additions="whole"`` the residual sums of the suite's own ResNets have no rule but the gradient
-    (`ecqx.LRP`). Canonizers
-    are not part of it (`ecqx.relevance.canonizers`), nor are the rules of functions
-    (`build_operation_rules`).
+    (`ecqx.LRP`). Canonizers are not part of it (`ecqx.relevance.canonizers`), nor are the rules of
+    functions (`build_operation_rules`).
 
     Raises
     ------
