@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ecqx.experiment.search_result import HEADERS, Candidate, SearchResult
 from ecqx.report.charts import FRONTS, Axis, Row, curves, short
-from ecqx.report.page import inlined
+from ecqx.report.page import inlined, template
 from ecqx.report.render import Figure, Panel
 from ecqx.report.style import FRONT, FULL_PRECISION, LOOKS
 
@@ -20,16 +19,8 @@ LABELS = {"setting": "setting", "bytes": "bytes", "drop": "loss (points)"}
 
 def search_page(found: SearchResult) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("ecqx.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     figure = front_figure(found)
-    return environment.get_template("search.html.j2").render(
+    return template("search.html.j2").render(
         title=figure.title,
         style=inlined("page.css") + NAMES,
         figure=figure,

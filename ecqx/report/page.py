@@ -78,7 +78,7 @@ def render_page(
     The tables ``best`` stand in the overview, ``first`` and ``sections`` before and after the
     claims; empty sections are left out.
     """
-    return _template().render(
+    return template("report.html.j2").render(
         suite=evidence.suite,
         measured=evidence.notes(evidence.tasks),
         claims=claims,
@@ -101,7 +101,8 @@ def render_page(
     )
 
 
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of a page by its file's name, with the filters of tables and scripts."""
     environment = Environment(
         loader=PackageLoader("ecqx.report"),
         autoescape=True,
@@ -113,7 +114,7 @@ def _template() -> Template:
     environment.filters["sort_key"] = sort_key
     environment.filters["script_json"] = script_json
     environment.globals["inlined"] = inlined
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def sort_key(cell: Cell, column: Column) -> str:
