@@ -165,10 +165,16 @@ def name_parts(setting: str, parts: Iterable[str]) -> tuple[str, ...]:
     return parts
 
 
-def parts_in(parts: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the parts that are contained in a name."""
-    names = list(names)
-    return tuple(part for part in parts if any(part in name for name in names))
+def meant_by(part: str, names: Iterable[str]) -> set[str]:
+    """The names of tensors that a part of names means.
+
+    A part that is the name of a module, or of a tensor, means that module's tensors (``layer3`` all
+    of ``layer3.0.conv1.weight``, …; ``conv1`` not ``layer3.0.conv1.weight``); any other part means
+    all names that contain it.
+    """
+    names, below = list(names), f"{part}."
+    of_module = {name for name in names if name == part or name.startswith(below)}
+    return of_module or {name for name in names if part in name}
 
 
 def called(model: nn.Module, inputs: Inputs) -> Any:

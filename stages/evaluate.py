@@ -1,7 +1,9 @@
 """Sixth stage: what the networks can do, each decoded from its file.
 
-Writes metrics.json, summary.json, curves.csv and layers.json into results/SUITE, and what the
-report shows of single networks (`stages.exhibits`).
+Writes into results/SUITE everything that the report reads, so that it can be drawn again from the
+committed results: metrics.json, layers.json, which test samples each network classifies correctly
+(`correct`), and what is shown of single networks (`stages.exhibits`). Beside them summary.json and
+curves.csv, for DVC.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from pydantic import ConfigDict
+from torch import Tensor
 
 from ecqx.coding.coded_state import read_coded_state
 from ecqx.coding.container import read_contents
@@ -33,10 +36,11 @@ from ecqx.experiment.task import Task
 from ecqx.files import write_text
 from ecqx.relevance.settings import LRP
 from ecqx.training.device import find_device
-from ecqx.training.evaluation import evaluate
+from ecqx.training.evaluation import evaluate, scores_and_correct
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
+from stages.correct import write_correct
 from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
 from stages.settings.base import Evaluate, Settings, load
 from stages.settings.tasks import PretrainSettings
@@ -58,6 +62,26 @@ class Relevance(Settings):
     relevance: LRP
 
 
+@dataclass(frozen=True)
+class FullPrecision:
+    """Validation and test accuracy of a network, and `scores_and_correct` of the test split."""
+
+    validation: float
+    test: float
+    correct: Tensor | None
+
+
+@dataclass(frozen=True)
+class References:
+    """The networks in full precision that runs of a task and seed are compared with.
+
+    ``start`` is what they started from, ``trained`` that network trained on by their schedule.
+    """
+
+    start: FullPrecision
+    trained: FullPrecision
+
+
 class EvaluateSettings(PretrainSettings):
     """What describes all runs, and which runs are shown layer by layer."""
 
@@ -77,7 +101,11 @@ def main(suite: str) -> None:
         if run["form"] is not None
     ]
     tasks = {name: task_of(suite, task) for name, task in settings.tasks.items()}
-    records = _records(suite, settings, tasks, runs, coded, files)
+    references = _references(suite, settings, runs, tasks)
+    work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
+    measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
+    scored = [scores for scores, _ in measured]
+    records = _records(suite, settings, tasks, coded, scored, references, files)
     out = paths.results(suite)
     write_json(out / "metrics.json", records)
     summary = _means(records)
@@ -92,12 +120,18 @@ def main(suite: str) -> None:
     ]
     layers = [layer for run, path in shown for layer in _layers(run, path)]
     write_json(out / "layers.json", layers)
+    of_files = {
+        f"{run['task']}/{run['run_id']}": correct
+        for (run, _), (_, correct) in zip(coded, measured, strict=True)
+    }
+    write_correct(paths.correct(suite), of_files | _correct_of_references(references))
     # The decoded network that the report shows is that of ECQx.
     decoded = {run["task"]: (run, path) for run, path in shown if run["method"] == "ECQx"}
-    networks = exhibits.networks(suite, tasks, settings.seeds[0], decoded)
-    relevance = settings.quantize.relevance
+    seeds = {name: (task.seeds or settings.seeds)[0] for name, task in settings.tasks.items()}
+    networks = exhibits.networks(suite, tasks, seeds, decoded)
+    relevance, wanted_samples = settings.quantize.relevance, settings.evaluate.samples
     write_tensors(paths.relevance(suite), exhibits.relevances(networks, relevance))
-    samples, classes = exhibits.samples(networks, relevance.canonizer)
+    samples, classes = exhibits.samples(networks, relevance.canonizer, wanted_samples)
     write_tensors(paths.samples(suite), samples, {"classes": json.dumps(classes)})
 
 
@@ -115,30 +149,30 @@ def _records(
     suite: str,
     settings: EvaluateSettings,
     tasks: Mapping[str, Task],
-    runs: Sequence[Record],
     coded: Sequence[tuple[Record, Path]],
+    scored: Sequence[Record],
+    references: Mapping[tuple[str, int], References],
     files: Mapping[str, Record],
 ) -> list[Record]:
     """The entries of metrics.json."""
-    references = _references(suite, settings, runs, tasks)
-    work = [(tasks[run["task"]], path, settings.device, run) for run, path in coded]
-    measured = run_all(measure, work, "evaluate", alone=SECONDS_TO_START)
     described = {name: _describe(task) for name, task in tasks.items()}
     return [
         {
             **{key: value for key, value in run.items() if key not in FILE_KEYS},
             **described[run["task"]],
             "start": _start_of(suite, settings, run["task"], run["seed"]),
-            **references[run["task"], run["seed"]],
+            "accuracy_start": references[run["task"], run["seed"]].start.test,
+            "accuracy_fp32": references[run["task"], run["seed"]].trained.test,
+            "accuracy_fp32_validation": references[run["task"], run["seed"]].trained.validation,
             **result,
             **{key: files[run["run_id"]][key] for key in ("bytes_integers", "bytes_other")},
         }
-        for (run, _), result in zip(coded, measured, strict=True)
+        for (run, _), result in zip(coded, scored, strict=True)
     ]
 
 
-def measure(work: tuple[Task, Path, str, Record]) -> Record:
-    """Metrics of one file's decoded model, and statistics of its weights."""
+def measure(work: tuple[Task, Path, str, Record]) -> tuple[Record, Tensor | None]:
+    """Metrics of one file's decoded model, statistics of its weights, and `score_file`'s rest."""
     task, path, device_name, run = work
     device = find_device(device_name)
     form = build_form(run["form"], run["form_settings"])
@@ -147,20 +181,22 @@ def measure(work: tuple[Task, Path, str, Record]) -> Record:
     return score_file(path, form, model, data, **names)
 
 
-def measure_full_precision(work: tuple[Task, Path, str]) -> tuple[float, float]:
-    """Validation and test accuracy of one trained network."""
+def measure_full_precision(work: tuple[Task, Path, str]) -> FullPrecision:
+    """Accuracies of one trained network."""
     task, path, device_name = work
     device = find_device(device_name)
     model, data = task.build(), task.load_data(device)
     model.load_state_dict(read_coded_state(path).state)
     model.to(device)
-    return evaluate(model, data.validation), evaluate(model, data.test)
+    test, correct = scores_and_correct(model, data.test)
+    metric = objective_of(data.test.targets).metric
+    return FullPrecision(evaluate(model, data.validation), test[metric], correct)
 
 
 def _references(
     suite: str, settings: EvaluateSettings, runs: Sequence[Record], tasks: Mapping[str, Task]
-) -> dict[tuple[str, int], dict[str, float]]:
-    """Accuracies by task and seed: of the start, and of the start trained on."""
+) -> dict[tuple[str, int], References]:
+    """The networks in full precision by task and seed."""
     references = [run for run in runs if run["method"] == REFERENCE]
     work = [
         (tasks[run["task"]], path, settings.device)
@@ -172,12 +208,19 @@ def _references(
     ]
     measured = run_all(measure_full_precision, work, "full precision", alone=SECONDS_TO_START)
     return {
-        (run["task"], run["seed"]): {
-            "accuracy_start": start[1],
-            "accuracy_fp32": end[1],
-            "accuracy_fp32_validation": end[0],
-        }
-        for run, start, end in zip(references, measured[::2], measured[1::2], strict=True)
+        (run["task"], run["seed"]): References(start, trained)
+        for run, start, trained in zip(references, measured[::2], measured[1::2], strict=True)
+    }
+
+
+def _correct_of_references(
+    references: Mapping[tuple[str, int], References],
+) -> dict[str, Tensor | None]:
+    """The networks in full precision by the names under which `write_correct` keeps them."""
+    return {
+        f"{task}/{kind}/{seed}": network.correct
+        for (task, seed), found in references.items()
+        for kind, network in (("start", found.start), ("trained", found.trained))
     }
 
 
@@ -195,7 +238,7 @@ def _describe(task: Task) -> Record:
 
 def _start_of(suite: str, settings: EvaluateSettings, task: str, seed: int) -> str:
     """What a run started from: the settings of its pre-training, whose weights vary by machine."""
-    network = settings.tasks[task].model_dump()
+    network = settings.tasks[task].network
     pretraining = "pretrain " + key_of(task=network, fit=asdict(settings.pretrain[task]), seed=seed)
     given = paths.start(suite, task)
     return f"{pretraining} of {checksum(given)}" if given.exists() else pretraining

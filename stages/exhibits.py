@@ -32,8 +32,6 @@ Tensors = dict[str, Tensor]
 
 # What relevances of the report are measured on: samples at most, and their elements at most.
 RELEVANCE_SAMPLES, RELEVANCE_ELEMENTS = 512, 2**21
-# Test samples that the report shows.
-SHOWN = 4
 # Relevance of inputs: under a flat rule for the first layer, all inputs of an MLP have the same.
 INPUT_COMPOSITE = "epsilon_plus"
 BEFORE, AFTER = "full precision", "decoded"
@@ -51,16 +49,16 @@ class Networks:
 def networks(
     suite: str,
     tasks: Mapping[str, Task],
-    seed: int,
+    seeds: Mapping[str, int],
     decoded: Mapping[str, tuple[Mapping[str, Any], Path]],
 ) -> list[Networks]:
     """The networks of each task; ``decoded`` are the runs that are shown, with their files.
 
-    A task without such a run has only the network of ``seed`` in full precision.
+    A task without such a run has only the network of its seed of ``seeds`` in full precision.
     """
     found = []
     for name, task in tasks.items():
-        run, path = decoded.get(name, ({"seed": seed}, None))
+        run, path = decoded.get(name, ({"seed": seeds[name]}, None))
         start = read_coded_state(paths.checkpoint(suite, name, run["seed"]))
         states = {BEFORE: start.state} | ({} if path is None else {AFTER: load(path)})
         models = {kind: task.build() for kind in states}
@@ -96,9 +94,9 @@ def relevances(networks: Sequence[Networks], lrp: LRP) -> Tensors:
 
 
 def samples(
-    networks: Sequence[Networks], canonizer: str
+    networks: Sequence[Networks], canonizer: str, count: int
 ) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
-    """Test samples with the relevance of their inputs and, in segmentation, their masks.
+    """Up to ``count`` test samples with the relevance of their inputs and, in segmentation, masks.
 
     Returns
     -------
@@ -110,9 +108,9 @@ def samples(
     """
     tensors: Tensors = {}
     classes: dict[str, tuple[str, ...]] = {}
-    for shown in networks:
+    for shown in networks if count else ():
         name, data, models = shown.task, shown.data, shown.models
-        split = _few(data.test)
+        split = _few(data.test, count)
         classes[name] = data.classes
         tensors[f"{name}/input"] = _pictures(split)
         if split.targets.ndim == 1:
@@ -123,7 +121,7 @@ def samples(
             if split.targets.ndim == 1:
                 tensors[f"{name}/label {kind}"] = labels
         if objective_of(data.test.targets) is SEGMENTATION and AFTER in models:
-            first = data.test.take(SHOWN)
+            first = data.test.take(count)
             tensors[f"{name}/image"] = first.inputs
             tensors[f"{name}/truth"] = first.targets
             tensors |= {f"{name}/{kind}": _mask(model, first) for kind, model in models.items()}
@@ -153,14 +151,14 @@ def input_relevance(model: nn.Module, split: Split, canonizer: str) -> tuple[Ten
     return relevance.reshape(len(split), -1, relevance.shape[-1]), torch.cat(labels)
 
 
-def _few(split: Split) -> Split:
+def _few(split: Split, count: int) -> Split:
     """The first sample of each of the first classes; of other tasks the first samples."""
     if split.targets.ndim > 1:
-        return split.take(SHOWN)
+        return split.take(count)
     first: dict[int, int] = {}
     for index, label in enumerate(split.targets.tolist()):
         first.setdefault(label, index)
-    chosen = list(first.values())[:SHOWN]
+    chosen = list(first.values())[:count]
     return replace(split, inputs=split.inputs[chosen], targets=split.targets[chosen])
 
 

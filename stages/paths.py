@@ -34,9 +34,11 @@ quantized = _of("quantized/{}")
 trained = _of("quantized/{}/{}.safetensors")
 # Coded networks, one file a run, and their list, `files.json`.
 bitstreams = _of("bitstreams/{}")
-# Weights and relevances of first and last layers, in full precision and decoded.
-relevance = _of("relevance/{}.safetensors")
-# Test samples with the relevance of their inputs, and masks of the segmentation tasks.
-samples = _of("samples/{}.safetensors")
 # Metrics, tables, figures, claims and the page.
 results = _of("results/{}")
+# Weights and relevances of first and last layers, in full precision and decoded.
+relevance = _of("results/{}/relevance.safetensors")
+# Test samples with the relevance of their inputs, and masks of the segmentation tasks.
+samples = _of("results/{}/samples.safetensors")
+# Which test samples each network classifies correctly (`stages.correct`).
+correct = _of("results/{}/correct.safetensors")

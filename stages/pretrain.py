@@ -23,7 +23,7 @@ def main(suite: str) -> None:
     trainings = {}
     for name, task in settings.tasks.items():
         start = paths.start(suite, name)
-        for seed in settings.seeds:
+        for seed in task.seeds or settings.seeds:
             trainings[name, seed] = training_of(
                 task_of(suite, task),
                 settings.pretrain[name],

@@ -130,8 +130,16 @@ class Run:
 def all_runs(
     quantize: Quantize, tasks: Mapping[str, TaskSettings], seeds: Sequence[int]
 ) -> list[Run]:
-    """Every run of a suite, in the order in which results list them."""
-    return [run for name in tasks for seed in seeds for run in runs_of(quantize, tasks, name, seed)]
+    """Every run of a suite, in the order in which results list them.
+
+    ``seeds`` are those of the tasks that have none of their own.
+    """
+    return [
+        run
+        for name, task in tasks.items()
+        for seed in task.seeds or seeds
+        for run in runs_of(quantize, tasks, name, seed)
+    ]
 
 
 def runs_of(
@@ -141,10 +149,12 @@ def runs_of(
 
     ``InputError`` if a method or a setting is wrong, or a run is there twice.
     """
-    network, fit = tasks[name].model_dump(), quantize.tasks[name].fit
+    network, fit = tasks[name].network, quantize.tasks[name].fit
     reference = Run(name, "reference", REFERENCE, None, fit, seed, network, {})
     found = {reference.run_id: reference}
     for number, sweep in enumerate(quantize.tasks[name].sweeps):
+        if seed not in (sweep.seeds or (seed,)):
+            continue
         try:
             for method_name, method, run_fit, variant in _variations(quantize, fit, sweep):
                 form_settings = method.form_settings()

@@ -155,4 +155,6 @@ class _Reader(ast.NodeVisitor):
         return "message" if is_message else self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> Any:
+        # Some releases of Python 3.12 end a nested format with an empty string.
+        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
         return "message" if self.is_raising else self.generic_visit(node)

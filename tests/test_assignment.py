@@ -309,6 +309,16 @@ def test_the_published_search(seed: int, lam: float, p: float) -> None:
     assert torch.equal(index == grid.zero, torch.from_numpy(zeros))
 
 
+@given(st.integers(0, 2**16), POSITIVE_LAMBDAS, st.floats(0.0, 1.0))
+def test_relevance_in_layers_above_p_alone(seed: int, lam: float, p: float) -> None:
+    weight, grid, relevance = layer(300, seed)
+    ecq = assign(weight, grid, lam)
+    is_left_out = int((ecq == grid.zero).sum()) <= 300 * p
+    expected = ecq if is_left_out else assign(weight, grid, lam, relevance, p)
+    index = assign(weight, grid, lam, relevance, p, beta="nearest_above_p")
+    assert torch.equal(index, expected)
+
+
 @given(st.integers(0, 2**16), POSITIVE_LAMBDAS, BANDS)
 def test_number_of_zeros_lies_in_the_band_where_it_can(
     seed: int, lam: float, band: tuple[float, float]

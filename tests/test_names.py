@@ -14,6 +14,7 @@ import ecqx
 from ecqx.methods.lsq import LearnedSteps
 from ecqx.methods.pruning import PrunedUniform
 from ecqx.methods.registry import build_method
+from ecqx.modules import weights_of
 from ecqx.quantizers.parameters import UnusedNameWarning, survey
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -76,6 +77,19 @@ def test_a_part_that_matches_nothing_is_named(way: str) -> None:
         "exclude: no parameter has 'bn' or 'head' in its name",
         "include: no parameter of more than one dimension has 'tokens' in its name",
     ]
+
+
+@every_way
+def test_the_name_of_a_module_means_that_module_alone(way: str) -> None:
+    """As in ``bits``; ``conv2`` in the last list is the name of none."""
+    every = [name for name, _ in weights_of(ecqx.models.build("resnet20"))]
+    for parts, left in (
+        (["conv1", "linear"], {"conv1.weight", "linear.weight"}),
+        (["layer1.0.conv1.weight"], {"layer1.0.conv1.weight"}),
+        (["layer1.0", "conv2"], {n for n in every if n.startswith("layer1.0.") or ".conv2." in n}),
+    ):
+        q = WAYS[way](ecqx.models.build("resnet20"), exclude=parts)
+        assert set(every) - set(q.weights) == left
 
 
 @every_way

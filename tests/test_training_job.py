@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecqx.coding.coded_state import read_coded_state, write_coded_state
@@ -153,11 +154,11 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
 
 
-def scores_by_hand(state: dict[str, Tensor], split: Split) -> float:
+def correct_by_hand(state: dict[str, Tensor], split: Split) -> NDArray[np.bool_]:
     w = {name: tensor.double().numpy() for name, tensor in state.items()}
     hidden = np.maximum(split.inputs.double().numpy() @ w["0.weight"].T + w["0.bias"], 0)
     labels = (hidden @ w["2.weight"].T + w["2.bias"]).argmax(axis=1)
-    return float((labels == split.targets.numpy()).mean())
+    return labels == split.targets.numpy()
 
 
 @pytest.mark.parametrize("name", ["ECQ", "int8"])
@@ -172,8 +173,11 @@ def test_scores_are_those_of_the_decoded_file(name: str, tmp_path: Path) -> None
     # What the model holds does not count, the file does.
     other = linear()
     nn.init.zeros_(other.get_parameter("0.weight"))
-    found = score_file(path, form, other, data)
+    found, correct = score_file(path, form, other, data)
     state = form.read(path)
+    right = correct_by_hand(state, data.test)
+    assert correct is not None
+    assert correct.tolist() == right.tolist()
     weights = np.concatenate([state[n].numpy().ravel() for n in ("0.weight", "2.weight")])
     entropies = []
     for key in ("0.weight", "2.weight"):
@@ -184,8 +188,8 @@ def test_scores_are_those_of_the_decoded_file(name: str, tmp_path: Path) -> None
     assert found.pop("other_metrics") == {}
     assert found == pytest.approx(
         {
-            "accuracy_validation": scores_by_hand(state, data.validation),
-            "accuracy": scores_by_hand(state, data.test),
+            "accuracy_validation": correct_by_hand(state, data.validation).mean(),
+            "accuracy": right.mean(),
             "sparsity": (weights == 0).mean(),
             "entropy_bits_per_weight": sum(entropies) / weights.size,
             "parameters": parameters,
@@ -195,6 +199,6 @@ def test_scores_are_those_of_the_decoded_file(name: str, tmp_path: Path) -> None
     )
     assert found["accuracy_validation"] != found["accuracy"]
     # Of what was not to be quantized nothing is said.
-    first = score_file(path, form, other, data, exclude=("2",))
+    first, _ = score_file(path, form, other, data, exclude=("2",))
     assert first["sparsity"] == pytest.approx((state["0.weight"].numpy() == 0).mean())
     assert first["entropy_bits_per_weight"] == pytest.approx(entropies[0] / 30)

@@ -286,5 +286,5 @@ def test_statistics_of_a_file_are_those_of_what_is_quantized(tmp_path: Path) -> 
     for include in ((), ("pos_embedding",)):
         q = ecqx.ECQx(model, bits=2, lam=0.3, include=include)
         ecqx.save(path, q)
-        score = score_file(path, EcqxFile(), vit(), data, include=include)
+        score, _ = score_file(path, EcqxFile(), vit(), data, include=include)
         assert score["sparsity"] == pytest.approx(q.sparsity())

@@ -60,7 +60,7 @@ def assign(
         See `ecqx.assignment.information.probabilities`.
     lambda_max : {"published", "derived"}
         See `ecqx.assignment.information.lambda_max`.
-    beta : {"nearest", "published"}
+    beta : {"nearest", "nearest_above_p", "published"}
         How β is found where its neutral value gives a sparsity out of the band
         (`ecqx.assignment.zero_set`).
 
@@ -168,7 +168,7 @@ def assign_layers(
     nonzero_bounds = envelope_bounds(grids.values, cost.scatter(-1, grids.zero, math.inf))
     scales = relevance_scale(ends["relevance"])
     assign_one = assign_on_device
-    if _has_loops(cost.device) and settings.beta == "nearest":
+    if _has_loops(cost.device) and settings.beta != "published":
         assign_one = assign_on_cpu
     for i, (weight, target) in enumerate(zip(flat, targets, strict=True)):
         clusters = (grids.values[i], cost[i], grids.zero[i])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from ecqx.assignment.bits import check_bits
 from ecqx.errors import input_errors
+from ecqx.modules import meant_by
 
 Bits = int | Mapping[str, int]
 # The part that stands for all weights that no other part names, and their bit width by default.
@@ -34,9 +36,8 @@ def checked_bits(bits: Bits) -> int | dict[str, int]:
 def bits_of_weights(bits: Bits, names: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """The bit width of each weight.
 
-    A part that is a module's name, or a weight's, means that module's weights (``layer3`` all of
-    ``layer3.0.conv1.weight``, …); any other part means all weights that have it in their name. Of
-    several parts that mean a weight the one with the fewest weights decides.
+    `ecqx.modules.meant_by` says which weights a part means. Of several parts that mean a weight the
+    one with the fewest weights decides.
 
     Parameters
     ----------
@@ -74,15 +75,8 @@ def bits_of_weights(bits: Bits, names: Mapping[str, Sequence[str]]) -> dict[str,
 
 def _weights_meant(part: str, names: Mapping[str, Sequence[str]]) -> set[str]:
     """The first names of the weights that a part means."""
-    below = f"{part}."
-    of_module = {
-        first
-        for first, every in names.items()
-        if any(name == part or name.startswith(below) for name in every)
-    }
-    return of_module or {
-        first for first, every in names.items() if any(part in name for name in every)
-    }
+    meant = meant_by(part, chain.from_iterable(names.values()))
+    return {first for first, every in names.items() if not meant.isdisjoint(every)}
 
 
 def bits_in_words(bits: Bits) -> str:

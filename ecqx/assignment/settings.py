@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 Pmf = Literal["published", "normalized"]
 LambdaMax = Literal["published", "derived"]
-Beta = Literal["nearest", "published"]
+Beta = Literal["nearest", "nearest_above_p", "published"]
 
 _CHOICES = {"pmf": get_args(Pmf), "lambda_max": get_args(LambdaMax), "beta": get_args(Beta)}
 

@@ -11,7 +11,8 @@ So each zero set is {t < β} for one t, and a wanted number of zeros is a rank a
 β starts at its neutral value ln ½ / ln mean(R), at which a weight of mean relevance has factor one.
 If the number of zeros is not in the band then, β is moved as little as needed, within [0, 1]
 (``nearest``). ``published`` is the published code's search, which ends anywhere in the band
-(`published_zero_set`).
+(`published_zero_set`). It begins at no zeros, so a layer whose sparsity by ECQ is at or below p
+keeps ECQ's assignment; ``nearest_above_p`` does this alone, and is otherwise ``nearest``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def relevance_unit(count: int) -> float:
 def assign_on_cpu(
     weight: Tensor, relevance: Tensor, layer: Layer, settings: AssignmentSettings, index: Tensor
 ) -> None:
-    """Write ECQx's assignment of one layer by compiled loops, for the ``nearest`` β.
+    """Write ECQx's assignment of one layer by compiled loops, for all but the ``published`` β.
 
     It is ECQ's where distances alone decide (λ = 0), or the relevance is the same for all weights:
     mean(R) is 0 or 1.
@@ -86,7 +87,12 @@ def assign_on_cpu(
     largest: Any = layer.scale.numpy()[()]
     n, unit = len(w), relevance_unit(len(w))
     mean = loops.sum_of_relevance(r, largest, unit) / unit / n
-    if not 0 < mean < 1 or not layer.cost.any():
+    zeros = _zeros_of_ecq(weight, layer)
+    low, high = settings.band
+    fewest = math.ceil(zeros + low * n - ROUNDING_ALLOWANCE)
+    most = math.floor(zeros + high * n + ROUNDING_ALLOWANCE)
+    is_left_out = settings.beta == "nearest_above_p" and fewest <= 0
+    if not 0 < mean < 1 or not layer.cost.any() or is_left_out:
         loops.lookup(w, layer.bounds.numpy(), chosen)
         return
     logarithms = np.array([0.5, mean])
@@ -96,10 +102,6 @@ def assign_on_cpu(
     t, histogram = np.empty(n), np.empty(loops.BINS + 2, np.int64)
     clusters = (layer.values.numpy(), layer.cost.numpy(), int(layer.zero))
     loops.zero_thresholds(w, r, largest, RELEVANCE_EPSILON, chosen, *clusters, t, histogram)
-    zeros = _zeros_of_ecq(weight, layer)
-    low, high = settings.band
-    fewest = math.ceil(zeros + low * n - ROUNDING_ALLOWANCE)
-    most = math.floor(zeros + high * n + ROUNDING_ALLOWANCE)
     edge = zero_edge(t, histogram, beta, fewest, most)
     loops.move_to_zero(t, edge, int(layer.zero), chosen)
 
@@ -164,12 +166,11 @@ def assign_on_device(
     most = (zeros + high * n + ROUNDING_ALLOWANCE).floor()
     t, beta = zero_threshold(weight, layer, nonzero, R), math.log(0.5) / mean.log()
     informative = (mean > 0) & (mean < 1) & layer.cost.any()
-    if settings.beta == "published":
-        below_edge = published_zero_set(t, beta, fewest, most)
-        # Its search begins at no zeros: if these lie in the band, it has ended.
+    if settings.beta != "nearest":
+        # The published search begins at no zeros: if these lie in the band, it has ended.
         informative &= fewest > 0
-    else:
-        below_edge = zero_set(t, beta, fewest, most)
+    find = published_zero_set if settings.beta == "published" else zero_set
+    below_edge = find(t, beta, fewest, most)
     zero = layer.zero.to(torch.int32)
     index.copy_(torch.where(informative, torch.where(below_edge, zero, nonzero), plain))
 

@@ -121,15 +121,16 @@ cli.add_command(search)
 @click.option(
     "--exclude",
     multiple=True,
-    metavar="SUBSTR",
-    help="Leave tensors with this in their name unquantized. May be repeated.",
+    metavar="PART",
+    help="Leave the weights of a module, or all with PART in their name, unquantized. May be "
+    "repeated.",
 )
 @click.option(
     "--include",
     multiple=True,
-    metavar="SUBSTR",
-    help="Quantize tensors with this in their name, too, though they are not named as weights. May "
-    "be repeated.",
+    metavar="PART",
+    help="Quantize the tensors of a module, or all with PART in their name, too, though they are "
+    "not named as weights. May be repeated.",
 )
 @click.option(
     "--step",

@@ -128,16 +128,16 @@ IMAGE_SIZE = _setting(
 @_setting(
     "--exclude",
     multiple=True,
-    metavar="SUBSTR",
-    help="Leave parameters with this in their name unquantized; published: downsample and "
-    "aux_classifier. May be repeated.",
+    metavar="PART",
+    help="Leave the weights of a module, or all with PART in their name, unquantized; published: "
+    "downsample and aux_classifier. May be repeated.",
 )
 @_setting(
     "--include",
     multiple=True,
-    metavar="SUBSTR",
-    help="Quantize parameters with this in their name, too, though they are no weights. May be "
-    "repeated.",
+    metavar="PART",
+    help="Quantize the parameters of a module, or all with PART in their name, too, though they "
+    "are no weights. May be repeated.",
 )
 @_setting("--lrp", help="Use the relevance of weights: ECQx instead of ECQ.")
 @_setting(

@@ -15,7 +15,7 @@ from ecqx.assignment.mixed_precision import Bits, bits_of_weights
 from ecqx.coding.few_values import distinct_values, few_valued, has_scaled_rows
 from ecqx.coding.quantized import CodedState, Quantized, QuantizedTensor
 from ecqx.errors import InputError, InputWarning, input_errors
-from ecqx.modules import is_quantizable, is_weight_of_state, parts_in
+from ecqx.modules import is_quantizable, is_weight_of_state, meant_by
 from ecqx.progress import counted
 
 
@@ -36,10 +36,11 @@ def coded_weights(
     known = few_valued(candidates)
     counts = [distinct_values(tensor) for tensor in known.values()]
     is_quantized = any(count > 1 for count in counts)
+    included = {name for part in include for name in meant_by(part, candidates)}
     others = {
         name: tensor
         for name, tensor in candidates.items()
-        if name not in known and _is_taken(name, tensor, include)
+        if name not in known and (is_weight_of_state(name, tensor) or name in included)
     }
     left = [name for name in candidates if name not in known and name not in others]
     remarks = []
@@ -74,17 +75,14 @@ def _candidates(
     """The tensors that can be quantized and are not excluded; checks the options."""
     tensors = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
     for option, parts, names in (("--exclude", exclude, state), ("--include", include, tensors)):
-        unused = [part for part in parts if part not in parts_in(parts, names)]
+        unused = [part for part in parts if not meant_by(part, names)]
         if unused:
             line = f"{path}: no tensor has {' or '.join(map(repr, unused))} in its name ({option})"
             if len(unused) == len(parts):
                 raise InputError(line)
             warnings.warn(line, InputWarning, stacklevel=2)
-    return {name: t for name, t in tensors.items() if not parts_in(exclude, [name])}
-
-
-def _is_taken(name: str, tensor: Tensor, include: Sequence[str]) -> bool:
-    return is_weight_of_state(name, tensor) or bool(parts_in(include, [name]))
+    excluded = {name for part in exclude for name in meant_by(part, state)}
+    return {name: t for name, t in tensors.items() if name not in excluded}
 
 
 def _quantize(

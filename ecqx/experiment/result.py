@@ -9,7 +9,7 @@ from typing import Any
 from ecqx.assignment.mixed_precision import bits_in_words
 from ecqx.experiment.metadata import metadata_of
 from ecqx.experiment.prepare import Prepared
-from ecqx.modules import parts_in
+from ecqx.modules import meant_by
 from ecqx.training.objectives import Scores
 from ecqx.training.trainer import Epoch
 
@@ -106,7 +106,7 @@ class Result:
             ("file", str(settings.model_file)),
             ("numbers", str(settings.record_file)),
         ]
-        excluded = [n for n in self.not_quantized if parts_in(settings.exclude, [n])]
+        excluded = {n for part in settings.exclude for n in meant_by(part, self.not_quantized)}
         others = [name for name in self.not_quantized if name not in excluded]
         if others:
             rows.insert(2, ("no weights", ", ".join(others)))

@@ -128,7 +128,7 @@ class _Experiment:
         wait_for_all()
         decoded, names = copied(self.prepared.model), (settings.exclude, settings.include)
         with announced("evaluating the decoded file"):
-            file = score_file(self.unnamed, bitstream.EcqxFile(), decoded, data, *names)
+            file, _ = score_file(self.unnamed, bitstream.EcqxFile(), decoded, data, *names)
         wait_for_all()
         return file
 

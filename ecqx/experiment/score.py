@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecqx.coding.forms import Form
 from ecqx.coding.quantized import first_order_entropy
 from ecqx.data.tensors import TensorData
 from ecqx.quantizers.parameters import survey
-from ecqx.training.evaluation import scores
+from ecqx.training.evaluation import scores, scores_and_correct
 from ecqx.training.objectives import objective_of
 
 
@@ -24,26 +24,29 @@ def score_file(
     data: TensorData,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Tensor | None]:
     """Decode a file into a model, on the device of the data, and measure the network.
 
     ``exclude`` and ``include`` are those of the quantizer.
 
     Returns
     -------
-    dict
+    measured : dict
         ``accuracy_validation`` and ``accuracy`` (validation and test split, fractions of one, by
         the task's metric), ``other_metrics`` (test split), ``sparsity`` (share of zeros among the
         quantized weights, in [0, 1]), ``entropy_bits_per_weight`` (first order),
         ``parameters`` (elements of all floating-point tensors), ``bytes`` and
         ``compression_ratio``.
+    correct : Tensor of bool, optional
+        Of the test split, as `ecqx.training.evaluation.scores_and_correct`.
     """
     model.load_state_dict(form.read(path))
-    validation, test = scores(model, data.validation), scores(model, data.test)
+    validation = scores(model, data.validation)
+    test, correct = scores_and_correct(model, data.test)
     metric, *others = objective_of(data.test.targets).metrics
     parameters = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
     size = path.stat().st_size
-    return {
+    measured = {
         "accuracy_validation": validation[metric],
         "accuracy": test[metric],
         "other_metrics": {name: test[name] for name in others},
@@ -52,6 +55,7 @@ def score_file(
         "bytes": size,
         "compression_ratio": 4 * parameters / size,
     }
+    return measured, correct
 
 
 @torch.no_grad()

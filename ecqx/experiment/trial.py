@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,11 +14,10 @@ from ecqx.coding import bitstream
 from ecqx.data.tensors import Split, TensorData
 from ecqx.experiment.prepare import constrain
 from ecqx.experiment.search_settings import SearchSettings
-from ecqx.labels import is_labelled
 from ecqx.methods.ecq import EntropyConstrained
 from ecqx.methods.registry import build_method, method_class
-from ecqx.modules import copied, evaluation_mode, main_output
-from ecqx.training.evaluation import batches_to_evaluate
+from ecqx.modules import copied
+from ecqx.training.evaluation import scores_and_correct
 from ecqx.training.settings import steps_per_epoch
 from ecqx.training.trainer import Epoch, Trainer
 
@@ -96,16 +94,12 @@ def method_of(setting: Mapping[str, Any], settings: SearchSettings) -> EntropyCo
     return method
 
 
-@torch.no_grad()
 def classified_correctly(model: nn.Module, split: Split) -> NDArray[np.bool_]:
     """Whether each sample of a split that has a label is classified correctly, shape (N,)."""
-    found = []
-    with evaluation_mode(model):
-        for x, y in batches_to_evaluate(split):
-            logits = main_output(model(x))
-            found.append((logits.argmax(1) == y)[is_labelled(y, logits.shape[1])])
-    correct: NDArray[np.bool_] = torch.cat(found).cpu().numpy()
-    return correct
+    _, correct = scores_and_correct(model, split)
+    assert correct is not None
+    found: NDArray[np.bool_] = correct.numpy()
+    return found
 
 
 def drop_with_bound(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> dict[str, float]:

@@ -20,9 +20,9 @@ from ecqx.modules import (
     check_has_values,
     is_named_weight,
     is_quantizable,
+    meant_by,
     name_parts,
     named_parameters,
-    parts_in,
     weights_of,
 )
 
@@ -92,8 +92,8 @@ def survey(
     """All parameters of a model by all their names, and which of them are to be quantized.
 
     These are the weights (`ecqx.modules.is_weight`) and the other parameters of more than one
-    dimension of which a name contains one of the strings in ``include``, except those of which a
-    name contains one of ``exclude``.
+    dimension that the strings in ``include`` mean, except those that ``exclude`` means
+    (`ecqx.modules.meant_by`).
 
     Raises
     ------
@@ -111,11 +111,13 @@ def survey(
     sources = dict(_sources(model))
     weights = {id(tensor) for _, tensor in weights_of(model)}
     weights |= {tensor for tensor, source in sources.items() if source.is_weight}
+    excluded, included = (_by_name(parts, dict(named)) for parts in (exclude, include))
     found = []
     for name, tensor in named:
         every = names[id(tensor)]
-        is_wanted = id(tensor) in weights or bool(_named(include, every))
-        kept = _reason_to_keep(tensor, _named(exclude, every), is_wanted)
+        is_wanted = id(tensor) in weights or any(one in included for one in every)
+        excluded_by = next((excluded[one] for one in every if one in excluded), "")
+        kept = _reason_to_keep(tensor, excluded_by, is_wanted)
         found.append(ModelParameter(name, tensor, kept, "" if name == every[0] else every[0]))
     quantized = [parameter for parameter in found if not parameter.kept]
     if not quantized:
@@ -135,9 +137,9 @@ def survey(
     return found
 
 
-def _named(parts: Sequence[str], names: Sequence[str]) -> str:
-    """The first of some parts that one of the names contains; empty if there is none."""
-    return next(iter(parts_in(parts, names)), "")
+def _by_name(parts: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    """The names that some parts mean, each with the first such part."""
+    return {name: part for part in reversed(parts) for name in meant_by(part, names)}
 
 
 def _reason_to_keep(tensor: Tensor, excluded_by: str, is_wanted: bool) -> str:
@@ -187,7 +189,7 @@ def used_parts(model: nn.Module, setting: str, parts: Iterable[str]) -> tuple[st
         for name, parameter in named_parameters(model)
         if setting == "exclude" or is_quantizable(parameter)
     ]
-    used = parts_in(parts, names)
+    used = tuple(part for part in parts if meant_by(part, names))
     unused = [part for part in parts if part not in used]
     if unused:
         kind = "parameter" if setting == "exclude" else "parameter of more than one dimension"

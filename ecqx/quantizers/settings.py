@@ -36,10 +36,11 @@ class QuantizerSettings(AssignmentSettings):
         centroid, the signed centroid (published; it reverses the gradient in negative clusters), or
         one. In the zero cluster it is always one.
     exclude : tuple of str
-        Weights whose name contains one of these are not quantized.
+        Weights that one of these means are not quantized: a module's name its weights, any other
+        part of names all that contain it (`ecqx.modules.meant_by`).
     include : tuple of str
-        Parameters of more than one dimension whose name contains one of these are quantized, too,
-        though they are no weights (`ecqx.modules.is_weight`): positions, for example.
+        Parameters of more than one dimension that one of these means are quantized, too, though
+        they are no weights (`ecqx.modules.is_weight`): positions, for example.
 
     Raises
     ------

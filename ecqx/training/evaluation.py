@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ecqx.data.tensors import Split
+from ecqx.labels import is_labelled
 from ecqx.modules import evaluation_mode, main_output
-from ecqx.training.objectives import Scores, objective_of
+from ecqx.training.objectives import CLASSIFICATION, Scores, objective_of
 
 # Elements that the inputs of one batch may hold.
 MOST_ELEMENTS = 2**24
@@ -54,6 +55,27 @@ def scores_and_loss(model: nn.Module, split: Split) -> tuple[Scores, float]:
     with evaluation_mode(model):
         found = objective.score(outputs())
     return found, total / len(split)
+
+
+@torch.no_grad()
+def scores_and_correct(model: nn.Module, split: Split) -> tuple[Scores, Tensor | None]:
+    """All metrics as `scores`, and whether each sample that has a label is classified correctly.
+
+    The latter is a tensor of bool on the CPU, shape (N,); None in tasks of other kinds, whose
+    samples have several labels.
+    """
+    objective = objective_of(split.targets)
+    found: list[Tensor] = []
+
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        for logits, y in _outputs(model, split):
+            if objective is CLASSIFICATION:
+                found.append((logits.argmax(1) == y)[is_labelled(y, logits.shape[1])])
+            yield logits, y
+
+    with evaluation_mode(model):
+        metrics = objective.score(outputs())
+    return metrics, torch.cat(found).cpu() if found else None
 
 
 def batches_to_evaluate(split: Split, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:

@@ -40,9 +40,14 @@ class LayerSettings(Settings):
 
 
 class Evaluate(Settings):
-    """The section ``evaluate``."""
+    """The section ``evaluate``.
+
+    The page shows ``samples`` test samples of each task; none where the data's licence does not
+    allow that they are published.
+    """
 
     layers: LayerSettings
+    samples: Annotated[int, Field(ge=0)] = 4
 
 
 def load(suite: str, section: type[Section], is_whole: bool = False) -> Section:

@@ -39,6 +39,7 @@ class Sweep(Settings):
     Every name that is no field here is a setting of the methods, or ``lr``, the learning rate of
     this sweep; one value holds for all runs, a list is tried value by value. Each entry of
     ``variants`` (name → settings) is a repetition of all runs, with these settings replaced.
+    ``seeds`` are some of the task's, by default all.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -46,6 +47,7 @@ class Sweep(Settings):
     sweep: SweepName
     method: str | Annotated[list[str], Field(min_length=1)]
     floats: Floats = "raw"
+    seeds: Seeds | None = None
     variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] | None = None
 
     @property

@@ -67,9 +67,24 @@ class Suite(PretrainSettings):
         return self
 
     @model_validator(mode="after")
+    def _sweeps_have_seeds_of_their_task(self) -> Suite:
+        for name, task in self.tasks.items():
+            own = task.seeds or self.seeds
+            for number, sweep in enumerate(self.quantize.tasks[name].sweeps):
+                if set(sweep.seeds or ()) - set(own):
+                    known = ", ".join(map(str, own))
+                    raise ValueError(
+                        f"quantize.tasks.{name}.sweeps.{number}.seeds: must be some of {known}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _methods_have_equal_trials(self) -> Suite:
-        for name in self.tasks:
-            runs = runs_of(self.quantize, self.tasks, name, self.seeds[0])
+        for name, task in self.tasks.items():
+            compared = [s for s in self.quantize.tasks[name].sweeps if s.sweep == "comparison"]
+            own = task.seeds or self.seeds
+            seed = next((s.seeds[0] for s in compared if s.seeds), own[0])
+            runs = runs_of(self.quantize, self.tasks, name, seed)
             counts = Counter(run.method_name for run in runs if run.sweep == "comparison")
             rules = self.report.comparison.tasks.get(name) if self.report.comparison else None
             if counts and rules is None:

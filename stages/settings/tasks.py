@@ -33,12 +33,22 @@ class Start(Settings):
 
 
 class TaskSettings(Settings):
-    """A network on the suite's data; ``model`` holds what `ecqx.models.build` takes."""
+    """A network on the suite's data.
+
+    ``model`` holds what `ecqx.models.build` takes, ``seeds`` are the task's own in place of the
+    suite's.
+    """
 
     data: str
     model: dict[str, Any]
     enlarge: Positive = 1
     start: Start | None = None
+    seeds: Seeds | None = None
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What a training depends on: everything but the seeds."""
+        return self.model_dump(exclude={"seeds"})
 
     @model_validator(mode="after")
     def _names_a_model(self) -> TaskSettings:
