@@ -13,13 +13,15 @@ space := $() $()
 # The suite's pipeline: the default suite's lies here, the others' in suites/.
 pipeline = $$($(python) -m stages.pipeline $(suite_name))
 
-.PHONY: help setup paper-results dry-run status fingerprints diff test check baseline bench verify \
+.PHONY: help setup paper-results dry-run report reported status fingerprints diff test check baseline bench verify \
 	plots suites house clean-work docs lint
 
 help:
 	@echo 'make setup            install into .venv (PYTHON=… names the Python 3.11 or 3.12 to use)'
 	@echo 'make paper-results    every table and figure, in results/SUITE/'
 	@echo 'make dry-run          check the settings and list the stages, without computing anything'
+	@echo 'make report           draw the report again from the committed results'
+	@echo 'make reported         measure what others published again; writes docs/reported.md'
 	@echo 'make status           which stages are stale, and why'
 	@echo 'make fingerprints     record an edit that changes no result, without computing anything'
 	@echo 'make diff             what changed against the committed results (REV=… another revision)'
@@ -52,6 +54,14 @@ paper-results: setup
 dry-run: setup
 	@$(python) -m stages.settings.suite $(suite_name)
 	@pipeline=$(pipeline) && dvc repro --dry --force "$$pipeline"
+
+# From the committed results, without any training.
+report: setup
+	@pipeline=$(pipeline) && dvc --wait-for-lock repro --single-item "$$pipeline:fingerprint" && \
+		dvc --wait-for-lock repro --single-item "$$pipeline:report"
+
+reported: setup
+	@$(python) -m stages.reported
 
 status: setup
 	@$(python) -m stages.status $(suite_name)

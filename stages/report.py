@@ -19,6 +19,7 @@ from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
 from stages import paths, suites
 from stages.command import command, run_command_line, suite_argument
+from stages.correct import read_correct
 from stages.settings.base import load
 from stages.settings.report import ReportSettings
 
@@ -52,6 +53,7 @@ def main(suite: str) -> None:
         decoded=_by_task(relevance, "decoded "),
         samples=samples,
         classes=json.loads(metadata[CLASSES]),
+        correct=read_correct(paths.correct(suite)),
         origin=_origin(suite, records),
     )
 

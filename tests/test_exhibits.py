@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ecqx.data import Split
-from stages.exhibits import SHOWN, _few, _pictures, input_relevance
+from stages.exhibits import _few, _pictures, input_relevance
 
 
 def bias_free_mlp(seed: int = 0) -> nn.Sequential:
@@ -44,11 +44,11 @@ def test_relevance_of_a_sample_does_not_depend_on_the_others() -> None:
 
 def test_few_samples_are_the_first_of_different_classes() -> None:
     targets = torch.tensor([5, 5, 2, 5, 2, 0, 7, 9])
-    few = _few(Split(torch.arange(8.0)[:, None], targets))
+    few = _few(Split(torch.arange(8.0)[:, None], targets), 4)
     assert few.targets.tolist() == [5, 2, 0, 7]
     assert few.inputs[:, 0].tolist() == [0, 2, 5, 6]
     labels = torch.zeros(6, 3)
-    assert len(_few(Split(torch.zeros(6, 2), labels))) == SHOWN
+    assert len(_few(Split(torch.zeros(6, 2), labels), 4)) == 4
 
 
 def test_pictures_are_images_or_what_the_network_gets() -> None:

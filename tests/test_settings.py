@@ -65,7 +65,7 @@ def test_the_default_suite_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_suites_that_compare_compare_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    for name in ("embedded", "speech"):
+    for name in ("embedded", "speech-methods"):
         suite = load_suite(name)
         sweeps = [s for task in suite.quantize.tasks.values() for s in task.sweeps]
         assert {m for s in sweeps if s.sweep == "comparison" for m in s.methods} == set(METHODS)

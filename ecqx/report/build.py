@@ -18,7 +18,7 @@ from ecqx.report.figures import build_curve_figures, comparison_figure
 from ecqx.report.formats import FORMATS
 from ecqx.report.networks import build_layer_figures, build_relevance_figures
 from ecqx.report.page import Contest, Origin, Section, render_page
-from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED
+from ecqx.report.records import ABLATION, COMPARISON, GRID, P_SWEEP, TRAINED, Correct
 from ecqx.report.rules import Rules
 from ecqx.report.samples import Classes, Samples, build_input_figures, build_masks_figures
 from ecqx.report.tables import build_tables
@@ -43,6 +43,7 @@ def build(
     decoded: Relevance | None = None,
     samples: Samples | None = None,
     classes: Classes | None = None,
+    correct: Correct | None = None,
     origin: Origin | None = None,
 ) -> None:
     """Write ``tables/``, ``figures/``, ``claims.md`` and ``report.html`` of a suite to ``out``.
@@ -70,6 +71,8 @@ def build(
         of the model decoded from its file.
     samples, classes : mapping, optional
         Test samples as `stages.exhibits.samples` makes them, and task → names of its classes.
+    correct : mapping, optional
+        Which test samples each network classifies correctly, by the names of `stages.correct`.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def build(
         If there are no records, one lacks a key, two have the same setting and seed, the records of
         the comparison do not keep to its rules, or a published setup or yardstick was not measured.
     """
-    every = Evidence.collect(suite, tasks, records)
+    every = Evidence.collect(suite, tasks, records, correct)
     paper = every.sweeps(*PAPER)
     correlations = correlate(relevance or {}, paper.tasks)
     claims = build_claims(paper, correlations)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
 from ecqx.report import columns as col
-from ecqx.report.columns import gain_cells, row, table
+from ecqx.report.columns import row, table
+from ecqx.report.contrasts import intervals
 from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row
-from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
-from ecqx.report.selection import flat, gain_at_equal_sparsity, most_accurate, smallest_file
-from ecqx.report.statistics import Estimate, grouped, with_pooled_spread
+from ecqx.report.records import GRID, GRID_METHODS, P_SWEEP, PAPER_METHOD, Setting
+from ecqx.report.rules import LOSSES, loss_in_words
+from ecqx.report.selection import ROUNDING, drop_of, flat, gain_at_equal_sparsity, most_accurate
+from ecqx.report.statistics import Estimate, grouped
 from ecqx.report.tables import RELEVANCE, relevance_row
 from ecqx.report.verdicts import (
+    MARGIN,
     MARGIN_TEXT,
     Claim,
     Part,
     Verdict,
     combine,
+    in_words,
     judge_below,
     judge_gain,
 )
@@ -30,16 +33,24 @@ PAPER_RATIO = 103
 PAPER_BITS = range(2, 6)
 
 RANK_BOUND = 0.9
+# Sparsity bands of ECQx (`ecqx.assign`): the published code's, and the paper's.
+PUBLISHED_BAND, PAPER_BAND = "[−p, 0]", "[0, p]"
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
+NEEDED = Column("would_take", "would take", paper="no")
 EVIDENCE = ("Evidence", "")
 
 DROP_TEXT = (
     "The drop is the accuracy (the task's metric) of the same checkpoint trained as long in full "
-    "precision, accuracy_fp32, minus that of the decoded model, paired per seed. Where all seeds "
-    "agree exactly, the deviation is that of the task’s settings, pooled; where none of them has "
-    "any, or with one seed only, the row is inconclusive."
+    "precision, accuracy_fp32, minus that of the decoded model, paired per seed."
+)
+INTERVAL_TEXT = (
+    "Intervals (95 %) cover other seeds and other test samples. The deviation over seeds is pooled "
+    "over the settings of a task that lose at most 2 points, or over its bit widths, where "
+    "Levene’s test finds no difference between them; it is at least one test sample. With one seed "
+    "there is no interval, and the row is inconclusive. Where a row is inconclusive, the last "
+    "column says what would have decided a difference of this size."
 )
 
 
@@ -54,24 +65,54 @@ def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> lis
 
 
 class Judged(NamedTuple):
-    """A setting of the grid, the drop and the verdict on whether it keeps the accuracy."""
+    """A setting of the grid, its drop, and whether it keeps the accuracy."""
 
     setting: Setting
     drop: Estimate
     verdict: Verdict
+    would_take: str | None
 
     @property
     def ratio(self) -> Estimate:
         """Compression ratio over seeds."""
         return self.setting.mean("compression_ratio")
 
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """Cells of `DROP`, `VERDICT` and `NEEDED`."""
+        return judged_cells(DROP, self.drop, self.verdict, -1, self.would_take)
+
 
 def _judged(evidence: Evidence, task: str, method: str) -> list[Judged]:
-    """A method's grid; settings whose drop is the same in all seeds take the pooled deviation."""
+    """A method's settings of the grid.
+
+    Deviations are pooled over the settings of both methods that a user would take: those that lose
+    no more than the largest of `LOSSES`. A network that has collapsed scatters more.
+    """
     settings = evidence.of(task)
-    drops = with_pooled_spread([setting.mean("drop") for setting in settings])
-    pairs = zip(settings, drops, strict=True)
-    return [Judged(s, drop, judge_below(drop)) for s, drop in pairs if drop and s.method == method]
+    drops = [drop_of(setting.records) for setting in settings]
+    near = [i for i, drop in enumerate(drops) if drop and drop.mean <= LOSSES[-1]]
+    found = dict(zip(near, intervals([drops[i] for i in near], MARGIN), strict=True))
+    every = [found.get(i) or intervals([drop], MARGIN)[0] for i, drop in enumerate(drops)]
+    return [
+        Judged(setting, drop.value, judge_below(drop.value), drop.would_take)
+        for setting, drop in zip(settings, every, strict=True)
+        if drop and setting.method == method
+    ]
+
+
+def judged_cells(
+    column: Column, value: Estimate | None, verdict: Verdict, sign: int, would_take: str | None
+) -> dict[str, Cell]:
+    """Cells of a value, its verdict, and what would have decided it where it is inconclusive.
+
+    ``sign`` is that of a value that speaks for the method.
+    """
+    return {
+        column.key: value,
+        VERDICT.key: in_words(verdict, value and value.scaled(sign)),
+        NEEDED.key: would_take if verdict is Verdict.OPEN else None,
+    }
 
 
 def file_size(evidence: Evidence) -> Claim:
@@ -84,7 +125,8 @@ def file_size(evidence: Evidence) -> Claim:
         for row in _ratio_rows(_judged(evidence, task, method))
     ]
     columns = (
-        *(col.METHOD, Column("chosen", "setting"), col.BITS, col.LABEL[-1], col.RATIO, DROP),
+        *(col.METHOD, Column("chosen", "chosen by"), col.BITS, col.LABEL[-1], col.RATIO, DROP),
+        VERDICT,
         Column("overhead_percent", "not weights (% of file)", "number", 1, 100),
     )
     return Claim(
@@ -97,9 +139,11 @@ def file_size(evidence: Evidence) -> Claim:
             f"{MARGIN_TEXT}. {DROP_TEXT} The claim holds if an ECQx setting with "
             f"a mean ratio of at least {PAPER_RATIO} keeps the accuracy. It does not hold if every "
             "ECQx setting has the interval of its ratio wholly below that or the interval of its "
-            "drop wholly above the margin. The largest ratio is chosen by test accuracy; the rows "
-            "by validation show a choice without it. The ratio depends on the size of the "
-            "network: names, step sizes, biases and BatchNorm do not shrink with the weights."
+            "drop wholly above the margin. The first rows of a method are the smallest files whose "
+            "mean validation accuracy is at most so much below that of full precision; the test "
+            "drop stands beside. The largest ratio that keeps the accuracy is chosen by the test "
+            f"drop itself. {INTERVAL_TEXT} The ratio depends on the size of the network: names, "
+            "step sizes, biases and BatchNorm do not shrink with the weights."
         ),
         table=table(evidence, "claim_file_size", *EVIDENCE, columns, rows),
     )
@@ -125,40 +169,64 @@ def _ratio_verdict(settings: Sequence[Judged]) -> Verdict:
 def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[str]:
     if not settings:
         yield "No ECQx runs were measured."
-        return
-    kept = "Largest ratio of ECQx with the accuracy kept"
-    tasks = grouped(settings, lambda one: one.setting.task)
-    yield f"{kept}: {_ratio_text(evidence, _kept(settings))}"
-    yield f"Largest ratio of ECQx at any accuracy: {_ratio_text(evidence, settings)}"
-    for task, own in tasks.items() if len(tasks) > 1 else ():
-        yield f"{kept}, {evidence.tasks[task]}: {_ratio_text(evidence, _kept(own))}"
+    for task, own in grouped(settings, lambda one: one.setting.task).items():
+        found = {loss_in_words(loss): _ratio_text(smallest_within(own, loss)) for loss in LOSSES}
+        within = "; ".join(f"within {loss} {words}" for loss, words in found.items())
+        yield f"{evidence.name(task)}, smallest file of ECQx by validation: {within}."
+        yield f"{evidence.name(task)}, largest ratio with the accuracy kept: {_kept_text(own)}."
 
 
-def _ratio_text(evidence: Evidence, settings: Sequence[Judged]) -> str:
-    best = _largest(settings)
+def smallest_within(settings: Sequence[Judged], loss: float) -> Judged | None:
+    """The smallest file whose validation accuracy is at most ``loss`` below full precision's.
+
+    All are means over seeds.
+    """
+
+    def validation_drop(one: Judged) -> float:
+        setting = one.setting
+        reference, own = (f"accuracy{end}_validation" for end in ("_fp32", ""))
+        return setting.mean(reference).mean - setting.mean(own).mean
+
+    within = [one for one in settings if validation_drop(one) <= loss + ROUNDING]
+    return min(within, key=lambda one: one.setting.mean("bytes").mean, default=None)
+
+
+def _ratio_text(best: Judged | None) -> str:
     if best is None:
-        return f"no setting is certain to lose less than {MARGIN_TEXT}."
-    where = f"{evidence.name(best.setting.task)}, {best.setting.bits} bit, Λ {best.setting.lam:g}"
-    return f"{col.RATIO.text(best.ratio)} ({where}), drop {in_points(best.drop)}."
+        return "none"
+    where = f"{best.setting.bits} bit, Λ {best.setting.lam:g}"
+    return f"ratio {col.RATIO.text(best.ratio)} ({where}), test drop {in_points(best.drop)}"
+
+
+def _kept_text(settings: Sequence[Judged]) -> str:
+    """The largest ratio whose drop is certain to be below the margin, or what comes closest."""
+    if best := _largest(_kept(settings)):
+        return _ratio_text(best)
+    possible = [one for one in settings if one.verdict is Verdict.OPEN]
+    closest = min(possible, key=lambda one: one.drop.mean, default=None)
+    if closest is None:
+        return f"none; every setting loses more than {MARGIN_TEXT}"
+    needed = f"; to be certain would take {closest.would_take}" if closest.would_take else ""
+    return f"inconclusive; the smallest drop has {_ratio_text(closest)}{needed}"
 
 
 def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
     if not settings:
         return
-    smallest = smallest_file([one.setting for one in settings])
+    within = {loss_in_words(loss): smallest_within(settings, loss) for loss in LOSSES}
     choices = {
-        "largest ratio, accuracy kept": _largest(_kept(settings)),
-        "smallest file by validation": next(o for o in settings if o.setting is smallest),
-        "largest ratio, any accuracy": _largest(settings),
+        **{f"validation, {loss}": one for loss, one in within.items()},
+        "test, accuracy kept": _largest(_kept(settings)),
+        "largest ratio": _largest(settings),
     }
     records = flat(one.setting for one in settings)
     for words, one in choices.items():
-        numbers: tuple[Cell, ...] = ("none", None, None, None, None)
+        numbers: tuple[Cell, ...] = ("none", None, None, None, None, None)
         if one is not None:
             label = (one.setting.bits, one.setting.lam_in_words)
             overhead = one.setting.mean("bytes_other").mean / one.setting.mean("bytes").mean
-            numbers = (*label, one.ratio, one.drop, overhead)
-        yield row(records, smallest.method, words, *numbers)
+            numbers = (*label, one.ratio, one.drop, one.cells[VERDICT.key], overhead)
+        yield row(records, settings[0].setting.method, words, *numbers)
 
 
 def low_bit_width(evidence: Evidence) -> Claim:
@@ -172,11 +240,11 @@ def low_bit_width(evidence: Evidence) -> Claim:
             if bits in PAPER_BITS:
                 chosen = most_accurate([one.setting for one in own])
                 best = next(one for one in own if one.setting is chosen)
-                rows.append((chosen, {DROP.key: best.drop, VERDICT.key: best.verdict.value}))
+                rows.append((chosen, best.cells))
                 if method == PAPER_METHOD:
                     case = f"{bits} bit"
                     parts.append(Part(evidence.name(task), case, best.drop, best.verdict))
-    columns = (*col.LABEL, col.FULL_PRECISION, col.ACCURACY, DROP, VERDICT)
+    columns = (*col.LABEL, col.FULL_PRECISION, col.ACCURACY, DROP, VERDICT, NEEDED)
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
@@ -191,31 +259,32 @@ def low_bit_width(evidence: Evidence) -> Claim:
             "taken. The row holds if the 95 % interval of its drop lies below "
             f"{MARGIN_TEXT}, and does not hold if the interval lies wholly above. {DROP_TEXT} "
             "Only the rows of ECQx count: the claim holds if all of them do, and "
-            "does not hold if one does not."
+            f"does not hold if one does not. {INTERVAL_TEXT}"
         ),
         table=table(evidence, "claim_bit_width", *EVIDENCE, columns, rows),
     )
 
 
 def equal_sparsity(evidence: Evidence) -> Claim:
-    """Claim 3: ECQx against ECQ at equal sparsity."""
+    """Claim 3: ECQx against ECQ at equal sparsity, by both readings of the sparsity band."""
     rows, parts = [], []
     for task in evidence.tasks:
-        pairs = {
-            bits: [evidence.of(task, GRID, method, bits) for method in GRID_METHODS]
-            for bits in evidence.bits(task)
-            if bits in PAPER_BITS
-        }
-        pairs = {bits: pair for bits, pair in pairs.items() if all(pair)}
-        gains = [gain_at_equal_sparsity(ecqx, ecq) for ecq, ecqx in pairs.values()]
-        differences = with_pooled_spread([gain.difference for gain in gains])
-        for bits, gain, difference in zip(pairs, gains, differences, strict=True):
-            verdict = judge_gain(difference)
-            parts.append(Part(evidence.name(task), f"{bits} bit", difference, verdict))
-            shown = gain_cells(replace(gain, difference=difference))
+        pairs = list(_pairs(evidence, task))
+        gains = [gain_at_equal_sparsity(ecqx, ecq) for _, _, ecqx, ecq in pairs]
+        found = intervals([gain.difference for gain in gains], -MARGIN)
+        for (band, bits, *both), gain, one in zip(pairs, gains, found, strict=True):
+            value, needed = one or (None, None)
+            verdict = judge_gain(value)
+            parts.append(Part(evidence.name(task), f"{bits} bit, band {band}", value, verdict))
+            cells = judged_cells(col.GAIN, value, verdict, 1, needed)
             compared = f"{gain.compared} of {gain.seeds}"
-            rows.append(row(flat(chain(*pairs[bits])), bits, *shown, compared, verdict.value))
-    columns = (col.BITS, col.GAIN, col.SHARED_RANGE, Column("compared", "seeds compared"), VERDICT)
+            records = flat(chain(*both))
+            shown = (cells[col.GAIN.key], gain.range_in_words, compared)
+            rows.append(row(records, bits, band, *shown, cells[VERDICT.key], cells[NEEDED.key]))
+    columns = (
+        *(col.BITS, Column("band", "sparsity band"), col.GAIN, col.SHARED_RANGE),
+        *(Column("compared", "seeds compared", paper="no"), VERDICT, NEEDED),
+    )
     return Claim(
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",
@@ -224,23 +293,41 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         rule=(
             "Per task, bit width and seed, accuracy (the task's metric) is interpolated linearly "
             "over sparsity along Λ, and the difference ECQx − ECQ is averaged over the range of "
-            "sparsity that both methods cover. A row holds if the 95 % interval over seeds lies "
-            f"above −{MARGIN_TEXT}, and does not hold if it lies wholly below. Without a common "
-            "range it is inconclusive. Where all seeds agree exactly, the deviation is that of the "
-            "task’s bit widths, pooled; where none of them has any, or with one seed only, the row "
-            "is inconclusive. The claim holds if all rows do, and does not hold if one does not."
+            f"sparsity that both methods cover. The band {PUBLISHED_BAND} is that of the published "
+            f"code, {PAPER_BAND} that of the paper’s text, in which relevance adds sparsity. A "
+            f"row holds if the 95 % interval lies above −{MARGIN_TEXT}, and does not hold if it "
+            "lies wholly below. Without a common range it is inconclusive. The claim holds if all "
+            f"rows do, and does not hold if one does not. {INTERVAL_TEXT}"
         ),
         table=table(evidence, "claim_equal_sparsity", *EVIDENCE, columns, rows),
     )
+
+
+def _pairs(
+    evidence: Evidence, task: str
+) -> Iterator[tuple[str, int, list[Setting], list[Setting]]]:
+    """Band, bit width, and the settings of ECQx and ECQ that are compared.
+
+    The paper's band is measured in the sweep over p, at the p of the grid.
+    """
+    for bits in evidence.bits(task):
+        ecq, ecqx = (evidence.of(task, GRID, method, bits) for method in GRID_METHODS)
+        if not (ecq and ecqx) or bits not in PAPER_BITS:
+            continue
+        yield PUBLISHED_BAND, bits, ecqx, ecq
+        swept = [s for s in evidence.of(task, P_SWEEP, PAPER_METHOD, bits) if s.p == ecqx[0].p]
+        if swept:
+            yield PAPER_BAND, bits, swept, ecq
 
 
 def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
     yield tally(parts, "tasks and bit widths")
     yield from extreme(parts, min, "Smallest difference ECQx − ECQ", in_points)
     yield from extreme(parts, max, "Largest difference ECQx − ECQ", in_points)
-    better = [part for part in parts if part.value and part.value.lies_above(0.0)]
-    if parts:
-        yield f"ECQx is more accurate, with an interval above 0, in {len(better)} of {len(parts)}."
+    for words, is_so in (("more", Estimate.lies_above), ("less", Estimate.lies_below)):
+        count = sum(part.value is not None and is_so(part.value, 0.0) for part in parts)
+        if parts:
+            yield f"ECQx is {words} accurate, by the interval, in {count} of {len(parts)}."
     apart = [part.name for part in parts if part.value is None]
     if apart:
         yield f"Without a common range of sparsity: {'; '.join(apart)}."
@@ -307,6 +394,5 @@ def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
 
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
-    without = "one seed" if value.n == 1 else "equal in all seeds"
-    note = f" ({without}, no interval)" if value.low is None else ""
+    note = " (no interval)" if value.low is None else ""
     return f"{POINTS.text(value)} points{note}"

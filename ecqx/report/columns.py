@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ecqx.report.contrasts import interval
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import Record, Setting
@@ -55,8 +56,7 @@ def other_columns(evidence: Evidence) -> tuple[Column, ...]:
 
 def gain_cells(gain: Gain) -> tuple[Cell, Cell]:
     """Cells of `GAIN` and `SHARED_RANGE`."""
-    shared = f"{100 * gain.low:.1f} to {100 * gain.high:.1f}"
-    return gain.difference, "no common range" if gain.difference is None else shared
+    return interval(gain.difference), gain.range_in_words
 
 
 def spread_in_words(evidence: Evidence) -> str:

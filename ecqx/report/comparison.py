@@ -99,30 +99,26 @@ class Comparison:
                 raise InputError(f"task {task}: {method} has {count} trials, not {expected}")
 
 
-def area(files: Sequence[Record], ratios: tuple[float, float]) -> float:
-    """Mean test accuracy over budgets of bytes, spread evenly on a logarithmic scale of ratios.
+def area_terms(files: Sequence[Record], ratios: tuple[float, float]) -> list[tuple[float, Record]]:
+    """The files of one method and seed that make its area under the curve, with their weights.
 
-    ``files`` are of one method and seed. A budget chooses the file of highest validation accuracy
-    that fits. With A(r) the test accuracy of the file that the budget of compression ratio r
-    chooses, and 0 where no file fits, this is ∫ A(r) d log2 r from ``low`` to ``high``, over
-    log2(high / low). A is a step function, so the integral is the sum of the steps' areas.
+    A budget of bytes chooses the file of highest validation accuracy that fits. With A(r) the test
+    accuracy of the file that the budget of compression ratio r chooses, the area is
+    ∫ A(r) d log2 r from ``low`` to ``high``, over log2(high / low). A is a step function, so the
+    integral is the sum of the steps' areas: of the files' accuracies times these weights. They add
+    up to 1 where a file fits every budget.
     """
     low, high = ratios
     front = pareto_front([(float(file.bytes), file.accuracy_validation) for file in files])
     chosen = [files[index] for index in front]
     # A file is chosen from its own ratio down to that of the next larger one.
     ends = [*(file.compression_ratio for file in chosen[1:]), low]
-    total = 0.0
+    found = []
     for file, end in zip(chosen, ends, strict=True):
         top, bottom = min(file.compression_ratio, high), max(end, low)
         if top > bottom:
-            total += file.accuracy * math.log2(top / bottom)
-    return total / math.log2(high / low)
-
-
-def areas(files: Iterable[Record], ratios: tuple[float, float]) -> dict[int, float]:
-    """Area under the curve of one method, per seed."""
-    return {seed: area(own, ratios) for seed, own in by_seed(files).items()}
+            found.append((math.log2(top / bottom) / math.log2(high / low), file))
+    return found
 
 
 def smallest_within(files: Iterable[Record], loss: float) -> Record | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ecqx.report import columns as col
 from ecqx.report.columns import reading, row, table
-from ecqx.report.comparison import Comparison, areas, kept
+from ecqx.report.comparison import Comparison, kept
+from ecqx.report.contrasts import intervals
 from ecqx.report.formats import Cell, Column, Row, Table
 from ecqx.report.records import GRID_METHODS, Setting
-from ecqx.report.selection import flat, front
-from ecqx.report.statistics import estimate
+from ecqx.report.rules import LOSSES
+from ecqx.report.selection import drop_of, flat, front
+from ecqx.report.statistics import Estimate
 
 COST = Column("cost", "cost of a step (times)", "number", 2, value=lambda s: cost([s]))
 MEASURES = (col.ACCURACY, col.DROP, col.SPARSITY, col.SIZE, col.RATIO)
@@ -26,7 +29,12 @@ COST_IN_WORDS = (
 
 def build_comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables that have rows, in the order in which they are shown."""
-    tables = [methods(comparison), family(comparison), trials(comparison)]
+    tables = [
+        smallest_files(comparison),
+        methods(comparison),
+        family(comparison),
+        trials(comparison),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -37,31 +45,53 @@ def cost(trials: Sequence[Setting]) -> Cell:
     return known[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
 
-def methods(comparison: Comparison) -> Table:
-    """One row for each task and method."""
-    loss = comparison.rules.loss_in_words
+def smallest_files(comparison: Comparison) -> Table:
+    """The smallest file of each method for an allowed loss, the smallest first."""
     caption = (
         f"Every method had {comparison.trials_in_words()}, those without a setting to choose one. "
-        "Area: mean test accuracy over file sizes, weighted evenly on a logarithmic scale, at "
-        f"compression ratios {comparison.ranges_in_words()}; at each size the file of highest "
-        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits. Within "
-        f"{loss}: the smallest file of each seed whose validation accuracy is at most {loss} below "
-        "that of full precision; averaged only where every seed has one. On the front: trials that "
-        "are Pareto-optimal among all methods in mean size and mean validation accuracy. Largest "
-        "ratio: that of the method’s smallest trial, at whatever accuracy. "
-        f"{reading(comparison.evidence)} {COST_IN_WORDS}"
+        "For each seed the smallest file whose validation accuracy is at most the allowed loss "
+        "below that of full precision; averaged only where every seed has one. The test drop "
+        f"stands beside. {reading(comparison.evidence)}"
+    )
+    columns = (
+        *(Column("loss_points", "allowed loss (points)", "number", 1, 100), col.METHOD),
+        *(Column("seeds_within", "seeds with a file", paper="no"), col.SIZE, col.RATIO),
+        Column("drop_points", "test drop (points)", "interval", 2, 100),
+        Column("chosen", "chosen", paper="no"),
+    )
+    rows = [row for task in comparison.tasks for row in _smallest_files(comparison, task)]
+    title = "Smallest file for an allowed loss"
+    return table(comparison.evidence, "smallest_files", title, caption, columns, rows)
+
+
+def _smallest_files(comparison: Comparison, task: str) -> Iterator[Row]:
+    for loss in LOSSES:
+        found = {m: kept(comparison.records(task, m), loss) for m in comparison.methods(task)}
+        files = {method: own for method, own in found.items() if own.complete}
+        drops = intervals([drop_of(own.files.values()) for own in files.values()])
+        drop = dict(zip(files, drops, strict=True))
+        sizes = {method: own.mean("bytes") or Estimate(math.inf) for method, own in found.items()}
+        for method in sorted(found, key=lambda method: sizes[method].mean):
+            own, one = found[method], drop.get(method)
+            cells = (own.coverage, own.mean("bytes"), own.mean("compression_ratio"))
+            records = comparison.records(task, method)
+            yield row(records, loss, method, *cells, one and one.value, own.chosen())
+
+
+def methods(comparison: Comparison) -> Table:
+    """One row for each task and method."""
+    caption = (
+        f"Every method had {comparison.trials_in_words()}, those without a setting to choose one. "
+        "On the front: trials that are Pareto-optimal among all methods in mean size and mean "
+        "validation accuracy. Largest ratio: that of the method’s smallest trial, at whatever "
+        f"accuracy. {reading(comparison.evidence)} {COST_IN_WORDS}"
     )
     columns = (
         *(col.METHOD, Column("trials", "trials", "number", paper="no")),
-        Column("area_percent", "area (%)", "spread", 2, 100),
-        Column("seeds_within", f"seeds within {loss}"),
-        replace(col.SIZE, key="size_within_kb", header="size there (kB)"),
-        replace(col.RATIO, key="ratio_within", header="ratio there"),
-        replace(col.DROP, key="drop_within_points", header="drop there (points)"),
         Column("on_front", "on the front", "number"),
         replace(col.RATIO, key="largest_ratio", header="largest ratio"),
         replace(col.ACCURACY, key="accuracy_at_largest_percent", header="accuracy at it (%)"),
-        *(COST, Column("chosen", "chosen within the loss", paper="no")),
+        COST,
     )
     rows = [row for task in comparison.tasks for row in _methods(comparison, task)]
     title = "Methods compared"
@@ -72,19 +102,10 @@ def _methods(comparison: Comparison, task: str) -> Iterator[Row]:
     best = front(comparison.of(task))
     for method in comparison.methods(task):
         own = comparison.of(task, method)
-        files = flat(own)
-        within = kept(files, comparison.rules.loss)
         smallest = front(own)[0]
-        cells = (
-            *(method, len(own)),
-            estimate(areas(files, comparison.rules.tasks[task].ratios).values()),
-            within.coverage,
-            *(within.mean(name) for name in ("bytes", "compression_ratio", "drop")),
-            sum(trial.method == method for trial in best),
-            *(smallest.mean("compression_ratio"), smallest.mean("accuracy")),
-            *(cost(own), within.chosen()),
-        )
-        yield row(files, *cells)
+        on_front = sum(trial.method == method for trial in best)
+        at_smallest = (smallest.mean("compression_ratio"), smallest.mean("accuracy"))
+        yield row(flat(own), method, len(own), on_front, *at_smallest, cost(own))
 
 
 def trials(comparison: Comparison) -> Table:

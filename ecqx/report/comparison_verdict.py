@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ecqx.report.columns import RATIO, SIZE, row, table
-from ecqx.report.comparison import Comparison, Kept, areas, kept
+from ecqx.report.comparison import Comparison, Kept, area_terms, kept
+from ecqx.report.contrasts import Contrast, contrast, intervals
 from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import PAPER_METHOD, Record
 from ecqx.report.rules import Rules
 from ecqx.report.selection import by_seed
-from ecqx.report.statistics import Estimate, paired_difference, with_pooled_spread
+from ecqx.report.statistics import Estimate
 from ecqx.report.verdicts import Verdict, judge_against
 
 # What stands before the names of the methods.
@@ -20,7 +21,6 @@ RELATIONS = {
     Verdict.WINS: "wins against",
     Verdict.TIES: "ties with",
     Verdict.LOSES: "loses to",
-    Verdict.MIXED: "wins or loses, depending on the size, against",
     Verdict.OPEN: "is inconclusive against",
 }
 # The same of the sizes of files.
@@ -36,13 +36,12 @@ SIZES = {
 class Duel:
     """ECQx against one other method; differences are paired per seed.
 
-    Where all seeds agree, intervals have the pooled deviation of the task's duels.
-
     Attributes
     ----------
-    area, common : Estimate or None
-        Area under the curve of ECQx minus that of the other, a fraction of one; and the same over
-        the part of the range where both have a file with every seed, if there is one.
+    area : Estimate or None
+        Area under the curve of ECQx minus that of the other, a fraction of one, over the
+        compression ratios up to ``ratio`` that both reach with every seed; None if there are none.
+    ratio : float
     factor : Estimate or None
         Smallest file within the loss of the other over that of ECQx: geometric mean over seeds.
         None where some seed of either has no such file; ``coverage`` says how many have.
@@ -50,16 +49,14 @@ class Duel:
 
     rival: str
     area: Estimate | None
-    common: Estimate | None
+    ratio: float
     factor: Estimate | None
     coverage: str
 
     @property
     def verdict(self) -> Verdict:
-        """By the interval of the difference, unless it is the other way round at common sizes."""
-        whole = judge_against(self.area, 0)
-        part = whole if self.common is None else judge_against(self.common, 0)
-        return Verdict.MIXED if {whole, part} == {Verdict.WINS, Verdict.LOSES} else whole
+        """By the interval of the difference of areas."""
+        return judge_against(self.area, 0)
 
     @property
     def size_verdict(self) -> Verdict:
@@ -124,42 +121,47 @@ def _duels(
     files: Mapping[str, Sequence[Record]], within: Mapping[str, Kept], ratios: tuple[float, float]
 ) -> tuple[Duel, ...]:
     ours, rivals = within[PAPER_METHOD], [method for method in files if method != PAPER_METHOD]
-
-    def difference(rival: str, low: float, high: float) -> Estimate | None:
-        """Difference of areas; None over an empty range."""
-        own, theirs = files[PAPER_METHOD], files[rival]
-        if low >= high:
-            return None
-        return paired_difference(areas(own, (low, high)), areas(theirs, (low, high)))
+    low, high = ratios
 
     def reached(method: str) -> float:
-        """The ratio that the method reaches with any seed."""
+        """The ratio that the method reaches with every seed."""
         seeds = by_seed(files[method]).values()
         return min(max(file.compression_ratio for file in own) for own in seeds)
 
-    def log_factor(rival: str) -> Estimate | None:
-        """Logarithm of how many times larger the other's files are."""
-        if not (ours.complete and within[rival].complete):
+    def of_areas(rival: str, most: float) -> Contrast | None:
+        """ECQx's area minus the other's; None over an empty range."""
+        if low >= most:
             return None
-        own, theirs = (
-            {seed: math.log(file.bytes) for seed, file in method.files.items()}
-            for method in (ours, within[rival])
+        own, theirs = (by_seed(files[method]) for method in (PAPER_METHOD, rival))
+        return contrast(
+            {
+                seed: [
+                    *((w, file.network) for w, file in area_terms(own[seed], (low, most))),
+                    *((-w, file.network) for w, file in area_terms(theirs[seed], (low, most))),
+                ]
+                for seed in own
+                if seed in theirs
+            }
         )
-        return paired_difference(theirs, own)
 
-    low, high = ratios
-    most = {method: min(high, reached(method)) for method in files}
-    whole = with_pooled_spread([difference(r, low, high) for r in rivals])
-    common = with_pooled_spread(
-        [difference(r, low, min(most[r], most[PAPER_METHOD])) for r in rivals]
-    )
-    factors = with_pooled_spread([log_factor(rival) for rival in rivals])
+    def log_factor(rival: str) -> Contrast | None:
+        """Logarithm of how many times larger the other's files are."""
+        theirs = within[rival]
+        if not (ours.complete and theirs.complete):
+            return None
+        pairs = [(theirs.files[seed].bytes, ours.files[seed].bytes) for seed in ours.files]
+        return Contrast(tuple(math.log(size / own) for size, own in pairs))
+
+    most = {rival: min(high, reached(rival), reached(PAPER_METHOD)) for rival in rivals}
+    areas = intervals([of_areas(rival, most[rival]) for rival in rivals])
+    factors = intervals([log_factor(rival) for rival in rivals])
     counts = [len(ours.files.keys() & within[rival].files.keys()) for rival in rivals]
     return tuple(
-        Duel(rival, area, part, _exponential(factor), f"{count} of {ours.seeds}")
-        for rival, area, part, factor, count in zip(
-            rivals, whole, common, factors, counts, strict=True
+        Duel(
+            *(rival, area and area.value, most[rival]),
+            *(_exponential(factor and factor.value), f"{count} of {ours.seeds}"),
         )
+        for rival, area, factor, count in zip(rivals, areas, factors, counts, strict=True)
     )
 
 
@@ -186,17 +188,15 @@ def _smallest_in_words(within: Mapping[str, Kept]) -> str:
 def rule(comparison: Comparison) -> str:
     """How the verdict follows from the numbers."""
     return (
-        "Each method is judged by the area under its curve of test accuracy over file size, at "
-        f"compression ratios {comparison.ranges_in_words()}. At each size the file of highest "
-        "validation accuracy that fits is taken, and accuracy counts as 0 where none fits; sizes "
-        f"are weighted evenly on a logarithmic scale. {PAPER_METHOD} wins where the 95 % interval "
-        "of the difference of areas, paired per seed (Student’s t), lies above 0, loses where it "
-        "lies below, and ties otherwise. The verdict is that it depends on the size where the "
-        "same difference, over the ratios that both methods reach with every seed, points the "
-        "other way. Where all seeds agree exactly, the deviation is pooled over the task’s other "
-        "methods; where none has any, or with one seed, the comparison is inconclusive. The "
-        "intervals are not corrected for multiple comparisons. A tie means that these seeds show "
-        "no difference, not that the methods are equal."
+        "Each other method is judged by the area under the curve of test accuracy over file size, "
+        f"at compression ratios {comparison.ranges_in_words()}, as far as both methods reach with "
+        "every seed. At each size the file of highest validation accuracy that fits is taken; "
+        f"sizes are weighted evenly on a logarithmic scale. {PAPER_METHOD} wins where the 95 % "
+        "interval of the difference of areas, paired per seed, lies above 0, loses where it lies "
+        "below, and ties otherwise. Without a common range, or with one seed, the comparison is "
+        "inconclusive. Intervals cover other seeds and other test samples; they are not corrected "
+        "for multiple comparisons. A tie means that these runs show no difference, not that the "
+        "methods are equal."
     )
 
 
@@ -217,23 +217,22 @@ def duel_table(comparison: Comparison, judgements: Sequence[Judgement]) -> Table
     columns = (
         *(Column("rival", "other method"), Column("verdict", PAPER_METHOD)),
         Column("area_points", "difference of areas (points)", "interval", 2, 100),
-        Column("common_points", "the same where both have files (points)", "interval", 2, 100),
+        Column("ratio", "up to ratio", "number", 1),
         Column("factor", f"other file over ours within {loss} (times)", "interval", 2),
         Column("seeds_both", "seeds with both files"),
     )
     rows = [
         row(
             [r for m in (PAPER_METHOD, duel.rival) for r in comparison.records(judgement.task, m)],
-            *(duel.rival, duel.verdict.value, duel.area, duel.common, duel.factor, duel.coverage),
+            *(duel.rival, duel.verdict.value, duel.area, duel.ratio, duel.factor, duel.coverage),
         )
         for judgement in judgements
         for duel in judgement.duels
     ]
     caption = (
-        f"Area of {PAPER_METHOD} minus that of the other method, over the whole range and over the "
-        "part where both have files with every seed, and the size of the other’s smallest file "
-        f"within {loss} of full precision over ours (above 1: ours is smaller); means with 95 % "
-        "intervals over seeds."
+        f"Area of {PAPER_METHOD} minus that of the other method, over the ratios that both reach "
+        "with every seed, and the size of the other’s smallest file within "
+        f"{loss} of full precision over ours (above 1: ours is smaller); means with 95 % intervals."
     )
     title = f"{PAPER_METHOD} against each other method"
     return table(comparison.evidence, "verdict", title, caption, columns, rows)

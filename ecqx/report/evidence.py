@@ -9,6 +9,7 @@ from typing import Any
 from ecqx.report.records import (
     GRID,
     METHODS_OF_SWEEP,
+    Correct,
     Record,
     Setting,
     group_settings,
@@ -35,10 +36,14 @@ class Evidence:
 
     @classmethod
     def collect(
-        cls, suite: str, tasks: Mapping[str, str], entries: Iterable[Mapping[str, Any]]
+        cls,
+        suite: str,
+        tasks: Mapping[str, str],
+        entries: Iterable[Mapping[str, Any]],
+        correct: Correct | None = None,
     ) -> Evidence:
         """Read entries of ``metrics.json``; tasks without a title are shown by their key, last."""
-        records = read_records(entries)
+        records = read_records(entries, correct)
         titles = {**tasks, **{r.task: r.task for r in records if r.task not in tasks}}
         return cls(suite, titles, records, []).sweeps(*METHODS_OF_SWEEP)
 

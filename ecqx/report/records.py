@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ecqx.errors import InputError
+from ecqx.report.contrasts import Network
 from ecqx.report.statistics import Estimate, estimate, grouped
 
 MISSING = "–"
@@ -49,6 +53,7 @@ class Record:
     Accuracies (values of the task's metric), other metrics and sparsity are fractions of one;
     ``accuracy`` and ``accuracy_validation`` are those of the model decoded from its file. What
     does not apply to a method is None. ``configuration`` holds the values of `CONFIGURATION`.
+    ``network`` is the decoded model; ``reference`` its start, trained as long in full precision.
     """
 
     run_id: str
@@ -83,6 +88,8 @@ class Record:
     compression_ratio: float
     entropy_bits_per_weight: float | None
     configuration: tuple[Any, ...]
+    network: Network = field(compare=False, repr=False)
+    reference: Network = field(compare=False, repr=False)
 
     @property
     def bytes_fp32(self) -> float:
@@ -150,7 +157,13 @@ class Setting:
         return estimate(known) if known else None
 
 
-def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
+# Which test samples are classified correctly, shape (N,), by the names of `stages.correct`.
+Correct = Mapping[str, NDArray[np.bool_]]
+
+
+def read_records(
+    entries: Iterable[Mapping[str, Any]], correct: Correct | None = None
+) -> list[Record]:
     """Check and sort entries of ``metrics.json``; unknown sweeps and keys are ignored.
 
     Raises
@@ -160,7 +173,7 @@ def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
         records share a setting and a seed.
     """
     known = (entry for entry in entries if entry.get("sweep", GRID) in METHODS_OF_SWEEP)
-    read = sorted(map(_read, known), key=_order)
+    read = sorted((_read(entry, correct or {}) for entry in known), key=_order)
     if not read:
         raise InputError("there are no runs to report on")
     for one, other in pairwise(read):
@@ -169,10 +182,11 @@ def read_records(entries: Iterable[Mapping[str, Any]]) -> list[Record]:
     return read
 
 
-_OWN = tuple(field.name for field in fields(Record) if field.name != "configuration")
+_MADE = ("configuration", "network", "reference")
+_OWN = tuple(field.name for field in fields(Record) if field.name not in _MADE)
 
 
-def _read(entry: Mapping[str, Any]) -> Record:
+def _read(entry: Mapping[str, Any], correct: Correct) -> Record:
     name = entry.get("run_id", "without run_id")
     for key in (*_OWN, *CONFIGURATION):
         if key not in entry:
@@ -188,7 +202,14 @@ def _read(entry: Mapping[str, Any]) -> Record:
             raise InputError(f"run {name}: '{key}' must be a number in sweep {sweep!r}, not null")
     values = (entry[key] for key in CONFIGURATION)
     configuration = tuple(tuple(v) if isinstance(v, list) else v for v in values)
-    return Record(**{key: entry[key] for key in _OWN}, configuration=configuration)
+    own = {key: entry[key] for key in _OWN}
+    of_file, of_reference = entry["run_id"], f"trained/{entry['seed']}"
+    return Record(
+        **own,
+        configuration=configuration,
+        network=Network(own["accuracy"], correct.get(f"{entry['task']}/{of_file}")),
+        reference=Network(own["accuracy_fp32"], correct.get(f"{entry['task']}/{of_reference}")),
+    )
 
 
 def _order(record: Record) -> tuple[Any, ...]:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# Losses of validation accuracy that a user may allow, fractions of one.
+LOSSES = (0.005, 0.01, 0.02)
+
+
+def loss_in_words(loss: float) -> str:
+    """A loss of accuracy, a fraction of one, in points."""
+    return f"{100 * loss:g} point{'' if loss == 0.01 else 's'}"
+
 
 @dataclass(frozen=True)
 class Fairness:
@@ -43,4 +51,4 @@ class Rules:
     @property
     def loss_in_words(self) -> str:
         """The loss that is allowed, in points."""
-        return f"{100 * self.loss:g} points"
+        return loss_in_words(self.loss)

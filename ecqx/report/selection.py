@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ecqx.report.contrasts import Contrast, Network, contrast
 from ecqx.report.records import Record, Setting
 from ecqx.report.statistics import (
     Estimate,
+    equal_sparsity_weights,
     estimate,
     grouped,
-    interpolate_at_equal_sparsity,
     pareto_front,
 )
 
@@ -78,26 +79,41 @@ class Gain:
     common; ``low`` and ``high`` are the mean ends of that range. None without such a seed.
     """
 
-    difference: Estimate | None
+    difference: Contrast | None
     low: float
     high: float
     seeds: int
     compared: int
 
+    @property
+    def range_in_words(self) -> str:
+        """The common range of sparsity, in percent."""
+        if self.difference is None:
+            return "no common range"
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+
+
+def drop_of(records: Iterable[Record]) -> Contrast | None:
+    """Full-precision accuracy minus that of the files of a setting; positive is a loss."""
+    return contrast({r.seed: [(1.0, r.reference), (-1.0, r.network)] for r in records})
+
 
 def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:
     """Accuracy of the first settings minus that of the second ones at equal sparsity along Λ."""
-    curves = [
-        {
-            seed: [(run.sparsity, run.accuracy) for run in runs]
-            for seed, runs in by_seed(own).items()
-        }
-        for own in map(flat, (first, second))
-    ]
+    curves = by_seed(flat(first)), by_seed(flat(second))
     seeds = [seed for seed in curves[0] if seed in curves[1]]
-    found = (interpolate_at_equal_sparsity(*(curve[s] for curve in curves)) for s in seeds)
-    met = [equal for equal in found if equal]
-    if not met:
+    terms: dict[int, list[tuple[float, Network]]] = {}
+    ranges = []
+    for seed in seeds:
+        own, others = (curve[seed] for curve in curves)
+        found = equal_sparsity_weights([r.sparsity for r in own], [r.sparsity for r in others])
+        if found is not None:
+            weights, other_weights, *ends = found
+            signed = (*weights, *(-other_weights))
+            networks = (run.network for run in (*own, *others))
+            terms[seed] = list(zip(signed, networks, strict=True))
+            ranges.append(ends)
+    if not ranges:
         return Gain(None, math.nan, math.nan, len(seeds), 0)
-    difference, low, high = zip(*met, strict=True)
-    return Gain(estimate(difference), fmean(low), fmean(high), len(seeds), len(met))
+    low, high = map(fmean, zip(*ranges, strict=True))
+    return Gain(contrast(terms), low, high, len(seeds), len(ranges))

@@ -1,27 +1,25 @@
 """The statistics of the report: pure functions of numbers, without runs, tables or figures.
 
 Means over seeds carry their standard deviation (n - 1) and a two-sided 95 % interval of
-Student's t distribution. An interval needs a spread: three accuracies on 450 images often agree,
-and an interval of width zero would call any difference certain. Values that agree to `RESOLUTION`
-therefore have no interval of their own; `with_pooled_spread` gives them one from estimates of the
-same kind, if any of these has a spread.
+Student's t distribution. An interval needs a spread: an interval of width zero would call any
+difference certain, so values that agree to `RESOLUTION` have none. Differences of accuracy have
+the intervals of `ecqx.report.contrasts`, over seeds and test samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate, stats
+from scipy import stats
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-Curve = Sequence[tuple[float, float]]
 
 CONFIDENCE = 0.95
 # A smaller deviation counts as none: 0.001 points of accuracy, one sample of 100,000.
@@ -72,73 +70,50 @@ def estimate(values: Iterable[float]) -> Estimate:
         raise ValueError("an estimate needs at least one value")
     if len(numbers) == 1:
         return Estimate(numbers[0])
-    sd, n = stdev(numbers), len(numbers)
-    return _with_interval(Estimate(fmean(numbers), sd, n), sd, n - 1)
+    mean, sd, n = fmean(numbers), stdev(numbers), len(numbers)
+    if sd <= RESOLUTION:
+        return Estimate(mean, sd, n)
+    low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=sd / math.sqrt(n))
+    return Estimate(mean, sd, n, float(low), float(high))
 
 
-def _with_interval(value: Estimate, deviation: float, freedom: int) -> Estimate:
-    """The t interval of a deviation with its degrees of freedom; none without deviation."""
-    if deviation <= RESOLUTION:
-        return value
-    error = deviation / math.sqrt(value.n)
-    low, high = stats.t.interval(CONFIDENCE, freedom, loc=value.mean, scale=error)
-    return replace(value, low=float(low), high=float(high))
+def equal_sparsity_weights(
+    first: Sequence[float], second: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float] | None:
+    """How the mean difference of two curves at equal sparsity follows from their points.
 
-
-def with_pooled_spread(estimates: Sequence[Estimate | None]) -> list[Estimate | None]:
-    """Estimates of the same kind, with intervals where all seeds agree.
-
-    Only those without a spread take the pooled deviation, s² = Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1), with
-    its degrees of freedom: one setting that collapses would otherwise widen all intervals.
-    Settings of a single seed, and all settings where none has a spread, stay without interval.
-    """
-    known = [(e.n - 1, e.sd) for e in estimates if e is not None and e.sd is not None]
-    freedom = sum(n for n, _ in known)
-    pooled = math.sqrt(sum(n * sd**2 for n, sd in known) / freedom) if freedom else 0.0
-    return [
-        _with_interval(e, pooled, freedom) if e and e.n > 1 and e.low is None else e
-        for e in estimates
-    ]
-
-
-def paired_difference(first: Mapping[K, float], second: Mapping[K, float]) -> Estimate:
-    """Mean of ``first - second`` over the keys (seeds) that both have; ValueError without one.
-
-    What a seed decides for both (order of the batches, start of the training) cancels out, so the
-    interval is narrower than that of two independent means.
-    """
-    return estimate(first[key] - second[key] for key in first if key in second)
-
-
-def interpolate_at_equal_sparsity(first: Curve, second: Curve) -> tuple[float, float, float] | None:
-    """Average of ``first - second`` at equal sparsity, and the range that both cover, if any.
-
-    Both curves, in any order, are interpolated linearly over sparsity; accuracies at the same
-    sparsity are averaged. Their difference is linear between neighbouring points of either, so the
+    Both curves, in any order, are interpolated linearly over sparsity; points at the same sparsity
+    are averaged. Their difference is linear between neighbouring points of either, so the
     trapezoids between these give its exact mean.
+
+    Parameters
+    ----------
+    first, second : sequence of float
+        Sparsity of each point.
 
     Returns
     -------
-    (float, float, float) or None
-        The difference and the ends of the range of sparsity; None without a common range.
+    (ndarray, ndarray, float, float) or None
+        Weights of the points' ordinates: the mean difference is ``weights1 @ y1 - weights2 @ y2``;
+        and the ends of the range of sparsity. None without a common range.
     """
     if not first or not second:
         return None
-    (x1, y1), (x2, y2) = _sorted_curve(first), _sorted_curve(second)
-    low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
+    low, high = max(min(first), min(second)), min(max(first), max(second))
     if low >= high:
         return None
-    knots = np.unique(np.clip(np.concatenate([x1, x2]), low, high))
-    difference = np.interp(knots, x1, y1) - np.interp(knots, x2, y2)
-    area = integrate.trapezoid(difference, knots)
-    return float(area / (high - low)), float(low), float(high)
+    knots = np.unique(np.clip(np.concatenate([first, second]), low, high))
+    widths = np.diff(knots) / (high - low)
+    trapezoids = (np.append(widths, 0) + np.insert(widths, 0, 0)) / 2
+    own, other = (trapezoids @ _interpolation(x, knots) for x in (first, second))
+    return own, other, float(low), float(high)
 
 
-def _sorted_curve(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Abscissae, ascending and without repetition, and the mean ordinate at each."""
-    points = np.array(curve, dtype=np.float64)
-    x, place = np.unique(points[:, 0], return_inverse=True)
-    return x, np.bincount(place, weights=points[:, 1]) / np.bincount(place)
+def _interpolation(x: Sequence[float], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix from ordinates at ``x`` to their linear interpolation at knots."""
+    places, place = np.unique(x, return_inverse=True)
+    at_places = np.stack([np.interp(knots, places, unit) for unit in np.eye(len(places))], axis=1)
+    return np.asarray(at_places[:, place] / np.bincount(place)[place])
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ecqx.report import columns as col
 from ecqx.report.columns import gain_cells, reading, row, table
+from ecqx.report.contrasts import difference, interval
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.records import (
@@ -22,7 +23,6 @@ from ecqx.report.records import (
 )
 from ecqx.report.selection import flat, gain_at_equal_sparsity, smallest_file
 from ecqx.report.sources import join
-from ecqx.report.statistics import paired_difference
 
 SettingRow = tuple[Setting, Mapping[str, Cell]]
 
@@ -94,16 +94,16 @@ def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
         at = [s for s in grid if (s.bits, s.lam) == (bits, lam)]
         here = [s for s in replaced if (s.bits, s.lam) == (bits, lam)]
         here.sort(key=lambda s: _variant_order(base, s))
-        accuracies = [{run.seed: run.accuracy for run in s.records} for s in (*at, *here)]
-        for setting, own in zip((*at, *here), accuracies, strict=True):
+        networks = [{run.seed: run.network for run in s.records} for s in (*at, *here)]
+        for setting, own in zip((*at, *here), networks, strict=True):
             names = [CONFIGURATION[i] for i in _differing(base, setting)]
-            is_compared = at and setting != at[0]
+            gain = difference(own, networks[0]) if at and setting != at[0] else None
             yield (
                 setting,
                 {
                     "setting": ", ".join(names).replace("_", " ") or MISSING,
                     "replaced": setting.variant or "none",
-                    "gain_points": paired_difference(own, accuracies[0]) if is_compared else None,
+                    "gain_points": interval(gain),
                 },
             )
 
@@ -156,7 +156,8 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
 def _batchnorm_cells(evidence: Evidence, task: str, method: str, bits: int) -> dict[str, Cell]:
     own, ecq = (evidence.of(task, GRID, name, bits) for name in (method, "ECQ"))
     gain = gain_at_equal_sparsity(own, ecq).difference if method == "ECQx" else None
-    return {"batchnorm": "with" if task.endswith("_bn") else "without", col.GAIN.key: gain}
+    side = "with" if task.endswith("_bn") else "without"
+    return {"batchnorm": side, col.GAIN.key: interval(gain)}
 
 
 LAMBDA_MAX = "lambda_max"

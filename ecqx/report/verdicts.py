@@ -21,7 +21,6 @@ class Verdict(StrEnum):
     WINS = "wins"
     TIES = "ties"
     LOSES = "loses"
-    MIXED = "depends on the size"
     OPEN = "inconclusive"
 
 
@@ -84,6 +83,17 @@ def judge_against(value: Estimate | None, neutral: float) -> Verdict:
     if value.lies_above(neutral):
         return Verdict.WINS
     return Verdict.LOSES if value.lies_below(neutral) else Verdict.TIES
+
+
+def in_words(verdict: Verdict, gain: Estimate | None) -> str:
+    """A verdict, and whether the method is worse for all that.
+
+    ``gain`` is above 0 where the method is better.
+    """
+    if gain is None or not gain.lies_below(0.0) or verdict is Verdict.FAILS:
+        return verdict.value
+    perhaps = "" if verdict is Verdict.HOLDS else "perhaps "
+    return f"{verdict.value}: worse, {perhaps}within the margin"
 
 
 def combine(parts: Sequence[Part]) -> Verdict:
