@@ -13,7 +13,7 @@ space := $() $()
 # The suite's pipeline: the default suite's lies here, the others' in suites/.
 pipeline = $$($(python) -m stages.pipeline $(suite_name))
 
-.PHONY: help setup paper-results dry-run report reported status fingerprints diff test check baseline bench verify \
+.PHONY: help setup paper-results dry-run report overview reported status fingerprints diff test check baseline bench verify \
 	plots suites house clean-work docs lint
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make paper-results    every table and figure, in results/SUITE/'
 	@echo 'make dry-run          check the settings and list the stages, without computing anything'
 	@echo 'make report           draw the report again from the committed results'
+	@echo 'make overview         one report over all published suites, in results/overview/'
 	@echo 'make reported         measure what others published again; writes docs/reported.md'
 	@echo 'make status           which stages are stale, and why'
 	@echo 'make fingerprints     record an edit that changes no result, without computing anything'
@@ -59,6 +60,9 @@ dry-run: setup
 report: setup
 	@pipeline=$(pipeline) && dvc --wait-for-lock repro --single-item "$$pipeline:fingerprint" && \
 		dvc --wait-for-lock repro --single-item "$$pipeline:report"
+
+overview: setup
+	@$(python) -m stages.overview
 
 reported: setup
 	@$(python) -m stages.reported

@@ -34,28 +34,30 @@ CLASSES = "classes"
 @announced("drawing tables, figures and the page")
 def main(suite: str) -> None:
     """Write tables/, figures/, claims.md and report.html into results/SUITE."""
+    given = contents(suite)
+    build(**given, out=paths.results(suite), suite=suite, origin=_origin(suite, given["records"]))
+
+
+def contents(suite: str) -> dict[str, Any]:
+    """What a suite's report is made from, as `ecqx.report.build.build` takes it."""
     settings = load(suite, ReportSettings)
     out = paths.results(suite)
-    records = json.loads((out / "metrics.json").read_text())
     layers = json.loads((out / "layers.json").read_text())
     relevance, _ = _read(paths.relevance(suite))
     samples, metadata = _read(paths.samples(suite))
-    build(
-        records,
-        out,
-        suite,
-        tasks=settings.report.titles,
-        rules=settings.report.comparison,
-        published=[setup.model_dump() for setup in settings.report.published],
-        yardsticks=[yardstick.model_dump() for yardstick in settings.report.yardsticks],
-        layers=[{**layer, "seed": settings.evaluate.layers.seed} for layer in layers],
-        relevance=_by_task(relevance, ""),
-        decoded=_by_task(relevance, "decoded "),
-        samples=samples,
-        classes=json.loads(metadata[CLASSES]),
-        correct=read_correct(paths.correct(suite)),
-        origin=_origin(suite, records),
-    )
+    return {
+        "records": json.loads((out / "metrics.json").read_text()),
+        "tasks": settings.report.titles,
+        "rules": settings.report.comparison,
+        "published": [setup.model_dump() for setup in settings.report.published],
+        "yardsticks": [yardstick.model_dump() for yardstick in settings.report.yardsticks],
+        "layers": [{**layer, "seed": settings.evaluate.layers.seed} for layer in layers],
+        "relevance": _by_task(relevance, ""),
+        "decoded": _by_task(relevance, "decoded "),
+        "samples": samples,
+        "classes": json.loads(metadata[CLASSES]),
+        "correct": read_correct(paths.correct(suite)),
+    }
 
 
 def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:

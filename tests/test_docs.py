@@ -206,7 +206,7 @@ def test_python_samples_of_the_readme(here: Path) -> None:
     # What the text presumes: the file that the command above wrote, and batches of data.
     Path("results").mkdir()
     network = torchvision.models.resnet18(num_classes=3)
-    ecqx.save("results/resnet18_folder_4bit_lam0.05_lrp.ecqx", network)
+    ecqx.save("results/resnet18_folder_4bit_lam0.05.ecqx", network)
     batches = [(torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]))]
     names = {"torch": torch, "torchvision": torchvision, "ecqx": ecqx, "batches": batches}
     blocks = fenced(ROOT / "README.md", "python")
@@ -215,7 +215,7 @@ def test_python_samples_of_the_readme(here: Path) -> None:
     restored = names["model"].state_dict()
     assert all(torch.equal(restored[name], t) for name, t in network.state_dict().items())
     exec(blocks[0][1], names)
-    whole = Path("results/resnet18_folder_4bit_lam0.05_lrp.ecqx").stat().st_size
+    whole = Path("results/resnet18_folder_4bit_lam0.05.ecqx").stat().st_size
     assert Path("model.ecqx").stat().st_size < whole / 7
 
 

@@ -24,8 +24,8 @@ def test_accuracy(one: reported.Published, record_property: Any) -> None:
     found = reported.measure(one)
     record_property("measured", f"{found['measured']:.2f}")
     record_property("reported", f"{one.accuracy:.2f}" if one.accuracy else "")
-    assert found["measured"] == RECORDED[one.file]["measured"]
+    # An image of 10,000 may lie on the border, by the processor.
+    assert found["measured"] == pytest.approx(RECORDED[one.file]["measured"], abs=0.011)
     assert found["bytes"] == RECORDED[one.file]["bytes"]
     if one.accuracy is not None:
-        # An image of 10,000 may lie on the border, by the processor.
         assert found["measured"] == pytest.approx(one.accuracy, abs=0.011)
