@@ -31,6 +31,7 @@ from ecqx.models import build
 from ecqx.report.regression import Kind
 from stages import quantize, status, suites
 from stages.check import check
+from stages.correct import read_correct
 from stages.evaluate import _means, _nested
 
 SUITE = Path("suites") / "smoke"
@@ -409,8 +410,19 @@ def test_files_are_those_of_the_runs(finished: Copy) -> None:
     assert {*finished.files.values(), folder / "files.json"} == set(folder.iterdir())
 
 
+def test_the_samples_that_are_classified_correctly_give_the_accuracies(finished: Copy) -> None:
+    correct = read_correct(finished.root / "results" / "smoke" / "correct.safetensors")
+    for run in finished.runs:
+        task, seed = run["task"], run["seed"]
+        assert correct[f"{task}/{run['run_id']}"].mean() == run["accuracy"]
+        assert correct[f"{task}/trained/{seed}"].mean() == run["accuracy_fp32"]
+        assert correct[f"{task}/start/{seed}"].mean() == run["accuracy_start"]
+    assert len({len(bits) for name, bits in correct.items() if name.startswith("mlp/")}) == 1
+
+
 def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
-    found = load_file(finished.root / "relevance" / "smoke.safetensors")
+    results = finished.root / "results" / "smoke"
+    found = load_file(results / "relevance.safetensors")
     (run,) = [
         r
         for r in finished.runs
@@ -427,7 +439,7 @@ def test_exhibits_show_the_start_and_the_decoded_file(finished: Copy) -> None:
         relevance = found[f"mlp/{layer}/decoded relevance"]
         assert relevance.any()
         assert not torch.equal(relevance, found[f"mlp/{layer}/relevance"])
-    shown = load_file(finished.root / "samples" / "smoke.safetensors")
+    shown = load_file(results / "samples.safetensors")
     assert len(shown["mlp/label"].unique()) == len(shown["mlp/label"]) > 1
     assert shown["mlp/relevance decoded"].shape == shown["mlp/input"].shape
     # No run of ResNet20 has the settings whose layers are shown.

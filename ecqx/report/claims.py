@@ -394,5 +394,6 @@ def by_task(parts: Sequence[Part], what: str) -> Iterator[str]:
 
 def in_points(value: Estimate) -> str:
     """A difference of accuracies in words."""
-    note = " (no interval)" if value.low is None else ""
+    without = "one seed, no interval" if value.n == 1 else "no interval"
+    note = f" ({without})" if value.low is None else ""
     return f"{POINTS.text(value)} points{note}"
