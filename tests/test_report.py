@@ -281,12 +281,15 @@ def test_seeds_that_agree_do_not_make_a_verdict_certain() -> None:
         assert size.verdict is width.verdict is Verdict.OPEN
         assert "(no interval)" in width.findings[1]
     # Two settings of deviation 0.1 points: s² = (2 s² + 2 s² + 2 · 0) / 6, with six degrees.
-    others = [*made_settings("ECQ", KEPT), *made_settings("ECQ", LOST, lam=0.2)]
-    width = judged([*made_settings("ECQx", EQUAL), *others])[1]
+    others = [*made_settings("ECQ", KEPT), *made_settings("ECQ", [0.004, 0.005, 0.003], lam=0.2)]
+    equal = made_settings("ECQx", [0.002, 0.002, 0.002])
+    width = judged([*equal, *others])[1]
     half = stats.t.ppf(0.975, 6) * 0.001 * np.sqrt(2 / 3) / np.sqrt(3)
-    assert width.verdict is Verdict.FAILS
-    low, high = 5 - 100 * half, 5 + 100 * half
-    assert f"Largest drop of ECQx: 5.00 [{low:.2f}, {high:.2f}] points" in width.findings[1]
+    assert width.verdict is Verdict.HOLDS
+    low, high = 0.2 - 100 * half, 0.2 + 100 * half
+    assert f"Largest drop of ECQx: 0.20 [{low:.2f}, {high:.2f}] points" in width.findings[1]
+    # A setting that has collapsed lends nothing.
+    assert judged([*equal, *made_settings("ECQ", LOST)])[1].verdict is Verdict.OPEN
 
 
 @pytest.mark.parametrize(

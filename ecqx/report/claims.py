@@ -46,11 +46,11 @@ DROP_TEXT = (
     "precision, accuracy_fp32, minus that of the decoded model, paired per seed."
 )
 INTERVAL_TEXT = (
-    "Intervals (95 %) cover other seeds and other test samples. The deviation over seeds is pooled "
-    "over the settings of a task that lose at most 2 points, or over its bit widths, where "
-    "Levene’s test finds no difference between them; it is at least one test sample. With one seed "
-    "there is no interval, and the row is inconclusive. Where a row is inconclusive, the last "
-    "column says what would have decided a difference of this size."
+    "Intervals (95 %) cover other seeds and other test samples. Deviations are pooled over the "
+    "settings of a task that lose at most 2 points, or over its bit widths, where Levene’s test "
+    "finds no difference between them; each is at least one test sample. With one seed there is no "
+    "interval, and the row is inconclusive. Where a row is inconclusive, the last column says what "
+    "would have decided a difference of this size."
 )
 
 
