@@ -91,9 +91,12 @@ class Evidence:
         return metrics.pop() if len(metrics) == 1 else "test metric"
 
     def data(self, task: str, short: bool = False) -> str:
-        """The data that a task was measured on; ``short`` cuts brackets off a long label."""
+        """The data that a task was measured on; ``short`` cuts a long label off."""
         data = self.of_task(task)[0].dataset
-        return data.split(" (")[0] if short and len(data) > LABEL_LENGTH else data
+        for mark in (" (", ", "):
+            if short and len(data) > LABEL_LENGTH:
+                data = data.split(mark)[0]
+        return data
 
     def name(self, task: str) -> str:
         """Title of a task that names its data."""
