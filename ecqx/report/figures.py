@@ -218,7 +218,7 @@ def _figure(
         return None
     drawn = draw(cases, x, y, fronts)
     settings = [setting for case in cases for setting in case.settings]
-    notes = [f"Suite {evidence.suite}. {spread_in_words(evidence)}.", caption]
+    notes = [f"{spread_in_words(evidence)}.", caption]
     if y in (ACCURACIES, CHANGE):
         several = any(len(setting.records) > 1 for setting in settings)
         band = ", its band the deviation over seeds" if several and y is ACCURACIES else ""
@@ -231,7 +231,6 @@ def _figure(
             f"Out of sight: {drawn.below} of {drawn.marks} marks, which lie further down than "
             f"{DEPTH:g} points below full precision, or below the best mark of their panel."
         )
-    notes += evidence.notes(dict.fromkeys(case.task for case in cases))
     words = f"Curves of {y.title.replace('metric', 'the metric')} over {x.title}. {more}"
     alt = " ".join([words, *(_in_words(case, y) for case in cases)])
     return Figure(name, title, " ".join(notes), alt, drawn.panels, drawn.switches, drawn.hidden)
