@@ -23,11 +23,10 @@ from stages.manifests import write_json
 from stages.report import contents
 
 NAME = "overview"
-# By task, and lists of records that have one.
-BY_TASK = ("tasks", "relevance", "decoded", "classes")
-RECORDS = ("records", "published", "yardsticks", "layers")
-# By names that begin with the task.
-BY_NAME = ("samples", "correct")
+# By task, by names that begin with it, and lists of records that have one. What the pages of the
+# suites show of single networks is left out.
+BY_TASK, BY_NAME = ("tasks", "relevance"), ("correct",)
+RECORDS = ("records", "published", "yardsticks")
 
 
 @command

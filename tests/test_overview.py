@@ -19,8 +19,8 @@ from stages import overview, paths
 def contents(records: Sequence[Mapping[str, Any]], rules: Rules | None = None) -> dict[str, Any]:
     """What a suite's report is made from."""
     return {
-        **{"records": records, "rules": rules, "published": [], "yardsticks": [], "layers": []},
-        **{"tasks": {"mlp": "MLP"}, "relevance": {}, "decoded": {}, "samples": {}, "classes": {}},
+        **{"records": records, "rules": rules, "published": [], "yardsticks": []},
+        **{"tasks": {"mlp": "MLP"}, "relevance": {}},
         "correct": {f"mlp/{record['run_id']}": np.ones(3, bool) for record in records},
     }
 
