@@ -40,7 +40,7 @@ from ecqx.training.evaluation import evaluate, scores_and_correct
 from ecqx.training.objectives import objective_of
 from stages import exhibits, paths
 from stages.command import command, run_command_line, suite_argument
-from stages.correct import write_correct
+from stages.correct import Bits, write_correct
 from stages.manifests import FILE_KEYS, REFERENCE, read_files, read_runs, write_json
 from stages.settings.base import Evaluate, Settings, load
 from stages.settings.tasks import PretrainSettings
@@ -121,7 +121,7 @@ def main(suite: str) -> None:
     layers = [layer for run, path in shown for layer in _layers(run, path)]
     write_json(out / "layers.json", layers)
     of_files = {
-        f"{run['task']}/{run['run_id']}": correct
+        f"{run['task']}/{run['run_id']}": None if correct is None else correct.numpy()
         for (run, _), (_, correct) in zip(coded, measured, strict=True)
     }
     write_correct(paths.correct(suite), of_files | _correct_of_references(references))
@@ -215,10 +215,10 @@ def _references(
 
 def _correct_of_references(
     references: Mapping[tuple[str, int], References],
-) -> dict[str, Tensor | None]:
+) -> dict[str, Bits | None]:
     """The networks in full precision by the names under which `write_correct` keeps them."""
     return {
-        f"{task}/{kind}/{seed}": network.correct
+        f"{task}/{kind}/{seed}": None if network.correct is None else network.correct.numpy()
         for (task, seed), found in references.items()
         for kind, network in (("start", found.start), ("trained", found.trained))
     }

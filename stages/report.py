@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from ecqx.errors import InputError
 from ecqx.progress import announced
 from ecqx.report.build import build
 from ecqx.report.correlations import Relevance
 from ecqx.report.page import Origin
 from stages import paths, suites
 from stages.command import command, run_command_line, suite_argument
-from stages.correct import read_correct
+from stages.correct import read_arrays, read_correct
 from stages.settings.base import load
 from stages.settings.report import ReportSettings
 
@@ -43,8 +39,8 @@ def contents(suite: str) -> dict[str, Any]:
     settings = load(suite, ReportSettings)
     out = paths.results(suite)
     layers = json.loads((out / "layers.json").read_text())
-    relevance, _ = _read(paths.relevance(suite))
-    samples, metadata = _read(paths.samples(suite))
+    relevance, _ = read_arrays(paths.relevance(suite))
+    samples, metadata = read_arrays(paths.samples(suite))
     return {
         "records": json.loads((out / "metrics.json").read_text()),
         "tasks": settings.report.titles,
@@ -72,18 +68,6 @@ def _origin(suite: str, records: Sequence[Mapping[str, Any]]) -> Origin:
         settings=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
         data={record["dataset"]: record["data_checksum"] for record in records},
     )
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Arrays of a safetensors file in the order of the file, and its metadata."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return {name: np.asarray(file.get_tensor(name)) for name in names}, file.metadata()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run the stage evaluate") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _by_task(arrays: Mapping[str, NDArray[Any]], kind: str) -> Relevance:

@@ -1,8 +1,8 @@
 """Networks that others published, measured again: reported beside measured.
 
-Writes results/reported.json, a record a network, and from it docs/reported.md. CIFAR-10 and the
-checkpoints are searched where the suites search them. EC2T's networks, whose convolutions have
-three values, are coded without loss on the way, so that their accuracy is that of our file.
+Writes results/reported/networks.json, a record a network, and from it docs/reported.md. CIFAR-10
+and the checkpoints are searched where the suites search them. EC2T's networks, whose convolutions
+have three values, are coded without loss on the way, so that their accuracy is that of our file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stages.download import data_roots, find_checkpoint
 from stages.settings.tasks import Start
 
 ROOTS = ("datasets", "../shared/data")
-RECORDS, PAGE = Path("results/reported.json"), Path("docs/reported.md")
+RECORDS, PAGE = Path("results/reported/networks.json"), Path("docs/reported.md")
 # Mean and deviation of the colours of ImageNet, by which these networks were trained; the others
 # take those of CIFAR-10 (`ecqx.data.cifar_archives`).
 IMAGENET = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
