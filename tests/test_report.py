@@ -43,6 +43,7 @@ from ecqx.report.statistics import (
 from ecqx.report.tables import build_tables
 from ecqx.report.verdicts import Claim, Verdict, claims_markdown
 from stages import report as stage
+from stages.correct import read_arrays
 
 # Statistics
 
@@ -502,14 +503,14 @@ def test_the_stage_reads_arrays_in_order(tmp_path: Path) -> None:
     parts = ("weight", "relevance", "decoded weight", "decoded relevance")
     arrays = {f"mlp/first/{part}": i * one for i, part in enumerate(parts)}
     save_file(arrays, path, {"classes": "{}"})
-    read, metadata = stage._read(path)
+    read, metadata = read_arrays(path)
     assert metadata == {"classes": "{}"}
     for kind, number in (("", 0), ("decoded ", 2)):
         (weight, relevance) = stage._by_task(read, kind)["mlp"]["first"]
         assert (weight == number * one).all()
         assert (relevance == (number + 1) * one).all()
     with pytest.raises(InputError, match=r"none\.safetensors: no such file"):
-        stage._read(tmp_path / "none.safetensors")
+        read_arrays(tmp_path / "none.safetensors")
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
