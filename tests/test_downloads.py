@@ -187,6 +187,14 @@ def test_a_wrong_archive_is_refused_and_kept(site: Site, tmp_path: Path, content
     assert site.asked == []
 
 
+def test_a_wrong_archive_that_has_no_address_names_the_other_way(
+    site: Site, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_bytes(b"")
+    message = refusal(site.source(url="", otherwise="use the full archive"), tmp_path)
+    assert message.endswith("delete it, and use the full archive")
+
+
 # -- a download ------------------------------------------------------------------------------------
 
 

@@ -183,7 +183,8 @@ def _check(path: Path, source: Source) -> None:
         if not _matches(file, source.checksum):
             raise InputError(
                 f"{path}: cut off, or not the file of {source.url or source.title} (its "
-                f"{source.checksum} differs); delete it, and it will be downloaded again"
+                f"{source.checksum} differs); delete it, and "
+                f"{'it will be downloaded again' if source.url else source.otherwise}"
             )
 
 
