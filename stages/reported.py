@@ -20,7 +20,6 @@ from ecqx.coding.bitstream import load, save
 from ecqx.coding.checkpoint import read_state
 from ecqx.coding.few_values import few_valued
 from ecqx.coding.quantized import CodedState
-from ecqx.data.cifar_archives import cifar
 from ecqx.data.tensors import Preparation, Split
 from ecqx.experiment.jobs import run_all
 from ecqx.files import write_text
@@ -29,10 +28,12 @@ from ecqx.models.loading import load_weights
 from ecqx.modules import weights_of
 from ecqx.training.evaluation import evaluate
 from stages.command import command, run_command_line
-from stages.download import data_roots, find_checkpoint
+from stages.download import choose, data_roots, find_checkpoint
+from stages.settings.data import Cifar
 from stages.settings.tasks import Start
 
 ROOTS = ("datasets", "../shared/data")
+CIFAR = Cifar(name="cifar10", validation=5000, seed=0)
 RECORDS, PAGE = Path("results/reported/networks.json"), Path("docs/reported.md")
 # Mean and deviation of the colours of ImageNet, by which these networks were trained; the others
 # take those of CIFAR-10 (`ecqx.data.cifar_archives`).
@@ -120,8 +121,8 @@ def measure(published: Published) -> dict[str, Any]:
 
 
 def _test_split(normalization: str, roots: Sequence[Path]) -> Split:
-    root = next(root for root in roots if (root / "cifar-10-batches-py").is_dir())
-    test = cifar(root).test
+    chosen, root = choose([CIFAR], roots)
+    test = chosen.build(root, processes=1).test
     return replace(test, preparation=IMAGENET) if normalization == "ImageNet" else test
 
 

@@ -17,7 +17,7 @@ RECORDED = {one["file"]: one for one in json.loads(reported.RECORDS.read_text())
 @pytest.mark.parametrize("one", reported.PUBLISHED, ids=lambda one: one.file)
 def test_accuracy(one: reported.Published, record_property: Any) -> None:
     roots = data_roots(reported.ROOTS)
-    if not any((root / "cifar-10-batches-py").is_dir() for root in roots):
+    if not any(map(reported.CIFAR.available, roots)):
         pytest.skip("CIFAR-10 is not in the data folders")
     if find_checkpoint(Start(checkpoint=one.file, required=False), roots) is None:
         pytest.skip(f"{one.file} is not in the data folders")
