@@ -3,7 +3,7 @@
 Marban et al., "Learning Sparse & Ternary Neural Networks with Entropy-Constrained Trained
 Ternarization (EC2T)", CVPR Workshops 2020; Wiedemann et al., "FantastIC4", IEEE Open Journal of
 Circuits and Systems 2021. Both are ECQ's quantizer with a codebook (`ecqx.assignment.codebooks`)
-in place of the equidistant grid; docs/trained_centroids.md has the formulas.
+in place of the equidistant grid; docs/method.md has the formulas.
 """
 
 from __future__ import annotations
