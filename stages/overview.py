@@ -8,6 +8,7 @@ suites have is taken once. What was read is recorded in results/overview/sources
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from ecqx.errors import InputError
@@ -16,6 +17,7 @@ from ecqx.progress import announced
 from ecqx.report.build import build
 from ecqx.report.page import Origin
 from ecqx.report.rules import Rules
+from ecqx.report.statistics import grouped
 from stages import paths, suites
 from stages.closure import Code
 from stages.command import command, run_command_line
@@ -56,7 +58,9 @@ def family(name: str, names: Iterable[str]) -> str:
 def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Contents of several suites (`stages.report.contents`) as those of one.
 
-    ``InputError`` if the suites allow different losses of accuracy in their comparisons.
+    ``InputError`` if the suites allow different losses of accuracy in their comparisons, or the
+    data of a family's task differ. Features of sound do so between processors, in the last digits,
+    and then a seed is another network in each part.
     """
     named: dict[str, dict[str, Any]] = {kind: {} for kind in (*BY_TASK, *BY_NAME)}
     listed: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RECORDS}
@@ -72,6 +76,12 @@ def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             fair.update({prefix + task: rule for task, rule in own.tasks.items()})
     if len(rules) > 1:
         raise InputError(f"report.comparison.loss: must be one of {sorted(rules)} in all suites")
+    for task, records in grouped(listed["records"], itemgetter("task")).items():
+        if len({record["data_checksum"] for record in records}) > 1:
+            raise InputError(
+                f"{task}: its suites were measured on data of different checksums; measure all of "
+                "them on processors of one kind"
+            )
     once = {(record["task"], record["run_id"]): record for record in listed["records"]}
     loss = next(iter(rules), None)
     return {

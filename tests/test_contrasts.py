@@ -144,6 +144,19 @@ def test_the_test_of_fairness_seldom_rejects_what_is_fair(seeds: int, least: flo
     assert np.mean([is_fair_to_pool(groups) for groups in wild]) < 0.1
 
 
+def test_only_what_is_alike_shares_a_deviation() -> None:
+    noise = np.random.default_rng(0)
+    one, two, far = (Contrast(tuple(noise.normal(mean, 0.01, 4))) for mean in (0.0, 0.0, 1.0))
+    found = intervals([one, far, two], alike=lambda contrast: contrast.mean < 0.5)
+    assert [found[0], found[2]] == intervals([one, two])
+    assert found[1] == intervals([far])[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pairs_of_seeds_are_not_pooled() -> None:
+    assert not is_fair_to_pool([(0.1, 0.2), (0.3, 0.35)])
+
+
 def test_there_is_no_interval_without_a_spread() -> None:
     for own in ((0.1,), (0.1, 0.1 + 1e-12, 0.1)):
         found = known(Contrast(own))

@@ -27,6 +27,7 @@ from made_runs import (
     make_inputs,
     make_layers,
     make_mixed_suite,
+    make_p_sweep,
     make_relevance,
     make_suite,
     scales,
@@ -35,7 +36,7 @@ from made_runs import (
 from ecqx.report.columns import ACCURACY, SIZE
 from ecqx.report.correlations import correlate
 from ecqx.report.evidence import Evidence
-from ecqx.report.figures import accuracy_against_size, accuracy_against_sparsity
+from ecqx.report.figures import accuracy_against_size, accuracy_against_sparsity, influence_of_p
 from ecqx.report.networks import build_layer_figures, build_relevance_figures
 from ecqx.report.records import METHODS
 from ecqx.report.render import Figure
@@ -221,6 +222,18 @@ def test_curves_show_means_and_say_what_the_tables_say() -> None:
         assert point["seeds"] == "0, 1, 2"
     (full,) = [row for row in rows if row["kind"] == "reference"]
     assert full["y"] == pytest.approx(100 * fmean(r["accuracy_fp32"] for r in runs), 1e-5)
+
+
+def test_each_bit_width_and_p_has_a_panel_beside_ecq_of_that_width() -> None:
+    runs = make_grid("mlp", bits=(2, 4)) + make_p_sweep("mlp", 2) + make_p_sweep("mlp", 4)
+    figure = influence_of_p(Evidence.collect("made", {"mlp": "MLP"}, runs))
+    assert figure is not None
+    wanted = [f"MLP, p = {p:g}, {bits} bit" for bits in (2, 4) for p in (0.02, 0.05, 0.1, 0.2)]
+    assert [panel.title for panel in figure.panels] == wanted
+    for panel in figure.panels:
+        points = [row for row in chart_rows(panel.chart) if row["kind"] == "point"]
+        assert {point["width"] for point in points} == {panel.title.split(", ")[-1]}
+        assert {point["series"] for point in points} == {"ECQ", "ECQx"}
 
 
 def test_a_collapse_does_not_hide_the_rest() -> None:

@@ -59,6 +59,12 @@ def test_rules_are_those_of_all_tasks() -> None:
         overview.merged({"a": one, "b": other})
 
 
+def test_parts_measured_on_different_data_are_refused() -> None:
+    other = [run | {"data_checksum": "0"} for run in make_p_sweep("mlp")]
+    with pytest.raises(InputError, match=r"^speech_mlp: .* different checksums"):
+        overview.merged({"speech": contents(make_grid("mlp")), "speech-p": contents(other)})
+
+
 def test_the_committed_report_is_that_of_the_committed_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,6 +18,7 @@ from made_runs import (
     TASKS,
     make_grid,
     make_minimal_suite,
+    make_p_sweep,
     make_relevance,
     make_run,
     make_suite,
@@ -270,7 +271,7 @@ def test_claim_of_file_size(drops: list[float], ratio: float, verdict: Verdict) 
 
 def test_claim_of_file_size_goes_by_ecqx() -> None:
     runs = made_settings("ECQ", KEPT, compression_ratio=110.0)
-    assert judged(runs)[0].verdict is Verdict.OPEN
+    assert judged(runs)[0].verdict is Verdict.ABSENT
     runs += made_settings("ECQx", KEPT, compression_ratio=50.0)
     assert judged(runs)[0].verdict is Verdict.FAILS
 
@@ -346,7 +347,7 @@ def test_claim_of_equal_sparsity(gains: list[float], shift: float, verdict: Verd
         ([(0.3, 0.5), (0.91, 0.97)], Verdict.FAILS),
         ([(0.3, 0.5), (0.85, 0.93)], Verdict.OPEN),
         ([(None, None)], Verdict.OPEN),
-        ([], Verdict.OPEN),
+        ([], Verdict.ABSENT),
     ],
 )
 def test_claim_of_relevance(intervals: list[tuple[Any, Any]], verdict: Verdict) -> None:
@@ -362,6 +363,12 @@ def test_claim_of_relevance(intervals: list[tuple[Any, Any]], verdict: Verdict) 
         for i, (low, high) in enumerate(intervals)
     ]
     assert judged(made_settings("ECQx", KEPT), found)[3].verdict is verdict
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    claims = judged(make_p_sweep("mlp"))
+    assert [claim.verdict for claim in claims] == [Verdict.ABSENT] * 4
+    assert claims_markdown(claims, "made").count("| **not measured** |") == 4
 
 
 def test_claims_give_numbers_and_rules() -> None:

@@ -91,12 +91,10 @@ def _judged(evidence: Evidence, task: str, method: str) -> list[Judged]:
     """
     settings = evidence.of(task)
     drops = [drop_of(setting.records) for setting in settings]
-    near = [i for i, drop in enumerate(drops) if drop and drop.mean <= LOSSES[-1]]
-    found = dict(zip(near, intervals([drops[i] for i in near], MARGIN), strict=True))
-    every = [found.get(i) or intervals([drop], MARGIN)[0] for i, drop in enumerate(drops)]
+    found = intervals(drops, MARGIN, lambda drop: drop.mean <= LOSSES[-1])
     return [
         Judged(setting, drop.value, judge_below(drop.value), drop.would_take)
-        for setting, drop in zip(settings, every, strict=True)
+        for setting, drop in zip(settings, found, strict=True)
         if drop and setting.method == method
     ]
 
@@ -159,24 +157,28 @@ def _largest(settings: Sequence[Judged]) -> Judged | None:
 
 
 def _ratio_verdict(settings: Sequence[Judged]) -> Verdict:
+    if not settings:
+        return Verdict.ABSENT
     if any(one.ratio.mean >= PAPER_RATIO for one in _kept(settings)):
         return Verdict.HOLDS
     possible = [one for one in settings if one.verdict is not Verdict.FAILS]
     too_large = [one.ratio.lies_below(PAPER_RATIO) for one in possible]
-    return Verdict.FAILS if settings and all(too_large) else Verdict.OPEN
+    return Verdict.FAILS if all(too_large) else Verdict.OPEN
 
 
 def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[str]:
     if not settings:
         yield "No ECQx runs were measured."
     for task, own in grouped(settings, lambda one: one.setting.task).items():
-        found = {loss_in_words(loss): _ratio_text(smallest_within(own, loss)) for loss in LOSSES}
+        found = {
+            loss_in_words(loss): _ratio_text(smallest_by_validation(own, loss)) for loss in LOSSES
+        }
         within = "; ".join(f"within {loss} {words}" for loss, words in found.items())
         yield f"{evidence.name(task)}, smallest file of ECQx by validation: {within}."
         yield f"{evidence.name(task)}, largest ratio with the accuracy kept: {_kept_text(own)}."
 
 
-def smallest_within(settings: Sequence[Judged], loss: float) -> Judged | None:
+def smallest_by_validation(settings: Sequence[Judged], loss: float) -> Judged | None:
     """The smallest file whose validation accuracy is at most ``loss`` below full precision's.
 
     All are means over seeds.
@@ -213,7 +215,7 @@ def _kept_text(settings: Sequence[Judged]) -> str:
 def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
     if not settings:
         return
-    within = {loss_in_words(loss): smallest_within(settings, loss) for loss in LOSSES}
+    within = {loss_in_words(loss): smallest_by_validation(settings, loss) for loss in LOSSES}
     choices = {
         **{f"validation, {loss}": one for loss, one in within.items()},
         "test, accuracy kept": _largest(_kept(settings)),

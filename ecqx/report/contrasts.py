@@ -19,7 +19,7 @@ does not reject at 5 % that they have the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
 from typing import NamedTuple
@@ -108,16 +108,22 @@ class Found(NamedTuple):
     would_take: str | None
 
 
-def intervals(contrasts: Sequence[Contrast | None], bound: float = 0.0) -> list[Found | None]:
-    """Means of contrasts of one kind with their intervals.
+def intervals(
+    contrasts: Sequence[Contrast | None],
+    bound: float = 0.0,
+    alike: Callable[[Contrast], bool] = lambda one: True,
+) -> list[Found | None]:
+    """Means of contrasts with their intervals; deviations are pooled over those that are ``alike``.
 
     There is no interval with one seed, nor where no spread is known: without test samples, if all
     seeds agree.
     """
-    pooled = pooled_spread([one for one in contrasts if one is not None])
-    return [
-        None if one is None else _found(one, spread_of(one, pooled), bound) for one in contrasts
-    ]
+    pooled = pooled_spread([one for one in contrasts if one is not None and alike(one)])
+
+    def found(one: Contrast) -> Found:
+        return _found(one, spread_of(one, pooled if alike(one) else None), bound)
+
+    return [None if one is None else found(one) for one in contrasts]
 
 
 def interval(one: Contrast | None) -> Estimate | None:
@@ -140,6 +146,9 @@ def is_fair_to_pool(groups: Sequence[Sequence[float]]) -> bool:
     """Whether Levene's test leaves it open that all groups have the same deviation."""
     if len(groups) < 2 or all(stdev(group) <= RESOLUTION for group in groups):
         return True
+    if all(len(group) < 3 for group in groups):
+        # Two values lie equally far from their mean, which tells nothing to compare deviations by.
+        return False
     return not stats.levene(*groups, center="mean").pvalue < UNFAIR
 
 

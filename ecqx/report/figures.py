@@ -19,10 +19,18 @@ from ecqx.report.curve_panels import (
     draw,
 )
 from ecqx.report.evidence import Evidence
-from ecqx.report.records import FIXED, GRID, METHODS, PAPER_METHOD, TRAINED_METHODS, Setting
+from ecqx.report.records import (
+    FIXED,
+    GRID,
+    METHODS,
+    P_SWEEP,
+    PAPER_METHOD,
+    TRAINED_METHODS,
+    Setting,
+)
 from ecqx.report.render import Figure
 from ecqx.report.selection import front
-from ecqx.report.sweeps import p_settings
+from ecqx.report.sweeps import by_p
 from ecqx.report.yardstick import Counterpart
 
 # Methods that share a panel of the comparison, beside ECQx.
@@ -70,13 +78,17 @@ def each_bit_width(evidence: Evidence, task: str) -> Figure | None:
 
 
 def influence_of_p(evidence: Evidence) -> Figure | None:
-    """Accuracy against sparsity, a panel for each p, with ECQ in all of them."""
-    series = {task: p_settings(evidence, task) for task in evidence.tasks}
-    tasks = [task for task, (_, swept) in series.items() if swept]
+    """Accuracy against sparsity, a panel for each bit width and p, with ECQ in all of them."""
+    widths = {task: evidence.bits(task, P_SWEEP) for task in evidence.tasks}
+    tasks = [task for task, own in widths.items() if own]
     cases = [
-        Case(_heading(evidence, task, f"p = {p:g}, {own[0].bits} bit", tasks), [*reference, *own])
-        for task, (reference, swept) in series.items()
-        for p, own in swept.items()
+        Case(
+            _heading(evidence, task, f"p = {p:g}, {bits} bit", tasks),
+            [*evidence.of(task, GRID, "ECQ", bits), *own],
+        )
+        for task in tasks
+        for bits in widths[task]
+        for p, own in by_p(evidence, task, bits).items()
     ]
     caption = f"ECQx may add at most p to the sparsity of ECQ. {_ALONG}"
     return _figure(evidence, "influence_of_p", "Influence of p", caption, cases)

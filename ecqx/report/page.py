@@ -28,7 +28,7 @@ FOLDED_ROWS = 40
 # How verdicts look: a mark, and a class of the style sheet.
 MARKS = {
     **{Verdict.HOLDS: "✓", Verdict.FAILS: "✗", Verdict.OPEN: "?"},
-    **{Verdict.WINS: "✓", Verdict.LOSES: "✗", Verdict.TIES: "="},
+    **{Verdict.WINS: "✓", Verdict.LOSES: "✗", Verdict.TIES: "=", Verdict.ABSENT: "–"},
 }
 CLASSES = {v: {"✓": "holds", "✗": "fails"}.get(mark, "open") for v, mark in MARKS.items()}
 

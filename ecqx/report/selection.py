@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ecqx.report.contrasts import Contrast, Network, contrast
+from ecqx.report.contrasts import Contrast, Network, contrast, difference
 from ecqx.report.records import Record, Setting
 from ecqx.report.statistics import (
     Estimate,
@@ -95,7 +95,9 @@ class Gain:
 
 def drop_of(records: Iterable[Record]) -> Contrast | None:
     """Full-precision accuracy minus that of the files of a setting; positive is a loss."""
-    return contrast({r.seed: [(1.0, r.reference), (-1.0, r.network)] for r in records})
+    own = {record.seed: record for record in records}
+    reference = {seed: record.reference for seed, record in own.items()}
+    return difference(reference, {seed: record.network for seed, record in own.items()})
 
 
 def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:

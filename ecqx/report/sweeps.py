@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ecqx.report import columns as col
 from ecqx.report.columns import gain_cells, reading, row, table
-from ecqx.report.contrasts import difference, interval
+from ecqx.report.contrasts import Contrast, difference, interval, intervals
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.records import (
@@ -23,25 +23,26 @@ from ecqx.report.records import (
 )
 from ecqx.report.selection import flat, gain_at_equal_sparsity, smallest_file
 from ecqx.report.sources import join
+from ecqx.report.statistics import Estimate
 
 SettingRow = tuple[Setting, Mapping[str, Cell]]
 
 
-def p_settings(evidence: Evidence, task: str) -> tuple[list[Setting], dict[float, list[Setting]]]:
-    """Settings of ECQ at the bit width of the sweep over p, and those of the sweep by p."""
-    swept = evidence.of(task, P_SWEEP)
-    reference = evidence.of(task, GRID, "ECQ", swept[0].bits) if swept else []
+def by_p(evidence: Evidence, task: str, bits: int) -> dict[float, list[Setting]]:
+    """Settings of the sweep over p at a bit width, by p."""
+    swept = evidence.of(task, P_SWEEP, bits=bits)
     values = sorted({setting.p for setting in swept if setting.p is not None})
-    return reference, {p: [setting for setting in swept if setting.p == p] for p in values}
+    return {p: [setting for setting in swept if setting.p == p] for p in values}
 
 
 def p_sweep(evidence: Evidence) -> Table:
     """Every setting of the sweep over p."""
     rows: list[SettingRow] = []
     for task in evidence.tasks:
-        reference, swept = p_settings(evidence, task)
-        rows += [(setting, {col.P.key: "ECQ"}) for setting in reference]
-        rows += [(s, {col.P.key: f"{p:g}"}) for p, settings in swept.items() for s in settings]
+        for bits in evidence.bits(task, P_SWEEP):
+            rows += [(s, {col.P.key: "ECQ"}) for s in evidence.of(task, GRID, "ECQ", bits)]
+            for p, settings in by_p(evidence, task, bits).items():
+                rows += [(setting, {col.P.key: f"{p:g}"}) for setting in settings]
     caption = (
         "ECQx may add at most p to the sparsity of ECQ, whose rows stand here for comparison. "
         f"{reading(evidence)}"
@@ -54,11 +55,12 @@ def influence_of_p(evidence: Evidence) -> Table:
     """What each p gains over ECQ at equal sparsity."""
     rows = []
     for task in evidence.tasks:
-        reference, swept = p_settings(evidence, task)
-        for p, settings in swept.items():
-            lambdas = ", ".join(f"{setting.lam:g}" for setting in settings)
-            gain = gain_cells(gain_at_equal_sparsity(settings, reference))
-            rows.append(row(flat(settings), settings[0].bits, f"{p:g}", lambdas, *gain))
+        for bits in evidence.bits(task, P_SWEEP):
+            reference = evidence.of(task, GRID, "ECQ", bits)
+            for p, settings in by_p(evidence, task, bits).items():
+                lambdas = ", ".join(f"{setting.lam:g}" for setting in settings)
+                gain = gain_cells(gain_at_equal_sparsity(settings, reference))
+                rows.append(row(flat(settings), bits, f"{p:g}", lambdas, *gain))
     caption = (
         "Accuracy of ECQx minus that of ECQ at equal sparsity: both interpolated linearly over "
         "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
@@ -73,8 +75,9 @@ def ablation(evidence: Evidence) -> Table:
     caption = (
         "ECQx with single settings replaced, at the same Λ, in the order of the settings. The gain "
         "is the accuracy minus that of the row without a replacement, paired per seed, with its "
-        "95 % interval over seeds; where sparsity or size changed as well, it is no gain at equal "
-        f"cost. {reading(evidence)}"
+        "95 % interval over seeds and test samples, deviations pooled over the rows of a Λ where "
+        "that is fair; where sparsity or size changed as well, it is no gain at equal cost. "
+        f"{reading(evidence)}"
     )
     # In print the gain stands for the drop.
     shown = (replace(c, paper="no") if c in (col.DROP, col.ENTROPY) else c for c in col.MEASURES)
@@ -94,18 +97,35 @@ def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
         at = [s for s in grid if (s.bits, s.lam) == (bits, lam)]
         here = [s for s in replaced if (s.bits, s.lam) == (bits, lam)]
         here.sort(key=lambda s: _variant_order(base, s))
-        networks = [{run.seed: run.network for run in s.records} for s in (*at, *here)]
-        for setting, own in zip((*at, *here), networks, strict=True):
+        gains = _gains(at, here)
+        for setting, gain in zip((*at, *here), (*(None for _ in at), *gains), strict=True):
             names = [CONFIGURATION[i] for i in _differing(base, setting)]
-            gain = difference(own, networks[0]) if at and setting != at[0] else None
             yield (
                 setting,
                 {
                     "setting": ", ".join(names).replace("_", " ") or MISSING,
                     "replaced": setting.variant or "none",
-                    "gain_points": interval(gain),
+                    "gain_points": gain,
                 },
             )
+
+
+def _gains(base: Sequence[Setting], replaced: Sequence[Setting]) -> list[Estimate | None]:
+    """Accuracy of each replacement minus that of the base, where it was measured.
+
+    Deviations are pooled over the replacements that change something.
+    """
+    if not base:
+        return [None] * len(replaced)
+    own, *others = (
+        {run.seed: run.network for run in setting.records} for setting in (base[0], *replaced)
+    )
+    found = intervals([difference(other, own) for other in others], alike=_is_a_change)
+    return [gain and gain.value for gain in found]
+
+
+def _is_a_change(gain: Contrast) -> bool:
+    return any(gain.values)
 
 
 def _differing(base: Setting | None, setting: Setting) -> list[int]:

@@ -22,6 +22,7 @@ class Verdict(StrEnum):
     TIES = "ties"
     LOSES = "loses"
     OPEN = "inconclusive"
+    ABSENT = "not measured"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def in_words(verdict: Verdict, gain: Estimate | None) -> str:
 
 def combine(parts: Sequence[Part]) -> Verdict:
     """Verdict over all parts: it fails with one of them, and holds only with all of them."""
+    if not parts:
+        return Verdict.ABSENT
     verdicts = {part.verdict for part in parts}
     if Verdict.FAILS in verdicts:
         return Verdict.FAILS
