@@ -340,6 +340,25 @@ def test_claim_of_equal_sparsity(gains: list[float], shift: float, verdict: Verd
     assert (apart in claim.findings) == (shift == 0.45)
 
 
+def test_a_gain_where_networks_collapse_stands_apart() -> None:
+    """Equal up to a sparsity of 0.7; from there on ECQx loses half as much."""
+    runs = []
+    for lam, sparsity, loss in ((0.1, 0.5, 0.0), (0.2, 0.7, 0.01), (0.3, 0.9, 0.11)):
+        for method, share in (("ECQ", 1.0), ("ECQx", 0.5 if lam == 0.3 else 1.0)):
+            chances = (0.0, 0.001, -0.001) if method == "ECQ" else (0.001, -0.001, 0.0)
+            known = {"accuracy_fp32_validation": 0.95, "accuracy_validation": 0.95 - share * loss}
+            drops = [share * loss + chance for chance in chances]
+            runs += made_settings(method, drops, lam=lam, sparsity=sparsity, **known)
+    (claimed,) = judged(runs)[2].table.rows
+    gain, _, usual = claimed.cells[3:6]
+    assert isinstance(gain, Estimate)
+    assert isinstance(usual, Estimate)
+    assert gain.mean == pytest.approx(0.055 / 4)
+    assert usual.mean == pytest.approx(0.0, abs=1e-12)
+    words = "MLP_GSC on digits: holds. ECQx − ECQ where ECQ loses at most 2 points (points): 4 bit"
+    assert any(finding.startswith(words) for finding in judged(runs)[2].findings)
+
+
 @pytest.mark.parametrize(
     ("intervals", "verdict"),
     [

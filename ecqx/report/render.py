@@ -1,7 +1,7 @@
 """From figures to files: PNG, SVG and PDF by vl_convert, and charts for the page.
 
-The same figure gives the same bytes in every process, on every machine with the same packages: the
-fonts are those that vl_convert brings.
+The same figure gives the same bytes in every process, and on every machine with the same packages
+that has no Liberation Sans of its own: vl_convert brings that font, but prefers the system's.
 """
 
 from __future__ import annotations

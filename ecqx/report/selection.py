@@ -100,15 +100,32 @@ def drop_of(records: Iterable[Record]) -> Contrast | None:
     return difference(reference, {seed: record.network for seed, record in own.items()})
 
 
-def gain_at_equal_sparsity(first: Sequence[Setting], second: Sequence[Setting]) -> Gain:
-    """Accuracy of the first settings minus that of the second ones at equal sparsity along Λ."""
+def validation_drop(setting: Setting) -> float:
+    """Validation accuracy of full precision minus that of a setting, means over seeds."""
+    return setting.mean("accuracy_fp32_validation").mean - _validation(setting)
+
+
+def sparsest_within(settings: Iterable[Setting], loss: float) -> float:
+    """The largest mean sparsity of a setting that loses at most ``loss`` by validation, or 0."""
+    within = [s for s in settings if validation_drop(s) <= loss + ROUNDING]
+    return max((setting.mean("sparsity").mean for setting in within), default=0.0)
+
+
+def gain_at_equal_sparsity(
+    first: Sequence[Setting], second: Sequence[Setting], top: float = math.inf
+) -> Gain:
+    """Accuracy of the first settings minus that of the second ones at equal sparsity along Λ.
+
+    The range of sparsity ends at ``top`` at the latest.
+    """
     curves = by_seed(flat(first)), by_seed(flat(second))
     seeds = [seed for seed in curves[0] if seed in curves[1]]
     terms: dict[int, list[tuple[float, Network]]] = {}
     ranges = []
     for seed in seeds:
         own, others = (curve[seed] for curve in curves)
-        found = equal_sparsity_weights([r.sparsity for r in own], [r.sparsity for r in others])
+        sparsity = [[record.sparsity for record in one] for one in (own, others)]
+        found = equal_sparsity_weights(sparsity[0], sparsity[1], top)
         if found is not None:
             weights, other_weights, *ends = found
             signed = (*weights, *(-other_weights))

@@ -78,7 +78,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def equal_sparsity_weights(
-    first: Sequence[float], second: Sequence[float]
+    first: Sequence[float], second: Sequence[float], top: float = math.inf
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float] | None:
     """How the mean difference of two curves at equal sparsity follows from their points.
 
@@ -90,6 +90,8 @@ def equal_sparsity_weights(
     ----------
     first, second : sequence of float
         Sparsity of each point.
+    top : float
+        Where the range of sparsity ends at the latest.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def equal_sparsity_weights(
     """
     if not first or not second:
         return None
-    low, high = max(min(first), min(second)), min(max(first), max(second))
+    low, high = max(min(first), min(second)), min(max(first), max(second), top)
     if low >= high:
         return None
     knots = np.unique(np.clip(np.concatenate([first, second]), low, high))

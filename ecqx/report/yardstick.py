@@ -112,8 +112,11 @@ def _counterparts(evidence: Evidence, yardstick: Yardstick) -> Iterator[Counterp
             f"report.yardsticks: task {yardstick.task} has no {yardstick.method} runs of "
             f"{yardstick.bits} bit to compare; quantize.tasks must have them"
         )
-    curves = grouped(settings, lambda setting: setting.variant or "settings of the suite")
-    yield from (Counterpart(yardstick, ours, curve) for ours, curve in curves.items())
+    for variant, curve in grouped(settings, lambda setting: setting.variant).items():
+        found = Counterpart(yardstick, variant or "settings of the suite", curve)
+        # A variant that was measured at another Λ is no counterpart.
+        if variant is None or found.same:
+            yield found
 
 
 def yardstick_table(evidence: Evidence, counterparts: Sequence[Counterpart]) -> Table:
