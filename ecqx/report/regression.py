@@ -5,7 +5,8 @@ because of it. On the machine and packages of the accepted runs every difference
 
 Elsewhere the last digits differ, and training amplifies them. There the means over seeds are
 compared, per setting, and only worse ones count: a mean of ``accuracy`` or ``sparsity`` that is
-lower, or of ``bytes`` that is larger, by more than a tolerance
+lower, or of ``bytes`` or ``bytes_other`` (all but the coded integers) that is larger, by more than
+a tolerance
 
     t · s · √(1/n + 1/n)
 
@@ -18,8 +19,9 @@ lower, or of ``bytes`` that is larger, by more than a tolerance
   a hundred raises a false alarm.
 
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
-points of accuracy or sparsity and 2 % of the bytes. Bytes outside the coded integers must be equal
-everywhere. A missing run is worse on any machine; a new one is different.
+points of accuracy or sparsity and 2 % of the bytes. Where a task's seeds all agree in
+``bytes_other`` it is zero: the length of floats stored without loss does not depend on their
+values. A missing run is worse on any machine; a new one is different.
 """
 
 from __future__ import annotations
@@ -54,10 +56,8 @@ GOOD = {
     **dict.fromkeys(("accuracy", "accuracy_validation", "sparsity", "compression_ratio"), 1),
     **dict.fromkeys(("bytes", "bytes_integers", "bytes_other"), -1),
 }
-# Quantities whose means are compared, and the one that must be equal on any machine.
-MEANS = ("accuracy", "sparsity", "bytes")
-EXACT = "bytes_other"
-NEEDED = (*MEANS, EXACT)
+# Quantities whose means are compared.
+MEANS = ("accuracy", "sparsity", "bytes", "bytes_other")
 FALSE_ALARMS = 0.01
 UNKNOWN_SPREAD_TOLERANCE = 0.02
 
@@ -156,7 +156,7 @@ def compare(
     pairs = [(old[key], new[key]) for key in old if key in new]
     judge = _all_fields if same_machine else _means
     vanished = [
-        Difference("every run", key, "present", "missing", counts=same_machine or key in NEEDED)
+        Difference("every run", key, "present", "missing", counts=same_machine or key in MEANS)
         for key in gone
     ]
     return in_order(
@@ -266,10 +266,7 @@ def _number(value: Any) -> float:
 
 
 def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
-    """Settings whose mean changed by more than the tolerance, and bytes that have to be equal."""
-    if EXACT not in gone:
-        for pair in pairs:
-            yield from _exact(pair, EXACT, names)
+    """Settings whose mean changed by more than the tolerance."""
     settings = grouped(pairs, lambda pair: setting_of(pair[0], SETTINGS)).values()
     means = [
         _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
@@ -299,7 +296,7 @@ class _Mean:
             [_number(run.get(quantity)) for run in side] for side in zip(*pairs, strict=True)
         )
         self.old, self.new = fmean(accepted), fmean(present)
-        self.scale = abs(self.old) if quantity == "bytes" else 1.0
+        self.scale = abs(self.old) if quantity.startswith("bytes") else 1.0
         known = self.scale and len(pairs) > 1
         self.variance = variance(value / self.scale for value in accepted) if known else 0.0
 
@@ -307,7 +304,9 @@ class _Mean:
         """The change of the mean, if it is more than chance allows."""
         deviation = math.sqrt(max(self.variance, pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
-        if deviation > 0:
+        if self.quantity == "bytes_other" and not deviation and freedom:
+            allowed = 0.0
+        elif deviation > 0:
             quantile = float(stats.t.ppf(confidence, freedom))
             allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
