@@ -12,18 +12,17 @@ from ecqx.report.correlations import Correlation
 from ecqx.report.evidence import Evidence
 from ecqx.report.findings import by_task, extreme, in_points, tally
 from ecqx.report.formats import Cell, Column, Row
-from ecqx.report.records import GRID, GRID_METHODS, P_SWEEP, PAPER_METHOD, Setting
+from ecqx.report.records import GRID, GRID_METHODS, PAPER_METHOD, Setting
 from ecqx.report.rules import LOSSES, loss_in_words
 from ecqx.report.selection import (
-    ROUNDING,
     drop_of,
     flat,
     gain_at_equal_sparsity,
     most_accurate,
-    sparsest_within,
-    validation_drop,
+    within,
 )
 from ecqx.report.statistics import Estimate, grouped
+from ecqx.report.sweeps import by_p
 from ecqx.report.tables import RELEVANCE, relevance_row
 from ecqx.report.verdicts import (
     MARGIN,
@@ -180,21 +179,18 @@ def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[
     if not settings:
         yield "No ECQx runs were measured."
     for task, own in grouped(settings, lambda one: one.setting.task).items():
-        found = {
-            loss_in_words(loss): _ratio_text(smallest_by_validation(own, loss)) for loss in LOSSES
-        }
-        within = "; ".join(f"within {loss} {words}" for loss, words in found.items())
-        yield f"{evidence.name(task)}, smallest file of ECQx by validation: {within}."
+        found = "; ".join(
+            f"within {loss_in_words(loss)} {_ratio_text(smallest_by_validation(own, loss))}"
+            for loss in LOSSES
+        )
+        yield f"{evidence.name(task)}, smallest file of ECQx by validation: {found}."
         yield f"{evidence.name(task)}, largest ratio with the accuracy kept: {_kept_text(own)}."
 
 
 def smallest_by_validation(settings: Sequence[Judged], loss: float) -> Judged | None:
-    """The smallest file whose validation accuracy is at most ``loss`` below full precision's.
-
-    All are means over seeds.
-    """
-    within = [one for one in settings if validation_drop(one.setting) <= loss + ROUNDING]
-    return min(within, key=lambda one: one.setting.mean("bytes").mean, default=None)
+    """The smallest file of those that lose at most ``loss`` by validation, means over seeds."""
+    possible = [one for one in settings if within([one.setting], loss)]
+    return min(possible, key=lambda one: one.setting.mean("bytes").mean, default=None)
 
 
 def _ratio_text(best: Judged | None) -> str:
@@ -219,9 +215,11 @@ def _kept_text(settings: Sequence[Judged]) -> str:
 def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
     if not settings:
         return
-    within = {loss_in_words(loss): smallest_by_validation(settings, loss) for loss in LOSSES}
     choices = {
-        **{f"validation, {loss}": one for loss, one in within.items()},
+        **{
+            f"validation, {loss_in_words(loss)}": smallest_by_validation(settings, loss)
+            for loss in LOSSES
+        },
         "test, accuracy kept": _largest(_kept(settings)),
         "largest ratio": _largest(settings),
     }
@@ -273,26 +271,8 @@ def low_bit_width(evidence: Evidence) -> Claim:
 
 def equal_sparsity(evidence: Evidence) -> Claim:
     """Claim 3: ECQx against ECQ at equal sparsity, by both readings of the sparsity band."""
-    rows, parts, usual = [], [], []
-    for task in evidence.tasks:
-        pairs = list(_pairs(evidence, task))
-        gains = [gain_at_equal_sparsity(pair.ecqx, pair.ecq) for pair in pairs]
-        below = [gain_at_equal_sparsity(pair.ecqx, pair.ecq, pair.top) for pair in pairs]
-        found, within = (
-            intervals([gain.difference for gain in every], -MARGIN) for every in (gains, below)
-        )
-        for pair, gain, one, part in zip(pairs, gains, found, within, strict=True):
-            value, needed = one or (None, None)
-            small = part and part.value
-            case = (evidence.name(task), f"{pair.bits} bit, band {pair.band}")
-            parts.append(Part(*case, value, judge_gain(value)))
-            usual.append(Part(*case, small, judge_gain(small)))
-            cells = judged_cells(col.GAIN, value, parts[-1].verdict, 1, needed)
-            compared = f"{gain.compared} of {gain.seeds}"
-            shown = (cells[col.GAIN.key], gain.range_in_words, small, compared)
-            judged = (cells[VERDICT.key], cells[NEEDED.key])
-            records = flat((*pair.ecqx, *pair.ecq))
-            rows.append(row(records, pair.bits, pair.band, *shown, *judged))
+    compared = [one for task in evidence.tasks for one in _compared(evidence, task)]
+    parts = [one.part for one in compared]
     columns = (
         *(col.BITS, Column("band", "sparsity band"), col.GAIN, col.SHARED_RANGE, USUAL),
         *(Column("compared", "seeds compared", paper="no"), VERDICT, NEEDED),
@@ -301,7 +281,10 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",
         verdict=combine(parts),
-        findings=(*_gain_findings(parts), *by_task(usual, f"ECQx − ECQ {USUAL_TEXT}")),
+        findings=(
+            *_gain_findings(parts),
+            *by_task([c.usual for c in compared], f"ECQx − ECQ {USUAL_TEXT}"),
+        ),
         rule=(
             "Per task, bit width and seed, accuracy (the task's metric) is interpolated linearly "
             "over sparsity along Λ, and the difference ECQx − ECQ is averaged over the range of "
@@ -313,8 +296,44 @@ def equal_sparsity(evidence: Evidence) -> Claim:
             f"{USUAL_TEXT}: up to the sparsity of ECQ’s sparsest setting that does so by "
             f"validation. {INTERVAL_TEXT}"
         ),
-        table=table(evidence, "claim_equal_sparsity", *EVIDENCE, columns, rows),
+        table=table(
+            evidence, "claim_equal_sparsity", *EVIDENCE, columns, (c.row for c in compared)
+        ),
     )
+
+
+class Compared(NamedTuple):
+    """A row of claim 3: the difference over all sparsities, and where ECQ loses little."""
+
+    part: Part
+    usual: Part
+    row: Row
+
+
+def _compared(evidence: Evidence, task: str) -> Iterator[Compared]:
+    """The rows of a task; deviations are pooled over them."""
+    pairs = list(_pairs(evidence, task))
+    gains = [gain_at_equal_sparsity(pair.ecqx, pair.ecq) for pair in pairs]
+    usual = [gain_at_equal_sparsity(pair.ecqx, pair.ecq, pair.top) for pair in pairs]
+    found, found_usual = (
+        intervals([gain.difference for gain in every], -MARGIN) for every in (gains, usual)
+    )
+    for pair, gain, one, other in zip(pairs, gains, found, found_usual, strict=True):
+        case = (evidence.name(task), f"{pair.bits} bit, band {pair.band}")
+        whole, small = (
+            Part(*case, value, judge_gain(value))
+            for value in (one and one.value, other and other.value)
+        )
+        cells = judged_cells(col.GAIN, whole.value, whole.verdict, 1, one and one.would_take)
+        yield Compared(
+            whole,
+            small,
+            row(
+                flat((*pair.ecqx, *pair.ecq)),
+                *(pair.bits, pair.band, cells[col.GAIN.key], gain.range_in_words, small.value),
+                *(f"{gain.compared} of {gain.seeds}", cells[VERDICT.key], cells[NEEDED.key]),
+            ),
+        )
 
 
 class Pair(NamedTuple):
@@ -327,8 +346,9 @@ class Pair(NamedTuple):
 
     @property
     def top(self) -> float:
-        """Up to which sparsity ECQ loses little."""
-        return sparsest_within(self.ecq, LOSSES[-1])
+        """The largest sparsity at which ECQ loses little, by validation; 0 if there is none."""
+        usual = within(self.ecq, LOSSES[-1])
+        return max((setting.mean("sparsity").mean for setting in usual), default=0.0)
 
 
 def _pairs(evidence: Evidence, task: str) -> Iterator[Pair]:
@@ -341,9 +361,9 @@ def _pairs(evidence: Evidence, task: str) -> Iterator[Pair]:
         if not (ecq and ecqx) or bits not in PAPER_BITS:
             continue
         yield Pair(PUBLISHED_BAND, bits, ecqx, ecq)
-        swept = [s for s in evidence.of(task, P_SWEEP, PAPER_METHOD, bits) if s.p == ecqx[0].p]
-        if swept:
-            yield Pair(PAPER_BAND, bits, swept, ecq)
+        for p, swept in by_p(evidence, task, bits).items():
+            if p == ecqx[0].p:
+                yield Pair(PAPER_BAND, bits, swept, ecq)
 
 
 def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:

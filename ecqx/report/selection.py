@@ -100,15 +100,13 @@ def drop_of(records: Iterable[Record]) -> Contrast | None:
     return difference(reference, {seed: record.network for seed, record in own.items()})
 
 
-def validation_drop(setting: Setting) -> float:
-    """Validation accuracy of full precision minus that of a setting, means over seeds."""
-    return setting.mean("accuracy_fp32_validation").mean - _validation(setting)
-
-
-def sparsest_within(settings: Iterable[Setting], loss: float) -> float:
-    """The largest mean sparsity of a setting that loses at most ``loss`` by validation, or 0."""
-    within = [s for s in settings if validation_drop(s) <= loss + ROUNDING]
-    return max((setting.mean("sparsity").mean for setting in within), default=0.0)
+def within(settings: Iterable[Setting], loss: float) -> list[Setting]:
+    """The settings of validation accuracy at most ``loss`` below full precision's, in the mean."""
+    return [
+        setting
+        for setting in settings
+        if setting.mean("accuracy_fp32_validation").mean - _validation(setting) <= loss + ROUNDING
+    ]
 
 
 def gain_at_equal_sparsity(

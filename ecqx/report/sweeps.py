@@ -94,8 +94,10 @@ def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
     replaced, grid = evidence.of(task, ABLATION), evidence.of(task, GRID, "ECQx")
     base = grid[0] if grid else None
     for bits, lam in sorted({(setting.bits, setting.lam) for setting in replaced}):
-        at = [s for s in grid if (s.bits, s.lam) == (bits, lam)]
         here = [s for s in replaced if (s.bits, s.lam) == (bits, lam)]
+        seeds = {record.seed for record in flat(here)}
+        at = [_of_seeds(s, seeds) for s in grid if (s.bits, s.lam) == (bits, lam)]
+        at = [s for s in at if s.records]
         here.sort(key=lambda s: _variant_order(base, s))
         gains = _gains(at, here)
         for setting, gain in zip((*at, *here), (*(None for _ in at), *gains), strict=True):
@@ -108,6 +110,11 @@ def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
                     "gain_points": gain,
                 },
             )
+
+
+def _of_seeds(setting: Setting, seeds: set[int]) -> Setting:
+    """The setting over some of its seeds."""
+    return replace(setting, records=tuple(r for r in setting.records if r.seed in seeds))
 
 
 def _gains(base: Sequence[Setting], replaced: Sequence[Setting]) -> list[Estimate | None]:
