@@ -182,13 +182,17 @@ def test_better_means_are_named_but_do_not_count_elsewhere() -> None:
 def test_floats_coded_with_loss_may_differ_in_length_elsewhere() -> None:
     """Their length depends on the values, as the seeds show; far more bytes are worse still."""
     noise = random.Random(3)
-    runs = changed(make_runs(), bytes_other=lambda b: b + noise.randint(-3, 3))
-    drawn = changed(runs, bytes_other=lambda _: 500 + noise.randint(-3, 3))
+    lossy = {"method": "ECQx", "floats": "published"}
+    runs = changed([run | {"floats": "raw"} for run in make_runs()], {"method": "ECQx"}, **lossy)
+    runs = changed(runs, lossy, bytes_other=lambda b: b + noise.randint(-3, 3))
+    drawn = changed(runs, lossy, bytes_other=lambda _: 500 + noise.randint(-3, 3))
     assert compare(runs, drawn, False) == []
-    longer = changed(drawn, {"method": "ECQx"}, bytes_other=lambda b: b + 28)
+    longer = changed(drawn, lossy, bytes_other=lambda b: b + 28)
     assert counting(compare(runs, longer, False)) == {"bytes_other"}
+    raw = changed(drawn, {"method": "ECQ"}, bytes_other=501)
+    assert counting(compare(runs, raw, False)) == {"bytes_other"}
     single = [run for run in runs if run["seed"] == 0]
-    assert compare(single, changed(single, bytes_other=lambda b: b + 3), False) == []
+    assert compare(single, changed(single, lossy, bytes_other=lambda b: b + 3), False) == []
 
 
 @pytest.mark.parametrize("same_machine", [True, False])

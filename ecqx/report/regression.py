@@ -19,9 +19,10 @@ a tolerance
   a hundred raises a false alarm.
 
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
-points of accuracy or sparsity and 2 % of the bytes. Where a task's seeds all agree in
-``bytes_other`` it is zero: the length of floats stored without loss does not depend on their
-values. A missing run is worse on any machine; a new one is different.
+points of accuracy or sparsity and 2 % of the bytes. ``bytes_other`` is pooled over the settings
+that code floats alike. Where their seeds all agree, the tolerance is zero: the length of floats
+stored without loss does not depend on their values. A missing run is worse on any machine; a new
+one is different.
 """
 
 from __future__ import annotations
@@ -269,7 +270,7 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
     """Settings whose mean changed by more than the tolerance."""
     settings = grouped(pairs, lambda pair: setting_of(pair[0], SETTINGS)).values()
     means = [
-        _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
+        _Mean(names.setting(known[0][0]), quantity, known)
         for quantity in MEANS
         if quantity not in gone
         for own in settings
@@ -277,7 +278,7 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
         if (known := [pair for pair in own if not math.isnan(_number(pair[0].get(quantity)))])
     ]
     confidence = 1 - FALSE_ALARMS / max(1, len(means))
-    for alike in grouped(means, lambda mean: (mean.task, mean.quantity)).values():
+    for alike in grouped(means, lambda mean: mean.pool).values():
         freedom = sum(len(mean.pairs) - 1 for mean in alike)
         squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
         for mean in alike:
@@ -287,11 +288,14 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
 class _Mean:
     """One quantity of one setting, over the seeds of both sides.
 
-    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds.
+    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds;
+    variances of one ``pool`` are pooled.
     """
 
-    def __init__(self, setting: str, task: str, quantity: str, pairs: Sequence[Pair]) -> None:
-        self.setting, self.task, self.quantity, self.pairs = setting, task, quantity, pairs
+    def __init__(self, setting: str, quantity: str, pairs: Sequence[Pair]) -> None:
+        self.setting, self.quantity, self.pairs = setting, quantity, pairs
+        run = pairs[0][0]
+        self.pool = (run.get("task"), quantity, quantity == "bytes_other" and run.get("floats"))
         accepted, present = (
             [_number(run.get(quantity)) for run in side] for side in zip(*pairs, strict=True)
         )
