@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ def main(suite: str) -> None:
 def accept(root: Path, suite: str) -> str:
     """Write the baseline of a suite and return what was done, in one line.
 
-    Nothing is written if the results are the baseline's already and were not made on this machine
-    (as in a fresh clone). ``InputError`` if code or settings differ from the last commit, or there
-    are no results.
+    Runs that are accepted already and were not made on this machine, as in a fresh clone, keep
+    their machine and packages. ``InputError`` if code or settings differ from the last commit, or
+    there are no results.
     """
     changed = changes(root)
     if changed:
@@ -46,22 +47,23 @@ def accept(root: Path, suite: str) -> str:
     }
     path = results / "baseline.json"
     runs = len(content["runs"])
+    accepted = _accepted(root, suite)
     made_here = (results / "provenance.json").exists()
-    if not made_here and _is_accepted(root, suite, content):
+    if not made_here and accepted.get("runs") == content["runs"]:
+        content = {**accepted, **content}
+    else:
+        content = {"machine": machine(), "packages": packages(), **content}
+    if content == accepted:
         return f"{path}: these {runs} runs are the baseline already"
-    content = {"machine": machine(), "packages": packages(), **content}
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return f"{path}: {runs} runs accepted as the baseline of suite {suite}; commit it"
 
 
-def _is_accepted(root: Path, suite: str, content: dict[str, Any]) -> bool:
+def _accepted(root: Path, suite: str) -> Mapping[str, Any]:
     # A broken baseline is no reason not to write a new one.
     with suppress(InputError):
-        accepted = read_baseline(root, suite)
-        return accepted is not None and all(
-            accepted[key] == content[key] for key in content if key in accepted
-        )
-    return False
+        return read_baseline(root, suite) or {}
+    return {}
 
 
 if __name__ == "__main__":

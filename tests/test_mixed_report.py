@@ -136,12 +136,17 @@ def test_ablation_is_in_the_order_of_settings(mixed: tuple[Path, dict[str, Figur
     assert settings["a restart each epoch"] == "–"
 
 
-def test_gain_of_an_ablation_is_paired_with_the_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["ECQ", "ECQx"])
+def test_gain_of_an_ablation_is_paired_with_the_base(tmp_path: Path, method: str) -> None:
+    """With the runs of its own method, of the same Λ and seed."""
     grid, noise = make_mixed_grid("resnet20"), np.random.default_rng(0)
     changed = [
-        r | {"accuracy": r["accuracy"] - noise.random() / 9}
+        r
+        | {"run_id": f"{own} {r['run_id']}", "method": own}
+        | {"accuracy": r["accuracy"] - noise.random() / 9}
         for r in make_ablation("resnet20")
         if r["variant"] == "pmf: normalized"
+        for own in ("ECQ", "ECQx")
     ]
     draw(
         {
@@ -154,7 +159,7 @@ def test_gain_of_an_ablation_is_paired_with_the_base(tmp_path: Path) -> None:
         tmp_path,
     )
     base, variant = (
-        {r["seed"]: r["accuracy"] for r in runs if r["lam"] == 0.2 and r["method"] == "ECQx"}
+        {r["seed"]: r["accuracy"] for r in runs if r["lam"] == 0.2 and r["method"] == method}
         for runs in (grid, changed)
     )
     oracle = stats.ttest_rel(*([100 * own[seed] for seed in base] for own in (variant, base)))
@@ -163,7 +168,7 @@ def test_gain_of_an_ablation_is_paired_with_the_base(tmp_path: Path) -> None:
     row = next(
         row
         for row in rows_of(tmp_path, "ablation")
-        if (row["replaced"], row["lambda"]) == ("pmf: normalized", "0.2")
+        if (row["replaced"], row["lambda"], row["method"]) == ("pmf: normalized", "0.2", method)
     )
     shown = [row[f"gain_points{end}"] for end in ("", "_low", "_high")]
     assert shown == [f"{value:.2f}" for value in (mean, ends.low, ends.high)]

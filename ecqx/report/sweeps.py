@@ -73,8 +73,8 @@ def influence_of_p(evidence: Evidence) -> Table:
 def ablation(evidence: Evidence) -> Table:
     """What each replaced setting changes, beside the setting of the grid that it replaces."""
     caption = (
-        "ECQx with single settings replaced, at the same Λ, in the order of the settings. The gain "
-        "is the accuracy minus that of the row without a replacement, paired per seed, with its "
+        "Single settings replaced, at the same Λ, in the order of the settings. The gain is the "
+        "accuracy minus that of the method’s row without a replacement, paired per seed, with its "
         "95 % interval over seeds and test samples, deviations pooled over the rows of a Λ where "
         "that is fair; where sparsity or size changed as well, it is no gain at equal cost. "
         f"{reading(evidence)}"
@@ -82,16 +82,21 @@ def ablation(evidence: Evidence) -> Table:
     # In print the gain stands for the drop.
     shown = (replace(c, paper="no") if c in (col.DROP, col.ENTROPY) else c for c in col.MEASURES)
     columns = (
-        *(col.BITS, col.LAMBDA, Column("setting", "setting", paper="no")),
-        Column("replaced", "replaced"),
+        *(*col.LABEL, Column("setting", "setting", paper="no"), Column("replaced", "replaced")),
         *(*shown, Column("gain_points", "gain (points)", "interval", 2, 100), col.SEEDS),
     )
-    rows = (row for task in evidence.tasks for row in _ablation_rows(evidence, task))
+    rows = (
+        row
+        for task in evidence.tasks
+        for method in GRID_METHODS
+        for row in _ablation_rows(
+            evidence.of(task, GRID, method), evidence.of(task, ABLATION, method)
+        )
+    )
     return table(evidence, "ablation", "Ablation", caption, columns, rows)
 
 
-def _ablation_rows(evidence: Evidence, task: str) -> Iterator[SettingRow]:
-    replaced, grid = evidence.of(task, ABLATION), evidence.of(task, GRID, "ECQx")
+def _ablation_rows(grid: Sequence[Setting], replaced: Sequence[Setting]) -> Iterator[SettingRow]:
     base = grid[0] if grid else None
     for bits, lam in sorted({(setting.bits, setting.lam) for setting in replaced}):
         here = [s for s in replaced if (s.bits, s.lam) == (bits, lam)]
