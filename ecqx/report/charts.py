@@ -130,7 +130,9 @@ def curves(
     layers.append(marks)
     if "published" in kinds:
         theirs = coloured.transform_filter(f"datum.kind == 'published' && {_unless(PUBLISHED)}")
-        stars = theirs.mark_point(style="star", filled=True, opacity=1, stroke="white", clip=True)
+        # Round: mitred corners of a stroke would hide what lies near.
+        edge: Any = {"stroke": "white", "strokeWidth": 0.5, "strokeJoin": "round"}
+        stars = theirs.mark_point(style="star", filled=True, opacity=1, clip=True, **edge)
         layers.append(stars.encode(**marked | {"shape": alt.value(LOOKS[PUBLISHED].path)}))
     return _spec(alt.layer(*layers).transform_filter(SHOWN), rows)
 
