@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import make_grid, make_p_sweep
+from made_runs import make_grid, make_p_sweep, make_run
 from workplace import REPOSITORY
 
 from ecqx.errors import InputError
+from ecqx.report.evidence import Evidence
 from ecqx.report.rules import Fairness, Rules
 from stages import overview, paths
 
@@ -71,3 +72,13 @@ def test_the_committed_report_is_that_of_the_committed_results(
     monkeypatch.chdir(REPOSITORY)
     recorded = json.loads((paths.results(overview.NAME) / "sources.json").read_text())
     assert recorded == overview.sources(), "run make overview"
+
+
+def test_tasks_of_one_title_are_told_apart_by_their_data() -> None:
+    runs = [
+        make_run(task, "ECQ", 4, 0.1, 0) | {"run_id": task, "task": task, "dataset": data}
+        for task, data in (("a", "digits"), ("b", "cifar10"), ("c", "digits"))
+    ]
+    evidence = Evidence.collect("made", {"a": "ResNet20", "b": "ResNet20", "c": "MLP"}, runs)
+    assert evidence.tasks == {"a": "ResNet20 on digits", "b": "ResNet20 on cifar10", "c": "MLP"}
+    assert evidence.name("b") == evidence.tasks["b"]

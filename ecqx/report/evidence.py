@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ecqx.report.records import (
@@ -42,10 +43,18 @@ class Evidence:
         entries: Iterable[Mapping[str, Any]],
         correct: Correct | None = None,
     ) -> Evidence:
-        """Read entries of ``metrics.json``; tasks without a title are shown by their key, last."""
+        """Read entries of ``metrics.json``; tasks without a title are shown by their key, last.
+
+        Where several tasks have the same title, each is followed by its data.
+        """
         records = read_records(entries, correct)
         titles = {**tasks, **{r.task: r.task for r in records if r.task not in tasks}}
-        return cls(suite, titles, records, []).sweeps(*METHODS_OF_SWEEP)
+        found = cls(suite, titles, records, []).sweeps(*METHODS_OF_SWEEP)
+        times = Counter(found.tasks.values())
+        distinct = {
+            t: found.name(t) if times[title] > 1 else title for t, title in found.tasks.items()
+        }
+        return replace(found, tasks=distinct)
 
     def sweeps(self, *names: str) -> Evidence:
         """The records of some sweeps only."""
