@@ -5,8 +5,7 @@ because of it. On the machine and packages of the accepted runs every difference
 
 Elsewhere the last digits differ, and training amplifies them. There the means over seeds are
 compared, per setting, and only worse ones count: a mean of ``accuracy`` or ``sparsity`` that is
-lower, or of ``bytes`` or ``bytes_other`` (all but the coded integers) that is larger, by more than
-a tolerance
+lower, or of ``bytes`` or ``bytes_other`` that is larger, by more than a tolerance
 
     t · s · √(1/n + 1/n)
 
@@ -19,10 +18,9 @@ a tolerance
   a hundred raises a false alarm.
 
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
-points of accuracy or sparsity and 2 % of the bytes. ``bytes_other`` is pooled over the settings
-that code floats alike. Where their seeds all agree, the tolerance is zero: the length of floats
-stored without loss does not depend on their values. A missing run is worse on any machine; a new
-one is different.
+points of accuracy or sparsity and 2 % of the bytes. Bytes outside the coded integers are compared
+so only where floats are coded with loss, to a length that depends on their values; else they must
+be equal everywhere. A missing run is worse on any machine; a new one is different.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ GOOD = {
     **dict.fromkeys(("accuracy", "accuracy_validation", "sparsity", "compression_ratio"), 1),
     **dict.fromkeys(("bytes", "bytes_integers", "bytes_other"), -1),
 }
-# Quantities whose means are compared.
+# Quantities whose means are compared; the last one only where floats are coded with loss.
 MEANS = ("accuracy", "sparsity", "bytes", "bytes_other")
 FALSE_ALARMS = 0.01
 UNKNOWN_SPREAD_TOLERANCE = 0.02
@@ -267,35 +265,41 @@ def _number(value: Any) -> float:
 
 
 def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
-    """Settings whose mean changed by more than the tolerance."""
+    """Settings whose mean changed by more than the tolerance, and bytes that have to be equal."""
+    if "bytes_other" not in gone:
+        for pair in pairs:
+            if not _has_lossy_floats(pair):
+                yield from _exact(pair, "bytes_other", names)
     settings = grouped(pairs, lambda pair: setting_of(pair[0], SETTINGS)).values()
     means = [
-        _Mean(names.setting(known[0][0]), quantity, known)
+        _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
         for quantity in MEANS
         if quantity not in gone
         for own in settings
+        if quantity != "bytes_other" or _has_lossy_floats(own[0])
         # What does not apply to a method is no number in its accepted runs.
         if (known := [pair for pair in own if not math.isnan(_number(pair[0].get(quantity)))])
     ]
     confidence = 1 - FALSE_ALARMS / max(1, len(means))
-    for alike in grouped(means, lambda mean: mean.pool).values():
+    for alike in grouped(means, lambda mean: (mean.task, mean.quantity)).values():
         freedom = sum(len(mean.pairs) - 1 for mean in alike)
         squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
         for mean in alike:
             yield from mean.judged(squares / max(1, freedom), freedom, confidence)
 
 
+def _has_lossy_floats(pair: Pair) -> bool:
+    return pair[0].get("floats") == "published"
+
+
 class _Mean:
     """One quantity of one setting, over the seeds of both sides.
 
-    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds;
-    variances of one ``pool`` are pooled.
+    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds.
     """
 
-    def __init__(self, setting: str, quantity: str, pairs: Sequence[Pair]) -> None:
-        self.setting, self.quantity, self.pairs = setting, quantity, pairs
-        run = pairs[0][0]
-        self.pool = (run.get("task"), quantity, quantity == "bytes_other" and run.get("floats"))
+    def __init__(self, setting: str, task: str, quantity: str, pairs: Sequence[Pair]) -> None:
+        self.setting, self.task, self.quantity, self.pairs = setting, task, quantity, pairs
         accepted, present = (
             [_number(run.get(quantity)) for run in side] for side in zip(*pairs, strict=True)
         )
@@ -308,9 +312,7 @@ class _Mean:
         """The change of the mean, if it is more than chance allows."""
         deviation = math.sqrt(max(self.variance, pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
-        if self.quantity == "bytes_other" and not deviation and freedom:
-            allowed = 0.0
-        elif deviation > 0:
+        if deviation > 0:
             quantile = float(stats.t.ppf(confidence, freedom))
             allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
