@@ -65,12 +65,14 @@ def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     named: dict[str, dict[str, Any]] = {kind: {} for kind in (*BY_TASK, *BY_NAME)}
     listed: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RECORDS}
     rules: dict[float, dict[str, Any]] = {}
+    paper: set[str] = set()
     for name, parts in given.items():
         prefix = f"{family(name, given)}_"
         for kind, entries in named.items():
             entries.update({prefix + key: part for key, part in parts[kind].items()})
         for kind, records in listed.items():
             records += [{**record, "task": prefix + record["task"]} for record in parts[kind]]
+        paper.update(prefix + task for task in parts["paper"])
         if own := parts["rules"]:
             fair = rules.setdefault(own.loss, {})
             fair.update({prefix + task: rule for task, rule in own.tasks.items()})
@@ -87,6 +89,7 @@ def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **named,
         **listed,
+        "paper": paper,
         "records": list(once.values()),
         "rules": None if loss is None else Rules(loss, rules[loss]),
     }

@@ -44,6 +44,7 @@ def contents(suite: str) -> dict[str, Any]:
     return {
         "records": json.loads((out / "metrics.json").read_text()),
         "tasks": settings.report.titles,
+        "paper": settings.report.paper,
         "rules": settings.report.comparison,
         "published": [setup.model_dump() for setup in settings.report.published],
         "yardsticks": [yardstick.model_dump() for yardstick in settings.report.yardsticks],

@@ -21,7 +21,7 @@ def contents(records: Sequence[Mapping[str, Any]], rules: Rules | None = None) -
     """What a suite's report is made from."""
     return {
         **{"records": records, "rules": rules, "published": [], "yardsticks": []},
-        **{"tasks": {"mlp": "MLP"}, "relevance": {}},
+        **{"tasks": {"mlp": "MLP"}, "paper": ["mlp"], "relevance": {}},
         "correct": {f"mlp/{record['run_id']}": np.ones(3, bool) for record in records},
     }
 

@@ -384,6 +384,31 @@ def test_claim_of_relevance(intervals: list[tuple[Any, Any]], verdict: Verdict) 
     assert judged(made_settings("ECQx", KEPT), found)[3].verdict is verdict
 
 
+def test_experiments_of_the_paper_decide() -> None:
+    """Tasks that are none stand beside, and decide only where nothing else was measured."""
+    kept = made_settings("ECQx", KEPT, compression_ratio=110.0)
+    lost = [
+        run | {"task": "other", "run_id": f"other {run['run_id']}", "dataset": "coins"}
+        for run in made_settings("ECQx", LOST, compression_ratio=60.0)
+    ]
+
+    def verdicts(runs: list[dict[str, Any]], *paper: str) -> list[Claim]:
+        evidence = Evidence.collect("made", {"other": "Other", **TASKS}, runs, paper=paper)
+        return build_claims(evidence, [])[:2]
+
+    for claim in verdicts([*kept, *lost], "mlp"):
+        assert claim.verdict is Verdict.HOLDS
+        assert claim.where == ", on digits; other tasks are shown beside"
+        assert [row.task for row in claim.table.rows][0 :: len(claim.table.rows) - 1] == [
+            "mlp",
+            "other",
+        ]
+        assert any(finding.startswith("Other on coins") for finding in claim.findings)
+    for claim in (*verdicts([*kept, *lost]), *verdicts([*kept, *lost], "mlp", "other")):
+        assert claim.verdict is (Verdict.FAILS if claim.key == "bit-width" else Verdict.HOLDS)
+    assert [claim.verdict for claim in verdicts(lost, "mlp")] == [Verdict.FAILS] * 2
+
+
 def test_what_was_not_measured_is_not_judged() -> None:
     claims = judged(make_p_sweep("mlp"))
     assert [claim.verdict for claim in claims] == [Verdict.ABSENT] * 4

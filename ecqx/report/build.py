@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def build(
     samples: Samples | None = None,
     classes: Classes | None = None,
     correct: Correct | None = None,
+    paper: Iterable[str] = (),
     origin: Origin | None = None,
 ) -> None:
     """Write ``tables/``, ``figures/``, ``claims.md`` and ``report.html`` of a suite to ``out``.
@@ -73,6 +74,8 @@ def build(
         Test samples as `stages.exhibits.samples` makes them, and task → names of its classes.
     correct : mapping, optional
         Which test samples each network classifies correctly, by the names of `stages.correct`.
+    paper : iterable of str
+        Tasks that are experiments of the paper, which decide its claims; without one all tasks do.
 
     Raises
     ------
@@ -80,13 +83,13 @@ def build(
         If there are no records, one lacks a key, two have the same setting and seed, the records of
         the comparison do not keep to its rules, or a published setup or yardstick was not measured.
     """
-    every = Evidence.collect(suite, tasks, records, correct)
-    paper = every.sweeps(*PAPER)
-    correlations = correlate(relevance or {}, paper.tasks)
-    claims = build_claims(paper, correlations)
-    counterparts = counterparts_of(paper, yardsticks)
-    tables = build_tables(paper, correlations, layers, published)
-    beside = [yardstick_table(paper, counterparts)] if counterparts else []
+    every = Evidence.collect(suite, tasks, records, correct, paper)
+    evidence = every.sweeps(*PAPER)
+    correlations = correlate(relevance or {}, evidence.tasks)
+    claims = build_claims(evidence, correlations)
+    counterparts = counterparts_of(evidence, yardsticks)
+    tables = build_tables(evidence, correlations, layers, published)
+    beside = [yardstick_table(evidence, counterparts)] if counterparts else []
     comparison = None if rules is None else Comparison.collect(every, rules)
     text = claims_markdown(claims, suite)
     contest = None
@@ -97,18 +100,18 @@ def build(
         contest = Contest(comparison, judgements, comparison_figure(comparison), others)
 
     samples, classes = samples or {}, classes or {}
-    curves = build_curve_figures(paper, counterparts)
+    curves = build_curve_figures(evidence, counterparts)
     first = [figure for figure in curves if figure.name == "accuracy_size"]
     published_figure = [figure for figure in curves if figure.name == "yardstick"]
     own = {name: [t for t in tables if t.name == name] for name in PLACED}
-    relevances = build_relevance_figures(paper, relevance or {}, decoded or {}, correlations)
-    relevances += build_input_figures(paper, samples, classes)
+    relevances = build_relevance_figures(evidence, relevance or {}, decoded or {}, correlations)
+    relevances += build_input_figures(evidence, samples, classes)
     sections = [
         Section("yardstick", "Published algorithm", published_figure, beside),
         Section("figures", "Curves", [f for f in curves if f not in (*first, *published_figure)]),
         Section("relevance", "Relevance", relevances, own["relevance_magnitude"]),
-        Section("layers", "Layers", build_layer_figures(paper, layers), own["layers"]),
-        Section("masks", "Masks", build_masks_figures(paper, samples, classes, layers)),
+        Section("layers", "Layers", build_layer_figures(evidence, layers), own["layers"]),
+        Section("masks", "Masks", build_masks_figures(evidence, samples, classes, layers)),
         Section("trained", "Trained centroids", (), own["trained_centroids"]),
         Section("tables", "Tables", (), [t for t in tables if t.name not in own]),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ecqx.report import columns as col
@@ -18,8 +18,8 @@ from ecqx.report.selection import (
     drop_of,
     flat,
     gain_at_equal_sparsity,
+    loses_at_most,
     most_accurate,
-    within,
 )
 from ecqx.report.statistics import Estimate, grouped
 from ecqx.report.sweeps import by_p
@@ -31,6 +31,7 @@ from ecqx.report.verdicts import (
     Part,
     Verdict,
     combine,
+    decisive,
     in_words,
     judge_below,
     judge_gain,
@@ -71,6 +72,12 @@ def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> lis
         equal_sparsity(evidence),
         not_magnitude(evidence, correlations),
     ]
+
+
+def _part(
+    evidence: Evidence, task: str, case: str, value: Estimate | None, verdict: Verdict
+) -> Part:
+    return Part(evidence.name(task), case, value, verdict, task in evidence.deciding)
 
 
 class Judged(NamedTuple):
@@ -124,7 +131,7 @@ def judged_cells(
 
 def file_size(evidence: Evidence) -> Claim:
     """Claim 1: how small a file may be while the accuracy is kept."""
-    own = [one for task in evidence.tasks for one in _judged(evidence, task, PAPER_METHOD)]
+    own = {task: _judged(evidence, task, PAPER_METHOD) for task in evidence.tasks}
     rows = [
         row
         for task in evidence.tasks
@@ -139,7 +146,7 @@ def file_size(evidence: Evidence) -> Claim:
     return Claim(
         key="file-size",
         title=f"Files are up to {PAPER_RATIO} times smaller without loss of accuracy.",
-        verdict=_ratio_verdict(own),
+        verdict=_ratio_verdict([one for task in evidence.deciding for one in own[task]]),
         findings=tuple(_ratio_findings(evidence, own)),
         rule=(
             "A setting keeps the accuracy if the 95 % interval of its drop lies below "
@@ -153,6 +160,7 @@ def file_size(evidence: Evidence) -> Claim:
             "step sizes, biases and BatchNorm do not shrink with the weights."
         ),
         table=table(evidence, "claim_file_size", *EVIDENCE, columns, rows),
+        deciding=evidence.deciding,
     )
 
 
@@ -175,22 +183,29 @@ def _ratio_verdict(settings: Sequence[Judged]) -> Verdict:
     return Verdict.FAILS if all(too_large) else Verdict.OPEN
 
 
-def _ratio_findings(evidence: Evidence, settings: Sequence[Judged]) -> Iterator[str]:
-    if not settings:
+def _ratio_findings(evidence: Evidence, settings: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
+    if not any(settings.values()):
         yield "No ECQx runs were measured."
-    for task, own in grouped(settings, lambda one: one.setting.task).items():
+    for task, own in settings.items():
+        if not own:
+            continue
         found = "; ".join(
-            f"within {loss_in_words(loss)} {_ratio_text(smallest_by_validation(own, loss))}"
-            for loss in LOSSES
+            f"within {words} {_ratio_text(best)}" for words, best in _smallest_files(own).items()
         )
         yield f"{evidence.name(task)}, smallest file of ECQx by validation: {found}."
         yield f"{evidence.name(task)}, largest ratio with the accuracy kept: {_kept_text(own)}."
 
 
-def smallest_by_validation(settings: Sequence[Judged], loss: float) -> Judged | None:
-    """The smallest file of those that lose at most ``loss`` by validation, means over seeds."""
-    possible = [one for one in settings if within([one.setting], loss)]
-    return min(possible, key=lambda one: one.setting.mean("bytes").mean, default=None)
+def _smallest_files(settings: Sequence[Judged]) -> dict[str, Judged | None]:
+    """The smallest file for each of `LOSSES`, by validation, means over seeds."""
+    possible = {
+        loss_in_words(loss): [one for one in settings if loses_at_most(one.setting, loss)]
+        for loss in LOSSES
+    }
+    return {
+        words: min(own, key=lambda one: one.setting.mean("bytes").mean, default=None)
+        for words, own in possible.items()
+    }
 
 
 def _ratio_text(best: Judged | None) -> str:
@@ -216,10 +231,7 @@ def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
     if not settings:
         return
     choices = {
-        **{
-            f"validation, {loss_in_words(loss)}": smallest_by_validation(settings, loss)
-            for loss in LOSSES
-        },
+        **{f"validation, {loss}": best for loss, best in _smallest_files(settings).items()},
         "test, accuracy kept": _largest(_kept(settings)),
         "largest ratio": _largest(settings),
     }
@@ -247,15 +259,15 @@ def low_bit_width(evidence: Evidence) -> Claim:
                 rows.append((chosen, best.cells))
                 if method == PAPER_METHOD:
                     case = f"{bits} bit"
-                    parts.append(Part(evidence.name(task), case, best.drop, best.verdict))
+                    parts.append(_part(evidence, task, case, best.drop, best.verdict))
     columns = (*col.LABEL, col.FULL_PRECISION, col.ACCURACY, DROP, VERDICT, NEEDED)
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
-        verdict=combine(parts),
+        verdict=combine(decisive(parts)),
         findings=(
-            tally(parts, "tasks and bit widths with ECQx"),
-            *extreme(parts, max, "Largest drop of ECQx", in_points),
+            tally(decisive(parts), "tasks and bit widths with ECQx"),
+            *extreme(decisive(parts), max, "Largest drop of ECQx", in_points),
             *by_task(parts, "Drop of ECQx"),
         ),
         rule=(
@@ -266,6 +278,7 @@ def low_bit_width(evidence: Evidence) -> Claim:
             f"does not hold if one does not. {INTERVAL_TEXT}"
         ),
         table=table(evidence, "claim_bit_width", *EVIDENCE, columns, rows),
+        deciding=evidence.deciding,
     )
 
 
@@ -280,9 +293,10 @@ def equal_sparsity(evidence: Evidence) -> Claim:
     return Claim(
         key="equal-sparsity",
         title="ECQx is at least as accurate as ECQ at equal sparsity.",
-        verdict=combine(parts),
+        verdict=combine(decisive(parts)),
         findings=(
-            *_gain_findings(parts),
+            *_gain_findings(decisive(parts)),
+            *by_task(parts, "ECQx − ECQ"),
             *by_task([c.usual for c in compared], f"ECQx − ECQ {USUAL_TEXT}"),
         ),
         rule=(
@@ -299,6 +313,7 @@ def equal_sparsity(evidence: Evidence) -> Claim:
         table=table(
             evidence, "claim_equal_sparsity", *EVIDENCE, columns, (c.row for c in compared)
         ),
+        deciding=evidence.deciding,
     )
 
 
@@ -319,9 +334,9 @@ def _compared(evidence: Evidence, task: str) -> Iterator[Compared]:
         intervals([gain.difference for gain in every], -MARGIN) for every in (gains, usual)
     )
     for pair, gain, one, other in zip(pairs, gains, found, found_usual, strict=True):
-        case = (evidence.name(task), f"{pair.bits} bit, band {pair.band}")
+        case = f"{pair.bits} bit, band {pair.band}"
         whole, small = (
-            Part(*case, value, judge_gain(value))
+            _part(evidence, task, case, value, judge_gain(value))
             for value in (one and one.value, other and other.value)
         )
         cells = judged_cells(col.GAIN, whole.value, whole.verdict, 1, one and one.would_take)
@@ -347,8 +362,8 @@ class Pair(NamedTuple):
     @property
     def top(self) -> float:
         """The largest sparsity at which ECQ loses little, by validation; 0 if there is none."""
-        usual = within(self.ecq, LOSSES[-1])
-        return max((setting.mean("sparsity").mean for setting in usual), default=0.0)
+        usual = [one for one in self.ecq if loses_at_most(one, LOSSES[-1])]
+        return max((one.mean("sparsity").mean for one in usual), default=0.0)
 
 
 def _pairs(evidence: Evidence, task: str) -> Iterator[Pair]:
@@ -377,24 +392,24 @@ def _gain_findings(parts: Sequence[Part]) -> Iterator[str]:
     apart = [part.name for part in parts if part.value is None]
     if apart:
         yield f"Without a common range of sparsity: {'; '.join(apart)}."
-    yield from by_task(parts, "ECQx − ECQ")
 
 
 def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Claim:
     """Claim 4: relevance ranks weights otherwise than magnitude does."""
-    ranks = [(evidence.name(found.task), found.layer, found.spearman) for found in correlations]
-    parts = [Part(*rank, judge_below(rank[-1], RANK_BOUND)) for rank in ranks]
+    ranks = [(found.task, found.layer, found.spearman) for found in correlations]
+    parts = [_part(evidence, *rank, judge_below(rank[-1], RANK_BOUND)) for rank in ranks]
     rows = [
         relevance_row(evidence, found, part.verdict.value)
         for found, part in zip(correlations, parts, strict=True)
     ]
-    known = [part for part in parts if part.value and part.value.high is not None]
+    deciding = decisive(parts)
+    known = [part for part in deciding if part.value and part.value.high is not None]
     highest = extreme(known, max, "Highest rank correlation", Column("", "", "interval", 3).text)
     return Claim(
         key="relevance-is-not-magnitude",
         title="The relevance of a weight is not its magnitude.",
-        verdict=combine(parts),
-        findings=(tally(parts, "layers"), *highest),
+        verdict=combine(deciding),
+        findings=(tally(deciding, "layers"), *highest),
         rule=(
             "Rank correlation of |w| and |r| in the first and the last layer of each network, with "
             "a 95 % bootstrap interval over weights. A layer holds if the upper end stays below "
@@ -402,4 +417,5 @@ def not_magnitude(evidence: Evidence, correlations: Sequence[Correlation]) -> Cl
             "layers do, and does not hold if one does not."
         ),
         table=table(evidence, "claim_not_magnitude", *EVIDENCE, (*RELEVANCE, VERDICT), rows),
+        deciding=evidence.deciding,
     )

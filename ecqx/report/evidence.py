@@ -27,13 +27,15 @@ LABEL_LENGTH = 40
 class Evidence:
     """The sorted records of a suite, or of some of its sweeps, and these grouped by setting.
 
-    ``tasks`` has the titles of the tasks that have records, in the order in which they are shown.
+    ``tasks`` has the titles of the tasks that have records, in the order in which they are shown;
+    ``paper`` are those that are experiments of the paper.
     """
 
     suite: str
     tasks: dict[str, str]
     records: list[Record]
     settings: list[Setting]
+    paper: frozenset[str] = frozenset()
 
     @classmethod
     def collect(
@@ -42,14 +44,18 @@ class Evidence:
         tasks: Mapping[str, str],
         entries: Iterable[Mapping[str, Any]],
         correct: Correct | None = None,
+        paper: Iterable[str] = (),
     ) -> Evidence:
-        """Read entries of ``metrics.json``; tasks without a title are shown by their key, last.
+        """Read entries of ``metrics.json``.
 
+        Experiments of the paper come first; tasks without a title are shown by their key, last.
         Where several tasks have the same title, each is followed by its data.
         """
         records = read_records(entries, correct)
-        titles = {**tasks, **{r.task: r.task for r in records if r.task not in tasks}}
-        found = cls(suite, titles, records, []).sweeps(*METHODS_OF_SWEEP)
+        first = frozenset(paper)
+        titles = {task: tasks[task] for task in sorted(tasks, key=lambda task: task not in first)}
+        titles.update({r.task: r.task for r in records if r.task not in tasks})
+        found = cls(suite, titles, records, [], first).sweeps(*METHODS_OF_SWEEP)
         times = Counter(found.tasks.values())
         distinct = {
             t: found.name(t) if times[title] > 1 else title for t, title in found.tasks.items()
@@ -61,7 +67,12 @@ class Evidence:
         records = [record for record in self.records if record.sweep in names]
         measured = {record.task for record in records}
         titles = {task: title for task, title in self.tasks.items() if task in measured}
-        return Evidence(self.suite, titles, records, group_settings(records))
+        return replace(self, tasks=titles, records=records, settings=group_settings(records))
+
+    @property
+    def deciding(self) -> list[str]:
+        """The tasks that decide claims: experiments of the paper, or all if it has none."""
+        return [task for task in self.tasks if task in self.paper] or list(self.tasks)
 
     def of(
         self, task: str, sweep: str = GRID, method: str | None = None, bits: int | None = None

@@ -133,9 +133,10 @@ class Table:
         """What the rows were measured on, in sentences."""
         return describe(((self.tasks[row.task], row.source) for row in self.rows), with_start)
 
-    def data(self) -> str:
-        """The data that the rows were measured on."""
-        return "; ".join(dict.fromkeys(join(row.source["data"]) for row in self.rows))
+    def data(self, tasks: Sequence[str]) -> str:
+        """The data that the rows of some tasks were measured on."""
+        rows = (row for row in self.rows if row.task in tasks)
+        return "; ".join(dict.fromkeys(join(row.source["data"]) for row in rows))
 
 
 def to_terminal(

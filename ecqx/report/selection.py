@@ -100,13 +100,10 @@ def drop_of(records: Iterable[Record]) -> Contrast | None:
     return difference(reference, {seed: record.network for seed, record in own.items()})
 
 
-def within(settings: Iterable[Setting], loss: float) -> list[Setting]:
-    """The settings of validation accuracy at most ``loss`` below full precision's, in the mean."""
-    return [
-        setting
-        for setting in settings
-        if setting.mean("accuracy_fp32_validation").mean - _validation(setting) <= loss + ROUNDING
-    ]
+def loses_at_most(setting: Setting, loss: float) -> bool:
+    """Whether mean validation accuracy is at most ``loss``, a fraction, below full precision's."""
+    reference = setting.mean("accuracy_fp32_validation").mean
+    return reference - _validation(setting) <= loss + ROUNDING
 
 
 def gain_at_equal_sparsity(

@@ -29,13 +29,15 @@ class Verdict(StrEnum):
 class Part:
     """One case that a claim is judged by: a bit width, or a layer, of a task.
 
-    ``value`` is None where nothing could be compared.
+    ``value`` is None where nothing could be compared. A part that does not decide the claim is
+    shown beside those that do.
     """
 
     task: str
     case: str
     value: Estimate | None
     verdict: Verdict
+    decides: bool
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ class Part:
 class Claim:
     """A claim with its verdict, the numbers behind it in sentences, and how the one follows.
 
-    ``key`` is its anchor on the page; ``table`` has the parts that it was judged by.
+    ``key`` is its anchor on the page; ``table`` has the parts that it was judged by, those of the
+    tasks ``deciding``, and the others beside.
     """
 
     key: str
@@ -56,11 +59,14 @@ class Claim:
     findings: tuple[str, ...]
     rule: str
     table: Table
+    deciding: Sequence[str]
 
     @property
     def where(self) -> str:
         """The data of the verdict, to be put after it; empty where nothing was judged."""
-        return f", on {self.table.data()}" if self.table.rows else ""
+        data = self.table.data(self.deciding)
+        beside = any(row.task not in self.deciding for row in self.table.rows)
+        return f", on {data}{'; other tasks are shown beside' if beside else ''}" if data else ""
 
 
 def judge_below(value: Estimate | None, bound: float = MARGIN) -> Verdict:
@@ -95,6 +101,11 @@ def in_words(verdict: Verdict, gain: Estimate | None) -> str:
         return verdict.value
     perhaps = "" if verdict is Verdict.HOLDS else "perhaps "
     return f"{verdict.value}: worse, {perhaps}within the margin"
+
+
+def decisive(parts: Sequence[Part]) -> list[Part]:
+    """The parts that decide a claim."""
+    return [part for part in parts if part.decides]
 
 
 def combine(parts: Sequence[Part]) -> Verdict:

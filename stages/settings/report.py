@@ -31,9 +31,14 @@ class Yardstick(Settings):
 
 
 class Report(Settings):
-    """The section ``report``: words for people, and the rules of comparison."""
+    """The section ``report``: words for people, and the rules of comparison.
+
+    The tasks of ``paper`` are experiments of the paper and decide its claims; others are shown
+    beside. Without one all tasks decide.
+    """
 
     titles: dict[str, str]
+    paper: list[str] = Field(default_factory=list)
     published: list[PublishedSetup] = Field(default_factory=list)
     yardsticks: list[Yardstick] = Field(default_factory=list)
     comparison: Rules | None = None

@@ -49,6 +49,7 @@ class Suite(PretrainSettings):
                 raise ValueError(f"{section} must name the tasks {names}")
         named = {row.task for row in self.report.published}
         named |= {row.task for row in self.report.yardsticks}
+        named |= set(self.report.paper)
         if self.report.comparison:
             named |= set(self.report.comparison.tasks)
         if named - set(self.tasks):
