@@ -12,7 +12,7 @@ from ecqx.report.rules import Fairness, Rules
 
 TITLES = {"mlp": "MLP_GSC", "resnet20": "ResNet20", "vgg": "slim VGG16"}
 PARAMETERS = {"mlp": 710_924, "resnet20": 271_098, "vgg": 531_490}
-DATA = {"mlp": "Speech Commands v0.02", "resnet20": "cifar10-jpeg", "vgg": "digits"}
+DATA = {"mlp": "Speech Commands v0.02", "resnet20": "cifar10", "vgg": "digits"}
 FULL = {"mlp": 0.76, "resnet20": 0.81, "vgg": 0.975}
 RATIOS = (8.0, 64.0)
 

@@ -253,7 +253,7 @@ MIXED_TASKS = {
 MIXED_DATA: dict[str, dict[str, Any]] = {
     "mlp": {"dataset": SPEECH, "train_samples": 3911, "steps": 160, "epochs": 10},
     "resnet20": {
-        "dataset": "cifar10-jpeg",
+        "dataset": "cifar10",
         "train_samples": 45_000,
         "steps": 280,
         "epochs": 2,

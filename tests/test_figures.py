@@ -49,7 +49,7 @@ TESTS = Path(__file__).parent
 def odd_suite() -> dict[str, Any]:
     """Runs that collapse to guessing, perfect ones, long labels, many Λ, one seed, one method."""
     runs = make_grid("resnet20", lambdas=(0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.2, 0.4))
-    runs = [run | {"dataset": "cifar10-jpeg"} for run in runs]
+    runs = [run | {"dataset": "cifar10"} for run in runs]
     runs = [run | {"accuracy": 0.1} if run["lam"] > 0.1 else run for run in runs]
     perfect = [
         run | {"accuracy": 1.0, "accuracy_fp32": 1.0} for run in make_grid("vgg", seeds=(0,))

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from ecqx.data import Preparation, Split, TensorData, image_folder
-from ecqx.data.archives import names
 from ecqx.data.folder import DEVIATION, MEAN
 from ecqx.errors import InputError, InputWarning
 
@@ -524,20 +523,3 @@ def test_images_that_would_fill_the_memory(tmp_path: Path, monkeypatch: pytest.M
     path = write(tmp_path / "things", FILES)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
     assert "ant/0.png: " in refusal(path)
-
-
-# -- the real images -------------------------------------------------------------------------------
-
-
-def test_the_real_archive_has_the_layout(shared: Path) -> None:
-    path = shared / "data" / "cifar10-jpeg.tar.xz"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    parts = [name.split("/") for name in names(path)]
-    counts = Counter((split, word) for split, word, _ in parts)
-    assert set(counts.values()) == {5000, 1000}
-    assert {split: sum(s == split for s, _ in counts) for split in ("train", "test")} == {
-        "train": 10,
-        "test": 10,
-    }
-    assert all(file.endswith(".jpg") for *_, file in parts)

@@ -52,7 +52,7 @@ def test_what_was_trained_on_what_is_said_once(mixed: tuple[Path, dict[str, Figu
         assert first.count(words) == 1
     assert "training samples per run" not in rest
     figure = mixed[1]["accuracy_sparsity_resnet20"]
-    assert not any("cifar10-jpeg" in panel.title for panel in figure.panels)
+    assert not any("cifar10" in panel.title for panel in figure.panels)
 
 
 # Tables
@@ -63,7 +63,7 @@ def test_results_tell_metric_data_and_what_was_seen(mixed: tuple[Path, dict[str,
     about = {row["task"]: (row["metric"], row["data"], row["trained_on"]) for row in rows}
     assert about == {
         "MLP_GSC": ("top-1 accuracy", SPEECH, "3911 of 3911"),
-        "ResNet20": ("top-1 accuracy", "cifar10-jpeg", "at most 17920 of 45000"),
+        "ResNet20": ("top-1 accuracy", "cifar10", "at most 17920 of 45000"),
         "ResNet18": ("mean average precision", "voc2012 classification", "7386 of 7386"),
         "DeepLabV3": ("mean IoU", "voc2012 segmentation (14 images)", "8 of 8"),
     }

@@ -84,7 +84,7 @@ def test_table_shows_both_at_the_same_lambda() -> None:
         values = [factor * run[key] for run in ours]
         assert row[column] == f"{np.mean(values):.{digits}f}"
         assert row[f"{column}_sd"] == f"{np.std(values, ddof=1):.{digits}f}"
-    assert row["data"] == "cifar10-jpeg"
+    assert row["data"] == "cifar10"
 
 
 def test_table_without_the_same_lambda_has_dashes() -> None:
