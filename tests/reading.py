@@ -32,7 +32,7 @@ from ecqx.errors import InputError
 # What reading a file may cost: seconds of CPU, memory as a multiple of what the file announces. A
 # process takes and keeps some memory in any case.
 MOST_SECONDS, MOST_MEMORY, MEMORY_IN_ANY_CASE = 1.0, 10, 8 << 20
-# JSON takes more: each of its bytes counts as so many that are announced.
+# Parsed JSON takes more memory than its text: each byte of it counts as this many.
 BYTES_OF_JSON = 8
 # Seconds by the clock after which a file is given up.
 _PATIENCE = 30.0

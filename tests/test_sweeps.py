@@ -105,7 +105,7 @@ def test_bands_are_pairs_words_or_lists_of_these(
 ) -> None:
     found = runs(sweep_of(p=0.2, sparsity_band=written))
     assert [settings_of(run)["sparsity_band"] for run in found] == bands
-    # Two are told apart in words, one is none.
+    # Only a list of several bands gives each run a variant, which names its band.
     assert all((run.variant is None) == (len(bands) == 1) for run in found)
 
 
