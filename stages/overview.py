@@ -29,6 +29,12 @@ NAME = "overview"
 # suites show of single networks is left out.
 BY_TASK, BY_NAME = ("tasks", "relevance"), ("correct",)
 RECORDS = ("records", "published", "yardsticks")
+# What the parts of a family share, and what they were measured on where they do not.
+SHARED = {
+    "data_checksum": "data of different checksums",
+    "accuracy_start": "different pre-trained networks",
+    "accuracy_fp32": "different networks in full precision",
+}
 
 
 @command
@@ -44,10 +50,21 @@ def main() -> None:
     write_json(out / "sources.json", sources())
 
 
-def sources() -> dict[str, str]:
-    """Checksums of the results that the report is made from, and of the code that makes it."""
-    results = {name: checksum(paths.results(name) / "metrics.json") for name in suites.published()}
-    return {**results, "code": Code().closure(["stages.overview"]).digest}
+def sources() -> dict[str, Any]:
+    """Checksums of the results that the report is made from, and of the code that makes it.
+
+    Beside those of a suite stands the section ``report`` of its settings.
+    """
+    return {
+        **{name: _sources_of(name) for name in suites.published()},
+        "code": Code().closure(["stages.overview"]).digest,
+    }
+
+
+def _sources_of(suite: str) -> dict[str, Any]:
+    read = [paths.results(suite) / "metrics.json", paths.correct(suite), paths.relevance(suite)]
+    settings = suites.read_params(suites.params_path(suite))["report"]
+    return {**{path.name: checksum(path) for path in read}, "report": settings}
 
 
 def family(name: str, names: Iterable[str]) -> str:
@@ -59,8 +76,8 @@ def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Contents of several suites (`stages.report.contents`) as those of one.
 
     ``InputError`` if the suites allow different losses of accuracy in their comparisons, or the
-    data of a family's task differ. Features of sound do so between processors, in the last digits,
-    and then a seed is another network in each part.
+    data or the full-precision networks of a family's task and seed differ. Features of sound do so
+    between processors, in the last digits, and then a seed is another network in each part.
     """
     named: dict[str, dict[str, Any]] = {kind: {} for kind in (*BY_TASK, *BY_NAME)}
     listed: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RECORDS}
@@ -78,12 +95,13 @@ def merged(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             fair.update({prefix + task: rule for task, rule in own.tasks.items()})
     if len(rules) > 1:
         raise InputError(f"report.comparison.loss: must be one of {sorted(rules)} in all suites")
-    for task, records in grouped(listed["records"], itemgetter("task")).items():
-        if len({record["data_checksum"] for record in records}) > 1:
-            raise InputError(
-                f"{task}: its suites were measured on data of different checksums; measure all of "
-                "them on processors of one kind"
-            )
+    for (task, seed), records in grouped(listed["records"], itemgetter("task", "seed")).items():
+        for key, what in SHARED.items():
+            if len({record[key] for record in records}) > 1:
+                raise InputError(
+                    f"{task}, seed {seed}: its suites were measured on {what}; measure all of them "
+                    "on processors of one kind"
+                )
     once = {(record["task"], record["run_id"]): record for record in listed["records"]}
     loss = next(iter(rules), None)
     return {

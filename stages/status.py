@@ -4,8 +4,9 @@ DVC's own status sees that a file of the code changed, not whether a result depe
 command compares the fingerprints of the code with those that the suite's dvc.lock recorded, and
 adds what DVC says of settings and data.
 
-With --check the exit code is 1 where a committed result is not that of the code: for the suites
-named, by default all whose params.yaml says `published: true`.
+With --check the exit code is 1 where a committed result is not that of the committed code and
+settings, or not the one that was recorded: for the suites named, by default all whose params.yaml
+says `published: true`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from ruamel.yaml import YAML
 
 from stages import fingerprint, paths, suites
 from stages.command import command, run_command_line
@@ -29,7 +31,7 @@ Stale = tuple[str, str]
 
 
 @command
-@click.option("--check", is_flag=True, help="Compare code and committed results alone.")
+@click.option("--check", is_flag=True, help="Judge committed results alone.")
 @click.argument("named", metavar="[SUITE…]", nargs=-1)
 def main(check: bool, named: tuple[str, ...]) -> int:
     """Print what is stale."""
@@ -39,7 +41,7 @@ def main(check: bool, named: tuple[str, ...]) -> int:
         stale = [
             f"{name}: {stage}: {reason}\n"
             for name in named or suites.published()
-            for stage, reason in stale_code(name)
+            for stage, reason in (*stale_code(name), *stale_results(name))
         ]
         click.echo("".join(stale), nl=False)
         return int(bool(stale))
@@ -52,13 +54,41 @@ def main(check: bool, named: tuple[str, ...]) -> int:
     return 0
 
 
+def _recorded(suite: str) -> dict[str, Any]:
+    """What dvc.lock recorded of each stage."""
+    lock = suites.folder(suite) / suites.LOCK
+    # DVC writes YAML 1.2, in which 5e-06 is a number.
+    content = YAML(typ="safe", pure=True).load(lock) if lock.exists() else {}
+    return dict(content.get("stages", {}))
+
+
+def stale_results(suite: str) -> Iterator[Stale]:
+    """The stages that dvc.lock recorded with other settings, or other files, than there are."""
+    for stage, content in _recorded(suite).items():
+        for path, recorded in content.get("params", {}).items():
+            settings = suites.read_params(Path(path))
+            for name, value in recorded.items():
+                if _setting(settings, name) != value:
+                    yield stage, f"changed setting {name}"
+        for output in content.get("outs", ()):
+            path = Path(output["path"])
+            # Most outputs are not committed; folders have no checksum of one file.
+            if path.is_file() and _md5(path.read_bytes()) != output["md5"]:
+                yield stage, f"changed {path}"
+
+
+def _setting(settings: Any, name: str) -> Any:
+    """The setting of a dotted name; None where there is none."""
+    for key in name.split("."):
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings
+
+
 def stale_code(suite: str) -> Iterator[Stale]:
     """The stages that dvc.lock recorded with another fingerprint than that of the code."""
-    lock = suites.folder(suite) / suites.LOCK
-    content = yaml.safe_load(lock.read_text()) if lock.exists() else {}
     recorded = {
         dependency["path"]: dependency["md5"]
-        for stage in content.get("stages", {}).values()
+        for stage in _recorded(suite).values()
         for dependency in stage.get("deps", ())
     }
     for stage, now in fingerprint.fingerprints_of(suite).items():

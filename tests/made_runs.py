@@ -60,7 +60,7 @@ def make_run(
         "bits": bits,
         "lam": lam,
         "p": 0.1 if method == "ECQx" else None,
-        "sparsity_band": [0.0, 0.1] if method == "ECQx" else None,
+        "sparsity_band": None,
         "gradient": "magnitude",
         "pmf": "published",
         "lambda_max": "published",

@@ -114,16 +114,41 @@ def test_intervals_hold_the_true_difference(seeds: int, n: int) -> None:
 
 
 def test_pooling_gives_each_contrast_the_common_deviation() -> None:
-    groups = [(0.1, 0.2, 0.3), (0.0, 0.15), (0.5, 0.62, 0.7, 0.55)]
+    groups = [(0.1, 0.2, 0.3), (0.0, 0.15, 0.1), (0.5, 0.62, 0.7)]
     found = pooled_spread([Contrast(own) for own in groups])
     assert found is not None
-    freedom = sum(len(own) - 1 for own in groups)
-    variance = sum((len(own) - 1) * np.var(own, ddof=1) for own in groups) / freedom
-    assert found == pytest.approx((math.sqrt(variance), freedom))
-    one, *_ = intervals([Contrast(own) for own in groups])
+    variance = np.mean([np.var(own, ddof=1) for own in groups])
+    assert found.deviation == pytest.approx(math.sqrt(variance))
+    assert 2 < found.freedom < 6
+    # One of fewer seeds is of other seeds, so that it does not take part.
+    one, *_, other = intervals([Contrast(own) for own in (*groups, (0.3, 0.35))])
     assert one is not None
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance / 3)
+    assert other is not None
+    half = stats.t.ppf(0.975, found.freedom) * math.sqrt(variance / 3)
     assert ends(one.value) == pytest.approx((0.2 - half, 0.2 + half))
+    assert other.value == interval(Contrast((0.3, 0.35)))
+
+
+def test_contrasts_that_move_together_are_as_good_as_one() -> None:
+    noise = np.random.default_rng(2)
+    seeds = noise.normal(0, 1, 5)
+    together = pooled_spread([Contrast(tuple(seeds + k)) for k in range(6)])
+    apart = pooled_spread([Contrast(tuple(noise.normal(0, 1, 20))) for _ in range(40)])
+    assert together is not None
+    assert apart is not None
+    assert together.freedom == pytest.approx(4)
+    assert apart.freedom == pytest.approx(19 * 40, rel=0.1)
+
+
+@pytest.mark.parametrize("own", [0.2, 1.0, 3.0])
+def test_pooled_intervals_hold_though_all_share_a_network(own: float) -> None:
+    """Settings of the same seeds are compared with one network of each seed."""
+    noise, held = np.random.default_rng(3), []
+    for _ in range(600):
+        shared = noise.normal(0, 1, 3)
+        found = intervals([Contrast(tuple(shared + noise.normal(0, own, 3))) for _ in range(8)])
+        held += [low <= 0 <= high for one in found if one for low, high in [ends(one.value)]]
+    assert np.mean(held) > 0.92
 
 
 def test_deviations_are_not_pooled_where_they_differ() -> None:
@@ -132,7 +157,8 @@ def test_deviations_are_not_pooled_where_they_differ() -> None:
     assert pooled_spread([Contrast(calm), Contrast(wild)]) is None
     alone, together = interval(Contrast(calm)), intervals([Contrast(calm), Contrast(wild)])[0]
     assert together is not None
-    assert together.value == alone
+    assert alone is not None
+    assert ends(together.value) == pytest.approx(ends(alone))
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(3, 0.75), (10, 0.92)])

@@ -156,6 +156,17 @@ def test_texts_link_to_files_of_the_repository(path: Path) -> None:
             assert parts.fragment in github_anchors(target.read_text()), f"{path.name}: {link}"
 
 
+def test_intervals_are_those_of_committed_results() -> None:
+    results = "\n".join(path.read_text() for path in (ROOT / "results").rglob("*.md"))
+    quoted = {
+        (path.name, interval)
+        for path in TEXTS
+        for interval in re.findall(r"−?\d+\.\d+ \[−?\d+\.\d+, −?\d+\.\d+\]", path.read_text())
+    }
+    assert len(quoted) > 50
+    assert {pair for pair in quoted if pair[1] not in results} == set()
+
+
 def test_the_readme_shows_the_way() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120

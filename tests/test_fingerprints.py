@@ -259,6 +259,31 @@ def test_the_check_fails_where_a_committed_lock_is_not_of_the_code(
     assert check(capsys) == (0, [])
 
 
+def test_the_check_fails_where_settings_or_results_are_not_those_of_the_lock(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record()
+    metrics = paths.results("made") / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("[]")
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    lock["stages"]["evaluate"] |= {
+        "params": {"params.yaml": {"suite": "made", "quantize.lam": None}},
+        "outs": [
+            {"path": metrics.as_posix(), "md5": status._md5(b"[]")},
+            {"path": "bitstreams/made", "md5": "is not committed"},
+        ],
+    }
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert check(capsys) == (0, [])
+    metrics.write_text("[1]")
+    assert check(capsys) == (1, ["made: evaluate: changed results/made/metrics.json"])
+    metrics.write_text("[]")
+    lock["stages"]["evaluate"]["params"]["params.yaml"]["quantize.lam"] = [0.1]
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert check(capsys) == (1, ["made: evaluate: changed setting quantize.lam"])
+
+
 def test_a_stage_that_never_ran_is_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(fingerprint.STAGES[:-1])
     assert check(capsys) == (1, ["made: report: has not been run"])

@@ -60,9 +60,18 @@ def test_rules_are_those_of_all_tasks() -> None:
         overview.merged({"a": one, "b": other})
 
 
-def test_parts_measured_on_different_data_are_refused() -> None:
-    other = [run | {"data_checksum": "0"} for run in make_p_sweep("mlp")]
-    with pytest.raises(InputError, match=r"^speech_mlp: .* different checksums"):
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("data_checksum", "data of different checksums"),
+        ("accuracy_start", "different pre-trained networks"),
+        ("accuracy_fp32", "different networks in full precision"),
+    ],
+)
+def test_parts_measured_on_different_networks_are_refused(key: str, what: str) -> None:
+    swept = make_p_sweep("mlp")
+    other = [*swept[:-1], swept[-1] | {key: 0}]
+    with pytest.raises(InputError, match=rf"^speech_mlp, seed {swept[-1]['seed']}: .* {what}"):
         overview.merged({"speech": contents(make_grid("mlp")), "speech-p": contents(other)})
 
 

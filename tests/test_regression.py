@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from workplace import REPOSITORY
 
 from ecqx.errors import InputError
 from ecqx.report.regression import Difference, Kind, compare, count_judged, keys_apart
@@ -222,6 +223,17 @@ def test_what_a_method_does_not_have_is_null(same_machine: bool) -> None:
 def test_one_collapsed_seed_does_not_hide_in_its_own_spread() -> None:
     runs = make_runs()
     assert counting(compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1), False))
+
+
+def test_collapsed_networks_do_not_hide_a_loss_of_the_others() -> None:
+    """The accepted runs of the digits: five points less in every setting that keeps it."""
+    runs = json.loads((REPOSITORY / "results/embedded/baseline.json").read_text())["runs"]
+    kept = [r for r in runs if r["task"] == "mlp" and r["accuracy_fp32"] - r["accuracy"] < 0.02]
+    names = {run["run_id"] for run in kept}
+    worse = [r | {"accuracy": r["accuracy"] - 0.05 * (r["run_id"] in names)} for r in runs]
+    found = [d for d in compare(runs, worse, False) if d.quantity == "accuracy" and d.counts]
+    settings = {(r["method"], r["bits"], r["lam"], r["sweep"], r["variant"]) for r in kept}
+    assert len(found) > len(settings) / 2
 
 
 def test_tolerance_is_the_stated_formula() -> None:

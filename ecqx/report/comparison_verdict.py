@@ -11,7 +11,7 @@ from ecqx.report.comparison import Comparison, Kept, area_terms, kept
 from ecqx.report.contrasts import Contrast, contrast, intervals
 from ecqx.report.formats import Column, Table, markdown_body
 from ecqx.report.records import PAPER_METHOD, Record
-from ecqx.report.rules import Rules
+from ecqx.report.rules import LOSSES, Rules, loss_in_words
 from ecqx.report.selection import by_seed
 from ecqx.report.statistics import Estimate
 from ecqx.report.verdicts import Verdict, judge_against
@@ -32,6 +32,12 @@ SIZES = {
 }
 
 
+# In a tie the interval reaches no further, a fraction: the largest loss that a user may allow.
+TIE = LOSSES[-1]
+# Methods are compared over at least this share of the ratios, on the logarithmic scale.
+LEAST_SHARE = 0.25
+
+
 @dataclass(frozen=True)
 class Duel:
     """ECQx against one other method; differences are paired per seed.
@@ -40,7 +46,8 @@ class Duel:
     ----------
     area : Estimate or None
         Area under the curve of ECQx minus that of the other, a fraction of one, over the
-        compression ratios up to ``ratio`` that both reach with every seed; None if there are none.
+        compression ratios up to ``ratio`` that both reach with every seed; None if these are too
+        few.
     ratio : float
     factor : Estimate or None
         Smallest file within the loss of the other over that of ECQx: geometric mean over seeds.
@@ -56,7 +63,7 @@ class Duel:
     @property
     def verdict(self) -> Verdict:
         """By the interval of the difference of areas."""
-        return judge_against(self.area, 0)
+        return judge_against(self.area, 0, -TIE, TIE)
 
     @property
     def size_verdict(self) -> Verdict:
@@ -129,8 +136,8 @@ def _duels(
         return min(max(file.compression_ratio for file in own) for own in seeds)
 
     def of_areas(rival: str, most: float) -> Contrast | None:
-        """ECQx's area minus the other's; None over an empty range."""
-        if low >= most:
+        """ECQx's area minus the other's; None over too short a range."""
+        if math.log(most / low) < LEAST_SHARE * math.log(high / low):
             return None
         own, theirs = (by_seed(files[method]) for method in (PAPER_METHOD, rival))
         return contrast(
@@ -190,13 +197,14 @@ def rule(comparison: Comparison) -> str:
     return (
         "Each other method is judged by the area under the curve of test accuracy over file size, "
         f"at compression ratios {comparison.ranges_in_words()}, as far as both methods reach with "
-        "every seed. At each size the file of highest validation accuracy that fits is taken; "
-        f"sizes are weighted evenly on a logarithmic scale. {PAPER_METHOD} wins where the 95 % "
-        "interval of the difference of areas, paired per seed, lies above 0, loses where it lies "
-        "below, and ties otherwise. Without a common range, or with one seed, the comparison is "
-        "inconclusive. Intervals cover other seeds and other test samples; they are not corrected "
-        "for multiple comparisons. A tie means that these runs show no difference, not that the "
-        "methods are equal."
+        f"every seed, but over no less than {100 * LEAST_SHARE:g} % of that range. At each size "
+        "the file of highest validation accuracy that fits is taken; sizes are weighted evenly on "
+        f"a logarithmic scale. {PAPER_METHOD} wins where the 95 % interval of the difference of "
+        "areas, paired per seed, lies above 0, loses where it lies below, and ties where it holds "
+        f"0 and lies within {loss_in_words(TIE)}. Otherwise, without a common range, or with one "
+        "seed, the comparison is inconclusive. Intervals cover other seeds and other test samples; "
+        "they are not corrected for multiple comparisons. A tie means that these runs show no "
+        "difference, not that the methods are equal."
     )
 
 

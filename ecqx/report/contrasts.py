@@ -8,12 +8,14 @@ samples has the standard error
     SE² = σ² / S + Var_i(d̄(i)) / n,   d̄(i) the mean of d(s, i) over seeds.
 
 σ is the deviation of the contrast over seeds, Var_i that over samples: other seeds, and other
-samples of the same kind, would have given another mean. The chance of a single pair (s, i) is in
-both terms, so that the interval is rather too wide. σ is at least one sample, 1 / n: seeds that
-happen to agree do not show that all seeds would.
+samples of the same kind, would have given another mean. The noise of one network on one sample
+counts in both terms, so that the interval is slightly too wide. σ is at least one sample, 1 / n:
+seeds that happen to agree do not show that all seeds would.
 
-The deviation is pooled over contrasts of the same kind where that is fair: where Levene's test
-does not reject at 5 % that they have the same.
+The deviation is pooled over contrasts of the same kind and the same seeds where that is fair: where
+Levene's test does not reject at 5 % that they have the same. Such contrasts share networks, for
+instance the one in full precision of each seed, so that together they know less than as many
+independent ones: `pooled_spread` counts the degrees of freedom accordingly.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev, variance
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -115,13 +117,18 @@ def intervals(
 ) -> list[Found | None]:
     """Means of contrasts with their intervals; deviations are pooled over those that are ``alike``.
 
-    There is no interval with one seed, nor where no spread is known: without test samples, if all
-    seeds agree.
+    Of these only those of the most seeds are pooled, so that all are of the same seeds. There is no
+    interval with one seed, nor where no spread is known: without test samples, if all seeds agree.
     """
-    pooled = pooled_spread([one for one in contrasts if one is not None and alike(one)])
+    seeds = max((len(one.values) for one in contrasts if one is not None), default=0)
+
+    def is_pooled(one: Contrast) -> bool:
+        return alike(one) and len(one.values) == seeds
+
+    pooled = pooled_spread([one for one in contrasts if one is not None and is_pooled(one)])
 
     def found(one: Contrast) -> Found:
-        return _found(one, spread_of(one, pooled if alike(one) else None), bound)
+        return _found(one, spread_of(one, pooled if is_pooled(one) else None), bound)
 
     return [None if one is None else found(one) for one in contrasts]
 
@@ -133,13 +140,28 @@ def interval(one: Contrast | None) -> Estimate | None:
 
 
 def pooled_spread(contrasts: Sequence[Contrast]) -> Spread | None:
-    """The deviation s² = Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1); None where pooling is not fair."""
+    """The root of the mean variance of contrasts of the same seeds; None where it is not fair.
+
+    With K contrasts x(k, s) of S seeds, each without its mean, and Q the sum of their squares,
+
+        σ² = Q / (K (S − 1)),   Q = Q_s + Q_r,   Q_s = K Σ_s x̄(s)²,
+
+    Q_s is what all contrasts have in common at a seed, and Q_r the rest. Satterthwaite's degrees of
+    freedom of σ² are (S − 1) Q² / (Q_s² + Q_r² / (K − 1)): S − 1 where all contrasts move together,
+    and about K (S − 1) where they are independent.
+    """
     groups = [one.values for one in contrasts if len(one.values) > 1]
     if not groups or not is_fair_to_pool(groups):
         return None
-    freedom = sum(len(group) - 1 for group in groups)
-    total = sum((len(group) - 1) * variance(group) for group in groups)
-    return Spread(math.sqrt(total / freedom), freedom)
+    own = np.array(groups)
+    own -= own.mean(axis=1, keepdims=True)
+    count, seeds = own.shape
+    whole, common = np.sum(own**2), count * np.sum(own.mean(axis=0) ** 2)
+    if whole == 0 or count == 1:
+        return Spread(math.sqrt(whole / (count * (seeds - 1))), seeds - 1)
+    rest = (whole - common) ** 2 / (count - 1)
+    freedom = (seeds - 1) * whole**2 / (common**2 + rest)
+    return Spread(math.sqrt(whole / (count * (seeds - 1))), float(freedom))
 
 
 def is_fair_to_pool(groups: Sequence[Sequence[float]]) -> bool:

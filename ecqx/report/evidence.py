@@ -71,8 +71,8 @@ class Evidence:
 
     @property
     def deciding(self) -> list[str]:
-        """The tasks that decide claims: experiments of the paper, or all if it has none."""
-        return [task for task in self.tasks if task in self.paper] or list(self.tasks)
+        """The tasks that decide claims: experiments of the paper, or all if none is named."""
+        return [task for task in self.tasks if not self.paper or task in self.paper]
 
     def of(
         self, task: str, sweep: str = GRID, method: str | None = None, bits: int | None = None

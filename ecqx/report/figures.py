@@ -30,7 +30,7 @@ from ecqx.report.records import (
 )
 from ecqx.report.render import Figure
 from ecqx.report.selection import front
-from ecqx.report.sweeps import by_p
+from ecqx.report.sweeps import by_p, of_common_seeds
 from ecqx.report.yardstick import Counterpart
 
 # Methods that share a panel of the comparison, beside ECQx.
@@ -81,15 +81,14 @@ def influence_of_p(evidence: Evidence) -> Figure | None:
     """Accuracy against sparsity, a panel for each bit width and p, with ECQ in all of them."""
     widths = {task: evidence.bits(task, P_SWEEP) for task in evidence.tasks}
     tasks = [task for task, own in widths.items() if own]
-    cases = [
-        Case(
-            _heading(evidence, task, f"p = {p:g}, {bits} bit", tasks),
-            [*evidence.of(task, GRID, "ECQ", bits), *own],
-        )
-        for task in tasks
-        for bits in widths[task]
-        for p, own in by_p(evidence, task, bits).items()
-    ]
+    cases = []
+    for task in tasks:
+        for bits in widths[task]:
+            swept, reference = by_p(evidence, task, bits), evidence.of(task, GRID, "ECQ", bits)
+            ecq, *curves = of_common_seeds([reference, *swept.values()])
+            for p, own in zip(swept, curves, strict=True):
+                heading = _heading(evidence, task, f"p = {p:g}, {bits} bit", tasks)
+                cases.append(Case(heading, [*ecq, *own]))
     caption = f"ECQx may add at most p to the sparsity of ECQ. {_ALONG}"
     return _figure(evidence, "influence_of_p", "Influence of p", caption, cases)
 
@@ -161,7 +160,7 @@ def yardstick_figure(evidence: Evidence, counterparts: Sequence[Counterpart]) ->
     return _figure(
         *(evidence, "yardstick", "Beside the published algorithm", caption, cases),
         x=SIZES,
-        more=f"Whether a point of ours is at least as good in both: {words}.",
+        more=f"Whether ours is at least as accurate at the published size: {words}.",
     )
 
 

@@ -36,6 +36,9 @@ METHODS_OF_SWEEP = {
     COMPARISON: METHODS,
 }
 
+# Sparsity bands of ECQx (`ecqx.assign`): the published code's, and the paper's.
+PUBLISHED_BAND, PAPER_BAND = "[−p, 0]", "[0, p]"
+
 # The settings of quantizer, relevance and file that do not vary along bits, Λ and p.
 CONFIGURATION = (
     *("sparsity_band", "alpha", "gradient", "composite", "canonizer", "weight_rule", "lrp_output"),
@@ -44,6 +47,8 @@ CONFIGURATION = (
 # How metrics.json names a given start: what the pretrain stage made "of" what.
 GIVEN_START = " of "
 SHOWN_CHECKSUM = 8
+# Shares of test samples are equal but for the rounding of a mean.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,14 @@ class Setting:
         return self.records[0]
 
     @property
+    def band(self) -> str:
+        """The sparsity band of ECQx in words; that of the published code where none is set."""
+        found = self.first.configuration[CONFIGURATION.index("sparsity_band")]
+        if found is None or found == (-(self.p or 0.0), 0.0):
+            return PUBLISHED_BAND
+        return PAPER_BAND if found == (0.0, self.p) else f"[{found[0]:g}, {found[1]:g}]"
+
+    @property
     def lam_in_words(self) -> str | None:
         """Λ as tables show it; None where the method has none."""
         return None if math.isnan(self.lam) else f"{self.lam:g}"
@@ -203,13 +216,16 @@ def _read(entry: Mapping[str, Any], correct: Correct) -> Record:
     values = (entry[key] for key in CONFIGURATION)
     configuration = tuple(tuple(v) if isinstance(v, list) else v for v in values)
     own = {key: entry[key] for key in _OWN}
-    of_file, of_reference = entry["run_id"], f"trained/{entry['seed']}"
-    return Record(
-        **own,
-        configuration=configuration,
-        network=Network(own["accuracy"], correct.get(f"{entry['task']}/{of_file}")),
-        reference=Network(own["accuracy_fp32"], correct.get(f"{entry['task']}/{of_reference}")),
-    )
+    networks = []
+    for key, of in (("accuracy", name), ("accuracy_fp32", f"trained/{entry['seed']}")):
+        bits = correct.get(f"{entry['task']}/{of}")
+        if bits is not None and not math.isclose(bits.mean(), own[key], abs_tol=ROUNDING):
+            raise InputError(
+                f"run {entry['run_id']}: '{key}' is not that of correct.safetensors; both must be "
+                "written by one run of stage evaluate"
+            )
+        networks.append(Network(own[key], bits))
+    return Record(**own, configuration=configuration, network=networks[0], reference=networks[1])
 
 
 def _order(record: Record) -> tuple[Any, ...]:

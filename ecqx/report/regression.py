@@ -10,9 +10,10 @@ lower, or of ``bytes`` or ``bytes_other`` that is larger, by more than a toleran
     t · s · √(1/n + 1/n)
 
 - n: seeds of the setting that both sides have.
-- s: standard deviation (n − 1) over the accepted runs' seeds, of this setting or pooled over all
-  settings of its task, whichever is larger: three seeds that happen to agree do not make a
-  tolerance of zero, and new runs that scatter do not widen it. Bytes are relative to their mean.
+- s: standard deviation (n − 1) over the accepted runs' seeds, of this setting or pooled over those
+  of its task, whichever is larger: three seeds that happen to agree do not make a tolerance of
+  zero, and new runs that scatter do not widen it. Settings that have lost more than 10 points of
+  accuracy scatter far more, and are pooled apart. Bytes are relative to their mean.
 - t: one-sided quantile of Student's distribution at 1 − 0.01/m, with the pooled deviation's degrees
   of freedom; m is the number of means compared. If the new runs are as good, at most one check in
   a hundred raises a false alarm.
@@ -58,6 +59,8 @@ GOOD = {
 # Quantities whose means are compared; the last one only where floats are coded with loss.
 MEANS = ("accuracy", "sparsity", "bytes", "bytes_other")
 FALSE_ALARMS = 0.01
+# A setting that loses more accuracy than this, a fraction, has collapsed.
+COLLAPSE = 0.1
 UNKNOWN_SPREAD_TOLERANCE = 0.02
 
 
@@ -281,7 +284,7 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
         if (known := [pair for pair in own if not math.isnan(_number(pair[0].get(quantity)))])
     ]
     confidence = 1 - FALSE_ALARMS / max(1, len(means))
-    for alike in grouped(means, lambda mean: (mean.task, mean.quantity)).values():
+    for alike in grouped(means, lambda mean: (mean.task, mean.quantity, mean.collapsed)).values():
         freedom = sum(len(mean.pairs) - 1 for mean in alike)
         squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
         for mean in alike:
@@ -295,7 +298,8 @@ def _has_lossy_floats(pair: Pair) -> bool:
 class _Mean:
     """One quantity of one setting, over the seeds of both sides.
 
-    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds.
+    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds;
+    ``collapsed`` says whether these have lost their accuracy.
     """
 
     def __init__(self, setting: str, task: str, quantity: str, pairs: Sequence[Pair]) -> None:
@@ -307,6 +311,8 @@ class _Mean:
         self.scale = abs(self.old) if quantity.startswith("bytes") else 1.0
         known = self.scale and len(pairs) > 1
         self.variance = variance(value / self.scale for value in accepted) if known else 0.0
+        losses = [_number(o.get("accuracy_fp32")) - _number(o.get("accuracy")) for o, _ in pairs]
+        self.collapsed = fmean(losses) > COLLAPSE
 
     def judged(self, pooled: float, freedom: int, confidence: float) -> Iterator[Difference]:
         """The change of the mean, if it is more than chance allows."""

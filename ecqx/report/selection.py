@@ -107,24 +107,23 @@ def loses_at_most(setting: Setting, loss: float) -> bool:
 
 
 def gain_at_equal_sparsity(
-    first: Sequence[Setting], second: Sequence[Setting], top: float = math.inf
+    first: Sequence[Setting], second: Sequence[Setting], *others: Sequence[Setting]
 ) -> Gain:
     """Accuracy of the first settings minus that of the second ones at equal sparsity along Λ.
 
-    The range of sparsity ends at ``top`` at the latest.
+    Only seeds that all curves have, the ``others`` included, and sparsities that all cover count.
     """
-    curves = by_seed(flat(first)), by_seed(flat(second))
-    seeds = [seed for seed in curves[0] if seed in curves[1]]
+    curves = [by_seed(flat(settings)) for settings in (first, second, *others)]
+    seeds = [seed for seed in curves[0] if all(seed in curve for curve in curves)]
     terms: dict[int, list[tuple[float, Network]]] = {}
     ranges = []
     for seed in seeds:
-        own, others = (curve[seed] for curve in curves)
-        sparsity = [[record.sparsity for record in one] for one in (own, others)]
-        found = equal_sparsity_weights(sparsity[0], sparsity[1], top)
+        own, compared, *_ = points = [curve[seed] for curve in curves]
+        found = equal_sparsity_weights(*([run.sparsity for run in runs] for runs in points))
         if found is not None:
             weights, other_weights, *ends = found
             signed = (*weights, *(-other_weights))
-            networks = (run.network for run in (*own, *others))
+            networks = (run.network for run in (*own, *compared))
             terms[seed] = list(zip(signed, networks, strict=True))
             ranges.append(ends)
     if not ranges:

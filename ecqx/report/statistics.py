@@ -78,7 +78,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def equal_sparsity_weights(
-    first: Sequence[float], second: Sequence[float], top: float = math.inf
+    first: Sequence[float], second: Sequence[float], *others: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float] | None:
     """How the mean difference of two curves at equal sparsity follows from their points.
 
@@ -90,8 +90,8 @@ def equal_sparsity_weights(
     ----------
     first, second : sequence of float
         Sparsity of each point.
-    top : float
-        Where the range of sparsity ends at the latest.
+    *others : sequence of float
+        Sparsity of each point of further curves, which must cover the range of sparsity as well.
 
     Returns
     -------
@@ -99,9 +99,10 @@ def equal_sparsity_weights(
         Weights of the points' ordinates: the mean difference is ``weights1 @ y1 - weights2 @ y2``;
         and the ends of the range of sparsity. None without a common range.
     """
-    if not first or not second:
+    curves = (first, second, *others)
+    if not all(curves):
         return None
-    low, high = max(min(first), min(second)), min(max(first), max(second), top)
+    low, high = max(map(min, curves)), min(map(max, curves))
     if low >= high:
         return None
     knots = np.unique(np.clip(np.concatenate([first, second]), low, high))

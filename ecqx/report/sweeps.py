@@ -8,7 +8,7 @@ from typing import Any
 
 from ecqx.report import columns as col
 from ecqx.report.columns import gain_cells, reading, row, table
-from ecqx.report.contrasts import Contrast, difference, interval, intervals
+from ecqx.report.contrasts import Contrast, difference, intervals
 from ecqx.report.evidence import Evidence
 from ecqx.report.formats import Cell, Column, Table
 from ecqx.report.records import (
@@ -18,6 +18,8 @@ from ecqx.report.records import (
     GRID_METHODS,
     MISSING,
     P_SWEEP,
+    PAPER_METHOD,
+    PUBLISHED_BAND,
     TRAINED,
     Setting,
 )
@@ -52,21 +54,31 @@ def p_sweep(evidence: Evidence) -> Table:
 
 
 def influence_of_p(evidence: Evidence) -> Table:
-    """What each p gains over ECQ at equal sparsity."""
+    """What each p gains over ECQ at equal sparsity, over the range that all of them cover."""
     rows = []
     for task in evidence.tasks:
         for bits in evidence.bits(task, P_SWEEP):
-            reference = evidence.of(task, GRID, "ECQ", bits)
-            for p, settings in by_p(evidence, task, bits).items():
+            reference, published = (
+                evidence.of(task, GRID, method, bits) for method in GRID_METHODS
+            )
+            swept = by_p(evidence, task, bits).values()
+            ecq, *curves = of_common_seeds([reference, published, *swept])
+            curves = [settings for settings in curves if settings and ecq]
+            for settings in curves:
                 lambdas = ", ".join(f"{setting.lam:g}" for setting in settings)
-                gain = gain_cells(gain_at_equal_sparsity(settings, reference))
-                rows.append(row(flat(settings), bits, f"{p:g}", lambdas, *gain))
+                gain = gain_cells(gain_at_equal_sparsity(settings, ecq, *curves))
+                runs = flat((*settings, *ecq))
+                rows.append(row(runs, bits, settings[0].band, f"{settings[0].p:g}", lambdas, *gain))
     caption = (
         "Accuracy of ECQx minus that of ECQ at equal sparsity: both interpolated linearly over "
-        "sparsity along Λ and averaged over the range that both cover, per seed; mean over seeds "
-        "with its 95 % interval."
+        "sparsity along Λ and averaged per seed over the range that ECQ and all rows of the task "
+        "and bit width cover; mean over the seeds that all have, with its 95 % interval. In the "
+        f"band {PUBLISHED_BAND} relevance adds no sparsity to that of ECQ, in the others at most p."
     )
-    columns = (col.BITS, col.P, Column("lambdas", "Λ"), col.GAIN, col.SHARED_RANGE)
+    columns = (
+        *(col.BITS, col.BAND, col.P, Column("lambdas", "Λ")),
+        *(col.GAIN, col.SHARED_RANGE),
+    )
     return table(evidence, "influence_of_p", "Influence of p", caption, columns, rows)
 
 
@@ -115,6 +127,14 @@ def _ablation_rows(grid: Sequence[Setting], replaced: Sequence[Setting]) -> Iter
                     "gain_points": gain,
                 },
             )
+
+
+def of_common_seeds(curves: Sequence[Sequence[Setting]]) -> list[list[Setting]]:
+    """Curves of settings over the seeds that all have that were measured."""
+    measured = [{record.seed for record in flat(own)} for own in curves if own]
+    seeds = set.intersection(*measured) if measured else set()
+    found = ([_of_seeds(setting, seeds) for setting in own] for own in curves)
+    return [[setting for setting in own if setting.records] for own in found]
 
 
 def _of_seeds(setting: Setting, seeds: set[int]) -> Setting:
@@ -180,16 +200,23 @@ def influence_of_batchnorm(evidence: Evidence) -> Table:
         f"(mean over seeds with its 95 % interval). {reading(evidence)}"
     )
     shown = (replace(c, paper="no") if c is col.ENTROPY else c for c in col.MEASURES)
-    columns = (Column("batchnorm", "BatchNorm"), *col.LABEL, col.FULL_PRECISION, *shown, col.GAIN)
+    columns = (
+        *(Column("batchnorm", "BatchNorm"), *col.LABEL, col.FULL_PRECISION, *shown),
+        *(col.GAIN, col.SHARED_RANGE),
+    )
     title = "Influence of BatchNorm"
     return table(evidence, "influence_of_batchnorm", title, caption, columns, rows)
 
 
 def _batchnorm_cells(evidence: Evidence, task: str, method: str, bits: int) -> dict[str, Cell]:
     own, ecq = (evidence.of(task, GRID, name, bits) for name in (method, "ECQ"))
-    gain = gain_at_equal_sparsity(own, ecq).difference if method == "ECQx" else None
-    side = "with" if task.endswith("_bn") else "without"
-    return {"batchnorm": side, col.GAIN.key: interval(gain)}
+    gain, shared_range = gain_cells(gain_at_equal_sparsity(own, ecq))
+    of_ecqx = method == PAPER_METHOD
+    return {
+        "batchnorm": "with" if task.endswith("_bn") else "without",
+        col.GAIN.key: gain if of_ecqx else None,
+        col.SHARED_RANGE.key: shared_range if of_ecqx else None,
+    }
 
 
 LAMBDA_MAX = "lambda_max"

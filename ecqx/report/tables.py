@@ -46,14 +46,15 @@ def build_tables(
 
 
 def best_files(evidence: Evidence) -> Table:
-    """The file that validation chooses for each task, among all methods and bit widths."""
+    """The file of ECQ or ECQx that validation chooses for each task, among all bit widths."""
 
     def file(setting: Setting) -> str:
         return max(setting.records, key=lambda run: run.accuracy_validation).run_id
 
     caption = (
-        "The smallest file of each task whose mean validation accuracy is at most 1 point below "
-        "the best one. The file is that of the seed of highest validation accuracy, named by run. "
+        "The smallest file of each task, of ECQ and ECQx, whose mean validation accuracy is at "
+        "most 1 point below the best one. The file is that of the seed of highest validation "
+        "accuracy, named by run. "
     )
     columns = (
         *(col.METHOD, col.BITS, col.LAMBDA),
@@ -66,7 +67,7 @@ def best_files(evidence: Evidence) -> Table:
     )
     chosen = [smallest_file(own) for task in evidence.tasks if (own := evidence.of(task))]
     caption += reading(evidence)
-    return table(evidence, "best_files", "Best file of each task", caption, columns, chosen)
+    return table(evidence, "best_files", "Best file of ECQ and ECQx", caption, columns, chosen)
 
 
 def results(evidence: Evidence, published: Sequence[Mapping[str, Any]] = ()) -> Table:

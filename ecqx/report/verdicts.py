@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -83,13 +84,21 @@ def judge_gain(gain: Estimate | None) -> Verdict:
     return judge_below(gain and gain.scaled(-1))
 
 
-def judge_against(value: Estimate | None, neutral: float) -> Verdict:
-    """Verdict by the interval of a value that is above ``neutral`` where ECQx is better."""
+def judge_against(
+    value: Estimate | None, neutral: float, low: float = -math.inf, high: float = math.inf
+) -> Verdict:
+    """Verdict by the interval of a value that is above ``neutral`` where ECQx is better.
+
+    It is a tie where the interval holds ``neutral`` and lies between ``low`` and ``high``.
+    """
     if value is None or value.low is None:
         return Verdict.OPEN
     if value.lies_above(neutral):
         return Verdict.WINS
-    return Verdict.LOSES if value.lies_below(neutral) else Verdict.TIES
+    if value.lies_below(neutral):
+        return Verdict.LOSES
+    is_narrow = value.lies_above(low) and value.lies_below(high)
+    return Verdict.TIES if is_narrow else Verdict.OPEN
 
 
 def in_words(verdict: Verdict, gain: Estimate | None) -> str:
