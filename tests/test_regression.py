@@ -225,6 +225,25 @@ def test_one_collapsed_seed_does_not_hide_in_its_own_spread() -> None:
     assert counting(compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, accuracy=0.1), False))
 
 
+@pytest.mark.parametrize(
+    ("quantity", "value", "kind"),
+    [
+        ("parameters", 99, "different"),
+        ("steps", 8, "different"),
+        ("compression_ratio", 8, "better"),
+    ],
+)
+def test_what_no_machine_changes_counts_everywhere(quantity: str, value: int, kind: str) -> None:
+    own = {"parameters": 100, "steps": 9}
+    runs = [run | own | {"compression_ratio": 40000 / run["bytes"]} for run in make_runs()]
+    found = compare(runs, changed(runs, {"run_id": "0-ECQ-0.05-1"}, **{quantity: value}), False)
+    assert [(d.quantity, d.kind, d.counts) for d in found] == [(quantity, kind, True)]
+    # A smaller file of the same model has a larger ratio.
+    smaller = changed(runs, bytes=lambda b: b - 1)
+    smaller = [run | {"compression_ratio": 40000 / run["bytes"]} for run in smaller]
+    assert compare(runs, smaller, False) == []
+
+
 def test_collapsed_networks_do_not_hide_a_loss_of_the_others() -> None:
     """The accepted runs of the digits: five points less in every setting that keeps it."""
     runs = json.loads((REPOSITORY / "results/embedded/baseline.json").read_text())["runs"]

@@ -21,7 +21,9 @@ lower, or of ``bytes`` or ``bytes_other`` that is larger, by more than a toleran
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
 points of accuracy or sparsity and 2 % of the bytes. Bytes outside the coded integers are compared
 so only where floats are coded with loss, to a length that depends on their values; else they must
-be equal everywhere. A missing run is worse on any machine; a new one is different.
+be equal everywhere, as must what training and network are: steps, parameters and the size in 32
+bit, which is the compression ratio times the bytes. A missing run is worse on any machine; a new
+one is different.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ GOOD = {
 }
 # Quantities whose means are compared; the last one only where floats are coded with loss.
 MEANS = ("accuracy", "sparsity", "bytes", "bytes_other")
+# Quantities that are equal on all machines, beside the bytes outside the coded integers.
+EQUAL = ("parameters", "epochs", "steps")
 FALSE_ALARMS = 0.01
 # A setting that loses more accuracy than this, a fraction, has collapsed.
 COLLAPSE = 0.1
@@ -273,6 +277,11 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
         for pair in pairs:
             if not _has_lossy_floats(pair):
                 yield from _exact(pair, "bytes_other", names)
+    for pair in pairs:
+        for quantity in EQUAL:
+            yield from _exact(pair, quantity, names)
+        if len({round(_bytes_fp32(run)) for run in pair}) > 1:
+            yield from _exact(pair, "compression_ratio", names)
     settings = grouped(pairs, lambda pair: setting_of(pair[0], SETTINGS)).values()
     means = [
         _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
@@ -289,6 +298,12 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
         squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
         for mean in alike:
             yield from mean.judged(squares / max(1, freedom), freedom, confidence)
+
+
+def _bytes_fp32(run: Run) -> float:
+    """Size of the model in 32 bit; 0 where it is not recorded."""
+    size = _number(run.get("compression_ratio")) * _number(run.get("bytes"))
+    return 0.0 if math.isnan(size) else size
 
 
 def _has_lossy_floats(pair: Pair) -> bool:

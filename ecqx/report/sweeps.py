@@ -16,7 +16,6 @@ from ecqx.report.records import (
     CONFIGURATION,
     GRID,
     GRID_METHODS,
-    MISSING,
     P_SWEEP,
     PAPER_METHOD,
     PUBLISHED_BAND,
@@ -85,7 +84,7 @@ def influence_of_p(evidence: Evidence) -> Table:
 def ablation(evidence: Evidence) -> Table:
     """What each replaced setting changes, beside the setting of the grid that it replaces."""
     caption = (
-        "Single settings replaced, at the same Λ, in the order of the settings. The gain is the "
+        "Settings replaced, at the same Λ, in the order of the settings. The gain is the "
         "accuracy minus that of the method’s row without a replacement, paired per seed, with its "
         "95 % interval over seeds and test samples, deviations pooled over the rows of a Λ where "
         "that is fair; where sparsity or size changed as well, it is no gain at equal cost. "
@@ -94,7 +93,7 @@ def ablation(evidence: Evidence) -> Table:
     # In print the gain stands for the drop.
     shown = (replace(c, paper="no") if c in (col.DROP, col.ENTROPY) else c for c in col.MEASURES)
     columns = (
-        *(*col.LABEL, Column("setting", "setting", paper="no"), Column("replaced", "replaced")),
+        *(*col.LABEL, Column("replaced", "replaced")),
         *(*shown, Column("gain_points", "gain (points)", "interval", 2, 100), col.SEEDS),
     )
     rows = (
@@ -118,15 +117,7 @@ def _ablation_rows(grid: Sequence[Setting], replaced: Sequence[Setting]) -> Iter
         here.sort(key=lambda s: _variant_order(base, s))
         gains = _gains(at, here)
         for setting, gain in zip((*at, *here), (*(None for _ in at), *gains), strict=True):
-            names = [CONFIGURATION[i] for i in _differing(base, setting)]
-            yield (
-                setting,
-                {
-                    "setting": ", ".join(names).replace("_", " ") or MISSING,
-                    "replaced": setting.variant or "none",
-                    "gain_points": gain,
-                },
-            )
+            yield setting, {"replaced": setting.variant or "none", "gain_points": gain}
 
 
 def of_common_seeds(curves: Sequence[Sequence[Setting]]) -> list[list[Setting]]:
