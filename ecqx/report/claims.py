@@ -78,9 +78,10 @@ INTERVAL_TEXT = (
 
 def build_claims(evidence: Evidence, correlations: Sequence[Correlation]) -> list[Claim]:
     """All claims of the paper, judged."""
+    judged = {task: _judged(evidence, task) for task in evidence.tasks}
     return [
-        file_size(evidence),
-        low_bit_width(evidence),
+        file_size(evidence, judged),
+        low_bit_width(evidence, judged),
         equal_sparsity(evidence),
         not_magnitude(evidence, correlations),
     ]
@@ -111,8 +112,12 @@ class Judged(NamedTuple):
         return judged_cells(DROP, self.drop, self.verdict, -1, self.would_take)
 
 
-def _judged(evidence: Evidence, task: str, method: str) -> list[Judged]:
-    """A method's settings of the grid.
+# Judged settings by task and method.
+ByTask = Mapping[str, Mapping[str, Sequence[Judged]]]
+
+
+def _judged(evidence: Evidence, task: str) -> dict[str, list[Judged]]:
+    """The settings of the grid, by method.
 
     Deviations are pooled over the settings of both methods that a user would take: those that lose
     no more than the largest of `LOSSES`. A network that has collapsed scatters more.
@@ -120,11 +125,14 @@ def _judged(evidence: Evidence, task: str, method: str) -> list[Judged]:
     settings = evidence.of(task)
     drops = [drop_of(setting.records) for setting in settings]
     found = intervals(drops, MARGIN, lambda drop: drop.mean <= LOSSES[-1])
-    return [
+    judged = [
         Judged(setting, drop.value, judge_below(drop.value), drop.would_take)
         for setting, drop in zip(settings, found, strict=True)
-        if drop and setting.method == method
+        if drop
     ]
+    return {
+        method: [one for one in judged if one.setting.method == method] for method in GRID_METHODS
+    }
 
 
 def judged_cells(
@@ -141,14 +149,14 @@ def judged_cells(
     }
 
 
-def file_size(evidence: Evidence) -> Claim:
+def file_size(evidence: Evidence, judged: ByTask) -> Claim:
     """Claim 1: how small a file may be while the accuracy is kept."""
-    own = {task: _judged(evidence, task, PAPER_METHOD) for task in evidence.tasks}
+    own = {task: methods[PAPER_METHOD] for task, methods in judged.items()}
     rows = [
         row
-        for task in evidence.tasks
-        for method in GRID_METHODS
-        for row in _ratio_rows(_judged(evidence, task, method))
+        for methods in judged.values()
+        for settings in methods.values()
+        for row in _ratio_rows(settings)
     ]
     columns = (
         *(col.METHOD, Column("chosen", "chosen by"), col.BITS, col.LABEL[-1], col.RATIO, DROP),
@@ -260,12 +268,12 @@ def _ratio_rows(settings: Sequence[Judged]) -> Iterator[Row]:
         yield row(records, settings[0].setting.method, words, *numbers)
 
 
-def low_bit_width(evidence: Evidence) -> Claim:
+def low_bit_width(evidence: Evidence, judged: ByTask) -> Claim:
     """Claim 2: whether accuracy is kept at each bit width."""
     rows, parts, absent = [], [], []
-    for task in evidence.tasks:
-        judged = [one for method in GRID_METHODS for one in _judged(evidence, task, method)]
-        in_order = sorted(judged, key=lambda one: one.setting.bits or 0)
+    for task, methods in judged.items():
+        settings = [one for own in methods.values() for one in own]
+        in_order = sorted(settings, key=lambda one: one.setting.bits or 0)
         of_kind = grouped(in_order, lambda one: (one.setting.bits, one.setting.method))
         for (bits, method), own in of_kind.items():
             if bits in PAPER_BITS:

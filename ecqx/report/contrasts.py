@@ -120,15 +120,13 @@ def intervals(
     Of these only those of the most seeds are pooled, so that all are of the same seeds. There is no
     interval with one seed, nor where no spread is known: without test samples, if all seeds agree.
     """
-    seeds = max((len(one.values) for one in contrasts if one is not None), default=0)
-
-    def is_pooled(one: Contrast) -> bool:
-        return alike(one) and len(one.values) == seeds
-
-    pooled = pooled_spread([one for one in contrasts if one is not None and is_pooled(one)])
+    known = [one for one in contrasts if one is not None and alike(one)]
+    seeds = max((len(one.values) for one in known), default=0)
+    shared = [one for one in known if len(one.values) == seeds]
+    pooled = pooled_spread(shared)
 
     def found(one: Contrast) -> Found:
-        return _found(one, spread_of(one, pooled if is_pooled(one) else None), bound)
+        return _found(one, spread_of(one, pooled if one in shared else None), bound)
 
     return [None if one is None else found(one) for one in contrasts]
 
