@@ -16,12 +16,18 @@ from stages import derived, paths
 from stages.check import read_baseline, read_runs
 from stages.command import command, run_command_line, suite_argument
 from stages.provenance import changes, machine, packages
+from stages.status import stale_results
 
 
 @command
 @suite_argument
 def main(suite: str) -> None:
     """Write results/SUITE/baseline.json."""
+    for stage, reason in stale_results(suite):
+        raise InputError(
+            f"results of suite {suite} are not those of this code ({stage}: {reason}): run "
+            f"`make paper-results SUITE={suite}`, then `make baseline SUITE={suite}`"
+        )
     click.echo(accept(Path(), suite))
 
 

@@ -41,15 +41,15 @@ def main(check: bool, named: tuple[str, ...]) -> int:
         stale = [
             f"{name}: {stage}: {reason}\n"
             for name in named or suites.published()
-            for stage, reason in (*stale_code(name), *stale_results(name))
+            for stage, reason in stale_results(name)
         ]
         click.echo("".join(stale), nl=False)
         return int(bool(stale))
     for name in named or (suites.default(),):
-        code = list(stale_code(name))
+        code = list(_stale_code(name, _recorded(name)))
         # For a stage that was never run, that reason alone.
         never_run = {stage for stage, reason in code if reason == NEVER_RUN}
-        found = code + [stale for stale in stale_data(name) if stale[0] not in never_run]
+        found = code + [stale for stale in _stale_data(name) if stale[0] not in never_run]
         click.echo("\n".join(map(": ".join, found)) or "nothing is stale")
     return 0
 
@@ -63,8 +63,10 @@ def _recorded(suite: str) -> dict[str, Any]:
 
 
 def stale_results(suite: str) -> Iterator[Stale]:
-    """The stages that dvc.lock recorded with other settings, or other files, than there are."""
-    for stage, content in _recorded(suite).items():
+    """The stages that dvc.lock recorded with other code, settings or files than there are."""
+    stages = _recorded(suite)
+    yield from _stale_code(suite, stages)
+    for stage, content in stages.items():
         for path, recorded in content.get("params", {}).items():
             settings = suites.read_params(Path(path))
             for name, value in recorded.items():
@@ -84,11 +86,11 @@ def _setting(settings: Any, name: str) -> Any:
     return settings
 
 
-def stale_code(suite: str) -> Iterator[Stale]:
+def _stale_code(suite: str, stages: Mapping[str, Any]) -> Iterator[Stale]:
     """The stages that dvc.lock recorded with another fingerprint than that of the code."""
     recorded = {
         dependency["path"]: dependency["md5"]
-        for stage in _recorded(suite).values()
+        for stage in stages.values()
         for dependency in stage.get("deps", ())
     }
     for stage, now in fingerprint.fingerprints_of(suite).items():
@@ -120,7 +122,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
             yield part
 
 
-def stale_data(suite: str) -> Iterator[Stale]:
+def _stale_data(suite: str) -> Iterator[Stale]:
     """What DVC says of settings, data and results."""
     dvc = [sys.executable, "-m", "dvc", "status", "--json", str(suites.pipeline_path(suite))]
     result = subprocess.run(dvc, stdout=subprocess.PIPE, check=True, text=True)

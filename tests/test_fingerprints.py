@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ecqx.errors import InputError
-from stages import fingerprint, paths, status
+from stages import baseline, fingerprint, paths, status
 from stages.fingerprint import fingerprints_of
 from stages.manifests import COUNT, REFERENCE
 
@@ -287,6 +287,13 @@ def test_the_check_fails_where_settings_or_results_are_not_those_of_the_lock(
 def test_a_stage_that_never_ran_is_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(fingerprint.STAGES[:-1])
     assert check(capsys) == (1, ["made: report: has not been run"])
+
+
+def test_stale_results_are_no_baseline(copied: Path) -> None:
+    record()
+    edit(*EDITS["a column of tables"][0])
+    with pytest.raises(InputError, match=r"report: changed code ecqx\.report\.columns"):
+        baseline.main(["made"])
 
 
 def test_the_reason_names_methods_and_packages(

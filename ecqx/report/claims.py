@@ -21,7 +21,7 @@ from ecqx.report.records import (
     PUBLISHED_BAND,
     Setting,
 )
-from ecqx.report.rules import LOSSES, loss_in_words
+from ecqx.report.rules import COLLAPSE, LOSSES, loss_in_words
 from ecqx.report.selection import (
     drop_of,
     flat,
@@ -51,7 +51,7 @@ PAPER_BITS = range(2, 6)
 RANK_BOUND = 0.9
 # Losses, by validation, beyond which settings are left out of two further columns of claim 3:
 # networks that have not collapsed, and those that a user would take.
-LOSS_LIMITS = (0.1, LOSSES[-1])
+LOSS_LIMITS = (COLLAPSE, LOSSES[-1])
 
 DROP = Column("drop_points", "drop (points)", "interval", 2, 100)
 VERDICT = Column("verdict", "verdict")
@@ -283,7 +283,8 @@ def low_bit_width(evidence: Evidence, judged: ByTask) -> Claim:
                 if method == PAPER_METHOD:
                     case = f"{bits} bit"
                     parts.append(_part(evidence, task, case, best.drop, best.verdict))
-        if measured := {bits for bits, method in of_kind if method == PAPER_METHOD}:
+        measured = {bits for bits, method in of_kind if method == PAPER_METHOD}
+        if measured.intersection(PAPER_BITS):
             absent += [
                 _part(evidence, task, f"{bits} bit", None, Verdict.ABSENT)
                 for bits in PAPER_BITS
@@ -293,7 +294,7 @@ def low_bit_width(evidence: Evidence, judged: ByTask) -> Claim:
     return Claim(
         key="bit-width",
         title="Weights of 2 to 5 bit cost no accuracy.",
-        verdict=combine(decisive(parts) and decisive(parts + absent)),
+        verdict=combine(decisive(parts + absent)),
         findings=(
             tally(decisive(parts + absent), "tasks and bit widths with ECQx"),
             *extreme(decisive(parts), max, "Largest drop of ECQx", in_points),

@@ -40,6 +40,7 @@ from scipy import stats
 
 from ecqx.errors import InputError
 from ecqx.report.records import CONFIGURATION
+from ecqx.report.rules import COLLAPSE
 from ecqx.report.statistics import grouped
 
 Run = Mapping[str, Any]
@@ -63,8 +64,6 @@ MEANS = ("accuracy", "sparsity", "bytes", "bytes_other")
 # Quantities that are equal on all machines, beside the bytes outside the coded integers.
 EQUAL = ("parameters", "epochs", "steps")
 FALSE_ALARMS = 0.01
-# A setting that loses more accuracy than this, a fraction, has collapsed.
-COLLAPSE = 0.1
 UNKNOWN_SPREAD_TOLERANCE = 0.02
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 # Losses of validation accuracy that a user may allow, fractions of one.
 LOSSES = (0.005, 0.01, 0.02)
+# A network that loses more accuracy than this, a fraction of one, has collapsed.
+COLLAPSE = 0.1
 
 
 def loss_in_words(loss: float) -> str:
