@@ -399,6 +399,8 @@ def test_costs_that_differ_show_their_range() -> None:
     rows = records(("mlp",), ("ECQ", "ECQx"))
     rows = [r | {"cost": 1 + 0.5 * r["seed"]} if r["method"] == "ECQ" else r for r in rows]
     assert [r["cost"] for r in table_of(measure(rows), "comparison")] == ["1.00 to 2.00", "2.10"]
+    rows = [r | {"relevance_every": 8} if r["method"] == "ECQx" else r for r in rows]
+    assert [r["cost"] for r in table_of(measure(rows), "comparison")] == ["1.00 to 2.00", ""]
 
 
 def test_the_family_stands_at_its_bit_widths() -> None:

@@ -23,7 +23,8 @@ WIDTHS = {2: ("EC2T", "EC2Tx"), 4: ("FantastIC4", "FantastIC4x")}
 ON_ALL, ON_OWN = "of all", "of the method"
 
 COST_IN_WORDS = (
-    "Cost is counted: multiply-adds of one training step over those of a step of plain fine-tuning."
+    "Cost is counted: multiply-adds of one training step over those of a step of plain "
+    "fine-tuning; not where relevance is of some batches only, whose steps differ."
 )
 
 
@@ -39,8 +40,11 @@ def build_comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def cost(trials: Sequence[Setting]) -> Cell:
-    """Cost of a step; from the least to the most where trials differ."""
-    known = sorted({record.cost for record in flat(trials)})
+    """Cost of a step; from the least to the most where trials differ, None if one is unknown."""
+    counted = {record.cost_of_every_step for record in flat(trials)}
+    known = sorted(value for value in counted if value is not None)
+    if len(known) < len(counted):
+        return None
     texts = list(dict.fromkeys(COST.text(value) for value in known))
     return known[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 

@@ -107,6 +107,12 @@ class Record:
         return self.accuracy_fp32 - self.accuracy
 
     @property
+    def cost_of_every_step(self) -> float | None:
+        """``cost``; None where relevance is of some batches only: it is counted on another one."""
+        every = self.configuration[CONFIGURATION.index("relevance_every")]
+        return self.cost if every in (None, 1) else None
+
+    @property
     def samples_seen(self) -> int:
         """Upper bound of the distinct training samples that the run has seen."""
         return min(self.steps * self.batch_size, self.train_samples)
