@@ -90,7 +90,7 @@ class Outcome:
             keys = ", ".join(sorted({difference.quantity for difference in not_judged} - {"run"}))
             parts.append(
                 f"{len({difference.setting for difference in not_judged})} runs are not judged: "
-                "they were made with other data or another start than the baseline's "
+                "they were made on another data set or from another start than the baseline's "
                 f"({keys or 'no run of their task has the same'})."
             )
         return "\n\n".join(part for part in [*parts, self.line()] if part)
@@ -150,7 +150,7 @@ def write_junit(path: Path, outcome: Outcome) -> None:
         if any(difference.counts for difference in found):
             ElementTree.SubElement(case, "failure", message=_counted(found)).text = table
         elif any(difference.kind is Kind.NOT_JUDGED for difference in found):
-            ElementTree.SubElement(case, "skipped", message="other data or another start")
+            ElementTree.SubElement(case, "skipped", message="another data set or another start")
         elif found:
             ElementTree.SubElement(case, "system-out").text = table
     if not outcome.judged:

@@ -277,7 +277,7 @@ def test_single_seeds_have_a_fixed_tolerance(loss: float, counts: bool) -> None:
 
 
 @pytest.mark.parametrize("same_machine", [True, False])
-@pytest.mark.parametrize("key", ["data_checksum", "start"])
+@pytest.mark.parametrize("key", ["dataset", "start"])
 def test_other_data_or_start_is_not_judged(same_machine: bool, key: str) -> None:
     runs = make_runs()
     other = changed(runs, {"task": "task0"}, **{key: "other", "accuracy": 0.1})
@@ -287,6 +287,21 @@ def test_other_data_or_start_is_not_judged(same_machine: bool, key: str) -> None
     assert count_judged(runs, other) == len(runs) // 2
     # The other task is still watched.
     assert counting(compare(runs, changed(other, {"task": "task1"}, accuracy=0.1), same_machine))
+
+
+def test_data_of_another_checksum_are_judged_and_named_once_a_task() -> None:
+    """As features of sound on another processor, whose last digits differ."""
+    runs = make_runs()
+    other = changed(runs, data_checksum="other")
+    assert counting(compare(runs, other, True)) == {"data_checksum"}
+    found = compare(runs, other, False)
+    assert [(d.setting, d.quantity) for d in found] == [
+        ("task0", "data_checksum"),
+        ("task1", "data_checksum"),
+    ]
+    assert counting(found) == set()
+    assert count_judged(runs, other) == len(runs)
+    assert counting(compare(runs, changed(other, accuracy=0.1), False)) == {"accuracy"}
 
 
 def test_runs_on_another_data_set_are_neither_missing_nor_new() -> None:
