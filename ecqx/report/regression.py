@@ -10,13 +10,17 @@ lower, or of ``bytes`` or ``bytes_other`` that is larger, by more than a toleran
     t · s · √(1/n + 1/n)
 
 - n: seeds of the setting that both sides have.
-- s: standard deviation (n − 1) over the accepted runs' seeds, of this setting or pooled over those
-  of its task, whichever is larger: three seeds that happen to agree do not make a tolerance of
-  zero, and new runs that scatter do not widen it. Settings that have lost more than 10 points of
-  accuracy scatter far more, and are pooled apart. Bytes are relative to their mean.
-- t: one-sided quantile of Student's distribution at 1 − 0.01/m, with the pooled deviation's degrees
-  of freedom; m is the number of means compared. If the new runs are as good, at most one check in
-  a hundred raises a false alarm.
+- s: standard deviation (n − 1) over the seeds, of the accepted runs of this setting or pooled over
+  those of its task on both sides, whichever is larger: three seeds that happen to agree do not
+  make a tolerance of zero. The more accuracy settings have lost the more they scatter: those that
+  lose at most 2 points, at most 10, and more are pooled apart, new ones only where they lose as
+  much as the accepted ones. Bytes are relative to their mean.
+- t: one-sided quantile of Student's distribution at 1 − 0.01/m, with 2 (n − 1) degrees of freedom;
+  m is the number of pooled deviations. The settings of a task share the network of each seed and
+  move together: more of them are neither more degrees of freedom nor more comparisons.
+
+If the new runs are as good, about one check in a hundred raises a false alarm, and one in twenty
+with three seeds of networks of which some collapse by chance.
 
 Where no spread is known (single seeds, or seeds that all agree) the tolerance is two percentage
 points of accuracy or sparsity and 2 % of the bytes. Bytes outside the coded integers are compared
@@ -41,7 +45,7 @@ from scipy import stats
 
 from ecqx.errors import InputError
 from ecqx.report.records import CONFIGURATION
-from ecqx.report.rules import COLLAPSE
+from ecqx.report.rules import COLLAPSE, LOSSES
 from ecqx.report.statistics import grouped
 
 Run = Mapping[str, Any]
@@ -293,12 +297,24 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
         # What does not apply to a method is no number in its accepted runs.
         if (known := [pair for pair in own if not math.isnan(_number(pair[0].get(quantity)))])
     ]
-    confidence = 1 - FALSE_ALARMS / max(1, len(means))
-    for alike in grouped(means, lambda mean: (mean.task, mean.quantity, mean.collapsed)).values():
-        freedom = sum(len(mean.pairs) - 1 for mean in alike)
-        squares = sum(mean.variance * (len(mean.pairs) - 1) for mean in alike)
+    pools = grouped(means, lambda mean: (mean.task, mean.quantity, mean.lost[0])).values()
+    for alike in pools:
+        pooled = _pooled_variance(alike)
+        freedom = 2 * max(mean.freedom for mean in alike)
         for mean in alike:
-            yield from mean.judged(squares / max(1, freedom), freedom, confidence)
+            yield from mean.judged(pooled, freedom, 1 - FALSE_ALARMS / len(pools))
+
+
+def _pooled_variance(alike: Sequence[_Mean]) -> float:
+    """Of the accepted runs, and of the new ones that have lost as much accuracy."""
+    known = [
+        (own, mean.freedom)
+        for mean in alike
+        for own, lost in zip(mean.variances, mean.lost, strict=True)
+        if lost == mean.lost[0] and not math.isnan(own)
+    ]
+    weights = sum(freedom for _, freedom in known)
+    return sum(own * freedom for own, freedom in known) / max(1, weights)
 
 
 def _other_data(pairs: Sequence[Pair]) -> Iterator[Difference]:
@@ -315,6 +331,10 @@ def _bytes_fp32(run: Run) -> float:
     return 0.0 if math.isnan(size) else size
 
 
+def _loss(run: Run) -> float:
+    return _number(run.get("accuracy_fp32")) - _number(run.get("accuracy"))
+
+
 def _has_lossy_floats(pair: Pair) -> bool:
     return pair[0].get("floats") == "published"
 
@@ -322,25 +342,25 @@ def _has_lossy_floats(pair: Pair) -> bool:
 class _Mean:
     """One quantity of one setting, over the seeds of both sides.
 
-    ``scale`` is the unit of tolerances and of ``variance``, that over the accepted runs' seeds;
-    ``collapsed`` says whether these have lost their accuracy.
+    ``scale`` is the unit of tolerances. ``variances``, over seeds and in this unit, and ``lost``,
+    how many of the limits of 2 and 10 points the mean loss exceeds, are of both sides.
     """
 
     def __init__(self, setting: str, task: str, quantity: str, pairs: Sequence[Pair]) -> None:
         self.setting, self.task, self.quantity, self.pairs = setting, task, quantity, pairs
-        accepted, present = (
-            [_number(run.get(quantity)) for run in side] for side in zip(*pairs, strict=True)
-        )
-        self.old, self.new = fmean(accepted), fmean(present)
+        self.freedom = len(pairs) - 1
+        sides = list(zip(*pairs, strict=True))
+        values = [[_number(run.get(quantity)) for run in side] for side in sides]
+        self.old, self.new = map(fmean, values)
         self.scale = abs(self.old) if quantity.startswith("bytes") else 1.0
-        known = self.scale and len(pairs) > 1
-        self.variance = variance(value / self.scale for value in accepted) if known else 0.0
-        losses = [_number(o.get("accuracy_fp32")) - _number(o.get("accuracy")) for o, _ in pairs]
-        self.collapsed = fmean(losses) > COLLAPSE
+        known = self.scale and self.freedom
+        self.variances = [variance(v / self.scale for v in own) if known else 0.0 for own in values]
+        losses = [fmean(map(_loss, side)) for side in sides]
+        self.lost = [sum(loss > limit for limit in (max(LOSSES), COLLAPSE)) for loss in losses]
 
     def judged(self, pooled: float, freedom: int, confidence: float) -> Iterator[Difference]:
         """The change of the mean, if it is more than chance allows."""
-        deviation = math.sqrt(max(self.variance, pooled))
+        deviation = math.sqrt(max(self.variances[0], pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
         if deviation > 0:
             quantile = float(stats.t.ppf(confidence, freedom))
