@@ -160,8 +160,8 @@ def test_as_good_runs_of_another_machine_are_silent(seed: int) -> None:
 @pytest.mark.parametrize(
     ("quantity", "value"),
     [
-        ("accuracy", lambda a: a - 0.06),
-        ("sparsity", lambda s: s - 0.06),
+        ("accuracy", lambda a: a - 0.03),
+        ("sparsity", lambda s: s - 0.05),
         ("bytes", lambda b: b * 1.05),
         ("bytes_other", lambda b: b + 4),
         ("accuracy", math.nan),
@@ -254,11 +254,11 @@ def test_what_no_machine_changes_counts_everywhere(quantity: str, value: int, ki
 
 
 def test_collapsed_networks_do_not_hide_a_loss_of_the_others() -> None:
-    """The accepted runs of the digits: six points less in every setting that keeps it."""
+    """The accepted runs of the digits: five points less in every setting that keeps it."""
     runs = json.loads((REPOSITORY / "results/embedded/baseline.json").read_text())["runs"]
     kept = [r for r in runs if r["task"] == "mlp" and r["accuracy_fp32"] - r["accuracy"] < 0.02]
     names = {run["run_id"] for run in kept}
-    worse = [r | {"accuracy": r["accuracy"] - 0.06 * (r["run_id"] in names)} for r in runs]
+    worse = [r | {"accuracy": r["accuracy"] - 0.05 * (r["run_id"] in names)} for r in runs]
     found = [d for d in compare(runs, worse, False) if d.quantity == "accuracy" and d.counts]
     settings = {(r["method"], r["bits"], r["lam"], r["sweep"], r["variant"]) for r in kept}
     assert len(found) > len(settings) / 2

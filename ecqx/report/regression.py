@@ -301,8 +301,9 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
     for alike in pools:
         pooled = _pooled_variance(alike)
         freedom = 2 * max(mean.freedom for mean in alike)
+        quantile = float(stats.t.ppf(1 - FALSE_ALARMS / len(pools), freedom))
         for mean in alike:
-            yield from mean.judged(pooled, freedom, 1 - FALSE_ALARMS / len(pools))
+            yield from mean.judged(pooled, quantile)
 
 
 def _pooled_variance(alike: Sequence[_Mean]) -> float:
@@ -319,10 +320,10 @@ def _pooled_variance(alike: Sequence[_Mean]) -> float:
 
 def _other_data(pairs: Sequence[Pair]) -> Iterator[Difference]:
     """Tasks whose data have another checksum; their runs are judged all the same."""
-    for task, own in grouped(pairs, lambda pair: str(pair[0].get("task"))).items():
-        for old, new in dict.fromkeys(tuple(run.get("data_checksum") for run in p) for p in own):
-            if old != new:
-                yield Difference(task, "data_checksum", old, new, counts=False)
+    key = "data_checksum"
+    for task, was, now in dict.fromkeys((o.get("task"), o.get(key), n.get(key)) for o, n in pairs):
+        if was != now:
+            yield Difference(str(task), key, was, now, counts=False)
 
 
 def _bytes_fp32(run: Run) -> float:
@@ -358,12 +359,11 @@ class _Mean:
         losses = [fmean(map(_loss, side)) for side in sides]
         self.lost = [sum(loss > limit for limit in (max(LOSSES), COLLAPSE)) for loss in losses]
 
-    def judged(self, pooled: float, freedom: int, confidence: float) -> Iterator[Difference]:
+    def judged(self, pooled: float, quantile: float) -> Iterator[Difference]:
         """The change of the mean, if it is more than chance allows."""
         deviation = math.sqrt(max(self.variances[0], pooled))
         allowed = UNKNOWN_SPREAD_TOLERANCE
         if deviation > 0:
-            quantile = float(stats.t.ppf(confidence, freedom))
             allowed = quantile * deviation * math.sqrt(2 / len(self.pairs))
         tolerance = allowed * self.scale
         kind = _kind(self.quantity, self.old, self.new, tolerance)
