@@ -114,9 +114,12 @@ def test_a_new_key_is_no_difference_of_a_run(same_machine: bool) -> None:
 
 
 @pytest.mark.parametrize("same_machine", [True, False])
-@pytest.mark.parametrize(("key", "counts_elsewhere"), [("start_kind", False), ("bytes", True)])
+@pytest.mark.parametrize(
+    ("key", "counts_elsewhere"),
+    [("start_kind", False), ("data_checksum", False), ("bytes", True), ("steps", True)],
+)
 def test_a_vanished_key_is_named_once(same_machine: bool, key: str, counts_elsewhere: bool) -> None:
-    runs = [{"start_kind": "given"} | run for run in make_runs()]
+    runs = [{"start_kind": "given", "steps": 7} | run for run in make_runs()]
     less = [{name: value for name, value in run.items() if name != key} for run in runs]
     (found,) = compare(runs, less, same_machine)
     assert (found.quantity, found.kind, found.new) == (key, "different", "missing")

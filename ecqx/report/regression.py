@@ -161,20 +161,21 @@ def compare(
         If a run has no ``run_id``, or two runs have the same.
     """
     old, new = _by_id(old_runs), _by_id(new_runs)
-    names = Names([*old.values(), *new.values()], SETTINGS)
     gone, _ = keys_apart(old.values(), new.values())
+    old = {name: {k: v for k, v in run.items() if k not in gone} for name, run in old.items()}
+    names = Names([*old.values(), *new.values()], SETTINGS)
     pairs = [(old[key], new[key]) for key in old if key in new]
     judge = _all_fields if same_machine else _means
+    needed = gone if same_machine else [*MEANS, *EQUAL]
     vanished = [
-        Difference("every run", key, "present", "missing", counts=same_machine or key in MEANS)
-        for key in gone
+        Difference("every run", key, "present", "missing", counts=key in needed) for key in gone
     ]
     return in_order(
         [
             *_unmatched(old, new, names, same_machine),
             *vanished,
             *(_not_judged(pair, names) for pair in pairs if not _comparable(pair)),
-            *judge([pair for pair in pairs if _comparable(pair)], names, gone),
+            *judge([pair for pair in pairs if _comparable(pair)], names),
         ]
     )
 
@@ -241,9 +242,9 @@ def _not_judged(pair: Pair, names: Names) -> Difference:
     return Difference(name, key, old.get(key), new.get(key), Kind.NOT_JUDGED, counts=False)
 
 
-def _all_fields(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
-    """Every field that differs, of those that both sides have."""
-    known = sorted({key for old, _ in pairs for key in old} - {*gone})
+def _all_fields(pairs: Sequence[Pair], names: Names) -> Iterator[Difference]:
+    """Every field of the accepted runs that differs."""
+    known = sorted({key for old, _ in pairs for key in old})
     return (found for pair in pairs for key in known for found in _exact(pair, key, names))
 
 
@@ -275,15 +276,12 @@ def _number(value: Any) -> float:
     return float(value) if known else math.nan
 
 
-def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator[Difference]:
+def _means(pairs: Sequence[Pair], names: Names) -> Iterator[Difference]:
     """Settings whose mean changed by more than the tolerance, and what has to be equal."""
     yield from _other_data(pairs)
-    if "bytes_other" not in gone:
-        for pair in pairs:
-            if not _has_lossy_floats(pair):
-                yield from _exact(pair, "bytes_other", names)
     for pair in pairs:
-        for quantity in EQUAL:
+        lossy = _has_lossy_floats(pair)
+        for quantity in EQUAL if lossy else (*EQUAL, "bytes_other"):
             yield from _exact(pair, quantity, names)
         if len({round(_bytes_fp32(run)) for run in pair}) > 1:
             yield from _exact(pair, "compression_ratio", names)
@@ -291,7 +289,6 @@ def _means(pairs: Sequence[Pair], names: Names, gone: Sequence[str]) -> Iterator
     means = [
         _Mean(names.setting(known[0][0]), str(known[0][0].get("task")), quantity, known)
         for quantity in MEANS
-        if quantity not in gone
         for own in settings
         if quantity != "bytes_other" or _has_lossy_floats(own[0])
         # What does not apply to a method is no number in its accepted runs.
